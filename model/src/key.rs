@@ -1,0 +1,84 @@
+//! The names of resources. Each kind has its own type, so that a service is never looked up by a listener's name.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! key {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+key! {
+    /// `namespace/name` of a Gateway.
+    GatewayKey
+}
+key! {
+    /// `namespace/gateway/listener`.
+    ListenerKey
+}
+key! {
+    /// `kind/namespace/name/rule`, the rule by its index: one rule of a route is one resource.
+    RouteKey
+}
+key! {
+    /// `namespace/name:port` of a Service port.
+    ServiceKey
+}
+key! {
+    /// `namespace/pod`, or `namespace/slice/address` for an endpoint that names no pod.
+    WorkloadKey
+}
+key! {
+    /// `namespace/name` of the Secret that holds a certificate.
+    CertificateKey
+}
+
+impl ServiceKey {
+    /// The key of one port of a Service.
+    pub fn new(namespace: &str, name: &str, port: u16) -> Self {
+        Self(format!("{namespace}/{name}:{port}").into())
+    }
+
+    /// `(namespace, name, port)`; empty parts and port 0 where the text is not of that form.
+    pub fn parts(&self) -> (&str, &str, u16) {
+        let (namespace, rest) = self.0.split_once('/').unwrap_or(("", &self.0));
+        let (name, port) = rest.rsplit_once(':').unwrap_or((rest, "0"));
+        (namespace, name, port.parse().unwrap_or(0))
+    }
+}

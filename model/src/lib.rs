@@ -1,0 +1,27 @@
+//! What a data plane runs on.
+//!
+//! Every resource is small, immutable once built, and *points up*: a [`Route`] names the listeners it attaches to, a
+//! [`Workload`] the services it serves. Editing one field of one manifest therefore changes one resource, whatever the
+//! size of the cluster. The same types travel on the wire, are printed by `weft translate`, and are held by goldens, so
+//! their serde form is the contract: fields are camelCase, absent when empty, and unknown ones are ignored.
+
+mod certificate;
+mod filter;
+mod host;
+mod key;
+mod listener;
+mod resource;
+mod route;
+mod service;
+
+pub use certificate::{Certificate, PrivateKeyPem};
+pub use filter::{Cors, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite};
+pub use host::{HostPattern, HostPatternError};
+pub use key::{CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, WorkloadKey};
+pub use listener::{Listener, ListenerProtocol, ListenerTls};
+pub use resource::{Change, Key, Resource};
+pub use route::{
+    Backend, BackendTarget, HeaderMatch, PathMatch, QueryMatch, Retry, Route, RouteKind, RouteMatch, RouteOwner,
+    StringMatch, Timeouts,
+};
+pub use service::{BackendProtocol, Service, Workload};

@@ -1,0 +1,82 @@
+//! Resources of any kind, as they travel.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Certificate, CertificateKey, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, Workload, WorkloadKey};
+
+/// A resource of any kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Resource {
+    /// Certificates come first: a listener is of no use before them.
+    Certificate(Arc<Certificate>),
+    /// An endpoint.
+    Workload(Arc<Workload>),
+    /// A Service port.
+    Service(Arc<Service>),
+    /// A rule.
+    Route(Arc<Route>),
+    /// A listener.
+    Listener(Arc<Listener>),
+}
+
+/// The name of a resource of any kind. Its order is the order of arrival: make before break.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "key", rename_all = "camelCase")]
+pub enum Key {
+    /// A certificate's.
+    Certificate(CertificateKey),
+    /// A workload's.
+    Workload(WorkloadKey),
+    /// A service's.
+    Service(ServiceKey),
+    /// A route's.
+    Route(RouteKey),
+    /// A listener's.
+    Listener(ListenerKey),
+}
+
+/// One step from a configuration to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Change {
+    /// The resource is new or has changed.
+    Upsert(Resource),
+    /// The resource is gone.
+    Remove(Key),
+}
+
+impl Resource {
+    /// Its name.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Certificate(certificate) => Key::Certificate(certificate.key.clone()),
+            Self::Workload(workload) => Key::Workload(workload.key.clone()),
+            Self::Service(service) => Key::Service(service.key.clone()),
+            Self::Route(route) => Key::Route(route.key.clone()),
+            Self::Listener(listener) => Key::Listener(listener.key.clone()),
+        }
+    }
+
+    /// The same resource with its secrets replaced, to be shown.
+    pub fn redacted(&self) -> Self {
+        match self {
+            Self::Certificate(certificate) => Self::Certificate(Arc::new(certificate.redacted())),
+            other => other.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(key) => write!(f, "certificate {key}"),
+            Self::Workload(key) => write!(f, "workload {key}"),
+            Self::Service(key) => write!(f, "service {key}"),
+            Self::Route(key) => write!(f, "route {key}"),
+            Self::Listener(key) => write!(f, "listener {key}"),
+        }
+    }
+}
