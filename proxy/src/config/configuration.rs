@@ -1,15 +1,60 @@
 //! From changes to snapshots.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    hash::Hash,
+    net::SocketAddr,
+    sync::Arc,
+};
 
-use weft_model::{Change, Key};
+use rustls::sign::CertifiedKey;
+use weft_model::{
+    Certificate, CertificateKey, Change, Key, Listener, ListenerKey, Resource, Route, RouteKey, Service, ServiceKey,
+    Workload, WorkloadKey,
+};
 
-use super::Snapshot;
+use super::{
+    Endpoint, Port, Rule, ServiceEntry, ServiceId, Snapshot, certificate::CertificateEntry, rule::services_of,
+    table::Table,
+};
 
 /// All that is configured, and what makes the next snapshot cheap. Owned by the control thread.
 #[derive(Default)]
 pub struct Configuration {
+    /// What [`Snapshot`]s are copies of. A change copies only what a snapshot still shares.
+    next: Snapshot,
     current: Arc<Snapshot>,
+    /// The number that was given out last, to a rule or a service.
+    last_id: u64,
+    names: HashMap<ServiceKey, Name>,
+    /// What each service's workloads say of it. It may not exist (yet).
+    endpoints: Index<ServiceKey, (WorkloadKey, SocketAddr)>,
+    /// The routes that name a listener. It may not exist (yet).
+    attached: Index<ListenerKey, RouteKey>,
+    /// The listeners that name a certificate. It may not exist (yet).
+    shown_by: Index<CertificateKey, ListenerKey>,
+    by_port: Index<u16, ListenerKey>,
+    /// The listeners that are on their port, in the version that is.
+    served: HashMap<ListenerKey, Arc<Listener>>,
+    touched: Touched,
+}
+
+/// What points to something.
+type Index<K, V> = HashMap<K, BTreeSet<V>>;
+
+/// What is brought up to date once, after a set of changes.
+#[derive(Default)]
+struct Touched {
+    anything: bool,
+    services: HashSet<ServiceKey>,
+    ports: BTreeSet<u16>,
+    certificates: HashSet<CertificateKey>,
+}
+
+/// A service's number, kept as long as somebody uses it: a rule that names it, or the service itself.
+struct Name {
+    id: ServiceId,
+    uses: usize,
 }
 
 /// What came of a set of changes.
@@ -35,12 +80,388 @@ impl Configuration {
         Self::default()
     }
 
-    /// Takes changes, all at once for whoever looks at the snapshot.
+    /// Takes changes, in any order, all at once for whoever looks at the snapshot. What is refused does not stop the
+    /// rest.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
-        let _ = changes;
+        let mut rejected = Vec::new();
+        for change in changes {
+            let key = match &change {
+                Change::Upsert(resource) => resource.key(),
+                Change::Remove(key) => key.clone(),
+            };
+            let done = match change {
+                Change::Upsert(Resource::Certificate(certificate)) => self.put_certificate(certificate),
+                Change::Upsert(Resource::Route(route)) => self.put_route(route),
+                Change::Upsert(Resource::Workload(workload)) => Ok(self.put_workload(workload)),
+                Change::Upsert(Resource::Service(service)) => Ok(self.put_service(service)),
+                Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
+                Change::Remove(key) => Ok(self.remove(&key)),
+            };
+            match done {
+                Ok(changed) => self.touched.anything |= changed,
+                Err(reason) => rejected.push(Rejected { key, reason }),
+            }
+        }
+        let touched = std::mem::take(&mut self.touched);
+        for key in &touched.services {
+            self.settle_service(key);
+        }
+        self.settle_ports(&touched.ports, &mut rejected);
+        for key in &touched.certificates {
+            self.settle_certificate(key);
+        }
+        if touched.anything {
+            self.next.generation += 1;
+            self.current = Arc::new(self.next.clone());
+        }
         Applied {
             snapshot: Arc::clone(&self.current),
-            rejected: Vec::new(),
+            rejected,
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> bool {
+        match key {
+            Key::Certificate(key) => {
+                self.touched.certificates.insert(key.clone());
+                self.next.certificates.remove(key).is_some()
+            }
+            Key::Workload(key) => self.remove_workload(key),
+            Key::Service(key) => self.remove_service(key),
+            Key::Route(key) => self.remove_route(key),
+            Key::Listener(key) => self.remove_listener(key),
+        }
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+/// Certificates.
+impl Configuration {
+    fn put_certificate(&mut self, certificate: Arc<Certificate>) -> Result<bool, String> {
+        let key = certificate.key.clone();
+        if self
+            .next
+            .certificates
+            .get(&key)
+            .is_some_and(|old| old.source == certificate)
+        {
+            return Ok(false);
+        }
+        let entry = CertificateEntry::new(certificate)?;
+        self.touched.certificates.insert(key.clone());
+        self.next.certificates.insert(key, Arc::new(entry));
+        Ok(true)
+    }
+
+    /// Gives a certificate to the listeners that show it.
+    fn settle_certificate(&mut self, key: &CertificateKey) {
+        for listener in self.shown_by.get(key).into_iter().flatten() {
+            if let Some(listener) = self.served.get(listener)
+                && let Some(port) = self.next.ports.get_mut(&listener.port)
+            {
+                let certificates = certificates_of(&self.next.certificates, listener);
+                Arc::make_mut(port).serve(Arc::clone(listener), certificates);
+            }
+        }
+    }
+}
+
+/// Services and workloads.
+impl Configuration {
+    /// The number of a service that is used once more.
+    fn acquire(&mut self, key: &ServiceKey) -> ServiceId {
+        if let Some(name) = self.names.get_mut(key) {
+            name.uses += 1;
+            return name.id;
+        }
+        let id = ServiceId(self.new_id());
+        self.names.insert(key.clone(), Name { id, uses: 1 });
+        id
+    }
+
+    fn release(&mut self, key: &ServiceKey) {
+        if let Some(name) = self.names.get_mut(key) {
+            name.uses -= 1;
+            if name.uses == 0 {
+                self.names.remove(key);
+            }
+        }
+    }
+
+    fn put_service(&mut self, service: Arc<Service>) -> bool {
+        let key = service.key.clone();
+        let (id, endpoints) = match self.next.services.get(&key) {
+            Some(old) if old.service == service => return false,
+            Some(old) => (old.id, Arc::clone(&old.endpoints)),
+            None => (self.acquire(&key), Arc::default()),
+        };
+        self.touched.services.insert(key.clone());
+        self.insert_service(ServiceEntry { id, service, endpoints });
+        true
+    }
+
+    fn remove_service(&mut self, key: &ServiceKey) -> bool {
+        let Some(old) = self.next.services.remove(key) else {
+            return false;
+        };
+        self.next.services_by_id.remove(&old.id);
+        self.release(key);
+        true
+    }
+
+    fn insert_service(&mut self, entry: ServiceEntry) {
+        let entry = Arc::new(entry);
+        self.next.services_by_id.insert(entry.id, Arc::clone(&entry));
+        self.next.services.insert(entry.service.key.clone(), entry);
+    }
+
+    fn put_workload(&mut self, workload: Arc<Workload>) -> bool {
+        if self.next.workloads.get(&workload.key) == Some(&workload) {
+            return false;
+        }
+        self.remove_workload(&workload.key);
+        for (service, port) in &workload.services {
+            let endpoint = (workload.key.clone(), SocketAddr::new(workload.address, *port));
+            self.endpoints.entry(service.clone()).or_default().insert(endpoint);
+            self.touched.services.insert(service.clone());
+        }
+        self.next.workloads.insert(workload.key.clone(), workload);
+        true
+    }
+
+    fn remove_workload(&mut self, key: &WorkloadKey) -> bool {
+        let Some(old) = self.next.workloads.remove(key) else {
+            return false;
+        };
+        for (service, port) in &old.services {
+            remove_from(
+                &mut self.endpoints,
+                service,
+                &(key.clone(), SocketAddr::new(old.address, *port)),
+            );
+            self.touched.services.insert(service.clone());
+        }
+        true
+    }
+
+    /// Makes the list of a service's endpoints anew, if it has changed.
+    fn settle_service(&mut self, key: &ServiceKey) {
+        let Some(entry) = self.next.services.get(key) else {
+            return;
+        };
+        let known = self.endpoints.get(key).into_iter().flatten();
+        let endpoints: Arc<[Endpoint]> = known
+            .cloned()
+            .map(|(workload, address)| Endpoint { address, workload })
+            .collect();
+        if endpoints != entry.endpoints {
+            let (id, service) = (entry.id, Arc::clone(&entry.service));
+            self.insert_service(ServiceEntry { id, service, endpoints });
+        }
+    }
+}
+
+/// Routes.
+impl Configuration {
+    fn put_route(&mut self, route: Arc<Route>) -> Result<bool, String> {
+        let key = route.key.clone();
+        let old = self.next.routes.get(&key).cloned();
+        if old.as_ref().is_some_and(|old| old.route == route) {
+            return Ok(false);
+        }
+        // Before the old rule's are released, so that services keep their numbers.
+        for service in services_of(&route) {
+            self.acquire(service);
+        }
+        let id = old.as_ref().map_or_else(|| self.new_id(), |old| old.id);
+        let id_of = |service: &ServiceKey| self.names.get(service).map_or(ServiceId(0), |name| name.id);
+        let rule = match Rule::new(id, Arc::clone(&route), &id_of) {
+            Ok(rule) => Arc::new(rule),
+            Err(reason) => {
+                services_of(&route).for_each(|service| self.release(service));
+                return Err(reason);
+            }
+        };
+        if let Some(old) = &old {
+            self.detach(old);
+        }
+        for listener in listeners_of(&route) {
+            self.attached.entry(listener.clone()).or_default().insert(key.clone());
+            if let Some(listener) = self.served.get(listener)
+                && let Some(port) = self.next.ports.get_mut(&listener.port)
+            {
+                Arc::make_mut(port).group(listener).attach(&rule);
+            }
+        }
+        self.next.routes.insert(key, rule);
+        Ok(true)
+    }
+
+    fn remove_route(&mut self, key: &RouteKey) -> bool {
+        let Some(old) = self.next.routes.remove(key) else {
+            return false;
+        };
+        self.detach(&old);
+        true
+    }
+
+    /// Takes a rule off its listeners and gives back the services it names.
+    fn detach(&mut self, rule: &Arc<Rule>) {
+        for key in listeners_of(&rule.route) {
+            remove_from(&mut self.attached, key, &rule.route.key);
+            if let Some(listener) = self.served.get(key)
+                && let Some(port) = self.next.ports.get_mut(&listener.port)
+            {
+                Arc::make_mut(port).group(listener).detach(rule);
+            }
+        }
+        services_of(&rule.route).for_each(|service| self.release(service));
+    }
+}
+
+/// Listeners.
+impl Configuration {
+    fn put_listener(&mut self, listener: Arc<Listener>) -> bool {
+        if self.next.listeners.get(&listener.key) == Some(&listener) {
+            return false;
+        }
+        self.remove_listener(&listener.key);
+        self.by_port
+            .entry(listener.port)
+            .or_default()
+            .insert(listener.key.clone());
+        for certificate in listener.tls.iter().flat_map(|tls| &tls.certificates) {
+            self.shown_by
+                .entry(certificate.clone())
+                .or_default()
+                .insert(listener.key.clone());
+        }
+        self.touched.ports.insert(listener.port);
+        self.next.listeners.insert(listener.key.clone(), listener);
+        true
+    }
+
+    fn remove_listener(&mut self, key: &ListenerKey) -> bool {
+        let Some(old) = self.next.listeners.remove(key) else {
+            return false;
+        };
+        remove_from(&mut self.by_port, &old.port, key);
+        for certificate in old.tls.iter().flat_map(|tls| &tls.certificates) {
+            remove_from(&mut self.shown_by, certificate, key);
+        }
+        self.touched.ports.insert(old.port);
+        true
+    }
+
+    /// Makes ports serve what their listeners say. All that goes, goes first: a listener may move between them.
+    fn settle_ports(&mut self, numbers: &BTreeSet<u16>, rejected: &mut Vec<Rejected>) {
+        let wanted: Vec<_> = numbers
+            .iter()
+            .map(|number| (*number, self.wanted(*number, rejected)))
+            .collect();
+        for (number, wanted) in &wanted {
+            self.withdraw_others(*number, wanted);
+        }
+        for (number, wanted) in wanted {
+            for listener in wanted {
+                self.serve(number, listener);
+            }
+        }
+    }
+
+    /// The listeners that a port is to serve, by key. It speaks one protocol, that of the first.
+    fn wanted(&self, number: u16, rejected: &mut Vec<Rejected>) -> Vec<Arc<Listener>> {
+        let keys = self.by_port.get(&number).into_iter().flatten();
+        let mut wanted: Vec<_> = keys.filter_map(|key| self.next.listeners.get(key).cloned()).collect();
+        let Some(first) = wanted.first().cloned() else {
+            return wanted;
+        };
+        for other in wanted.extract_if(.., |listener| listener.protocol != first.protocol) {
+            let Listener { key, protocol, .. } = &*first;
+            let reason =
+                format!("port {number} speaks {protocol:?} for listener {key}: use its protocol, or another port");
+            rejected.push(Rejected {
+                key: Key::Listener(other.key.clone()),
+                reason,
+            });
+        }
+        wanted
+    }
+
+    /// Takes the listeners off a port that are not wanted there, or not for the hostname they were there for.
+    fn withdraw_others(&mut self, number: u16, wanted: &[Arc<Listener>]) {
+        let Some(port) = self.next.ports.get_mut(&number) else {
+            return;
+        };
+        let present: Vec<_> = port.listeners().cloned().collect();
+        let stays = |old: &Listener| {
+            let new = wanted
+                .binary_search_by(|new| new.key.cmp(&old.key))
+                .ok()
+                .map(|index| &wanted[index]);
+            new.is_some_and(|new| new.hostname == old.hostname)
+        };
+        for old in present.iter().filter(|old| !stays(old)) {
+            let rules = self.attached.get(&old.key).into_iter().flatten();
+            Arc::make_mut(port).withdraw(old, rules.filter_map(|key| self.next.routes.get(key)));
+            self.served.remove(&old.key);
+        }
+        if port.is_empty() {
+            self.next.ports.remove(&number);
+        }
+    }
+
+    /// Puts a listener on its port, with the routes that name it, or its new version in place of the old one.
+    fn serve(&mut self, number: u16, listener: Arc<Listener>) {
+        let old = self.served.insert(listener.key.clone(), Arc::clone(&listener));
+        if old.as_ref() == Some(&listener) {
+            return;
+        }
+        let port = self
+            .next
+            .ports
+            .entry(number)
+            .or_insert_with(|| Arc::new(Port::new(number)));
+        let port = Arc::make_mut(port);
+        port.serve(
+            Arc::clone(&listener),
+            certificates_of(&self.next.certificates, &listener),
+        );
+        if old.is_none() {
+            let group = port.group(&listener);
+            let routes = self.attached.get(&listener.key).into_iter().flatten();
+            routes
+                .filter_map(|key| self.next.routes.get(key))
+                .for_each(|rule| group.attach(rule));
+        }
+    }
+}
+
+/// The listeners a route names, each once.
+fn listeners_of(route: &Route) -> BTreeSet<&ListenerKey> {
+    route.listeners.iter().collect()
+}
+
+/// The certificates of a listener, as far as they are there.
+fn certificates_of(
+    known: &Table<CertificateKey, Arc<CertificateEntry>>,
+    listener: &Listener,
+) -> Vec<Arc<CertifiedKey>> {
+    let keys = listener.tls.iter().flat_map(|tls| &tls.certificates);
+    keys.filter_map(|key| known.get(key))
+        .map(|entry| Arc::clone(&entry.certified))
+        .collect()
+}
+
+fn remove_from<K: Hash + Eq, V: Ord>(index: &mut Index<K, V>, key: &K, value: &V) {
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            index.remove(key);
         }
     }
 }

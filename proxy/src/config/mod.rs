@@ -4,12 +4,20 @@
 //! snapshots share everything that did not change between them, so an edit costs the same among 5,000 routes as among
 //! 50. Everything here is pure: it opens no socket, reads no clock and holds no request state.
 
+mod certificate;
 mod configuration;
+mod cors;
 mod explain;
 mod filters;
+mod hosts;
+mod matcher;
+mod paths;
+mod pattern;
 mod port;
+mod redirect;
 mod rule;
 mod snapshot;
+mod table;
 
 pub use configuration::{Applied, Configuration, Rejected};
 pub use explain::{Explanation, explain};

@@ -3,16 +3,44 @@
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
+use smallvec::SmallVec;
+use weft_model::{HostPattern, Listener, ListenerProtocol, Route};
 
-use super::Rule;
+use super::{
+    Rule,
+    certificate::covers,
+    hosts::{Host, HostTable},
+    paths::{Candidate, PathTable},
+};
 use crate::fields::{Fields, RequestView};
 
-/// A port and all listeners on it.
+/// A port and all listeners on it. They speak the same protocol.
+#[derive(Clone)]
 pub struct Port {
     /// Its number in the manifests.
     pub number: u16,
     /// Whether TLS is terminated on it.
     pub tls: bool,
+    groups: HostTable<Arc<Group>>,
+}
+
+/// The listeners of one hostname: one, unless several Gateways share the port.
+///
+/// Listeners are isolated: a request belongs to the most specific hostname that means its host, and no route of another
+/// listener may answer it (Gateway API, `Listener.hostname`).
+#[derive(Clone)]
+pub(super) struct Group {
+    pub(super) hostname: Option<HostPattern>,
+    /// By key.
+    pub(super) listeners: Vec<Served>,
+    hosts: HostTable<Arc<PathTable>>,
+}
+
+/// A listener and its certificates, as far as they are there.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) listener: Arc<Listener>,
+    pub(super) certificates: Vec<Arc<CertifiedKey>>,
 }
 
 /// Who takes a request.
@@ -31,18 +59,176 @@ pub enum Found<'s> {
 pub struct Match<'s> {
     /// The rule.
     pub rule: &'s Arc<Rule>,
+    /// Which of its route's matches held.
+    pub index: usize,
     /// How many bytes of the path its prefix took, without a trailing slash; all of them for another kind of match.
     pub prefix: usize,
 }
 
+/// The listeners that a request is for.
+pub(super) enum Selected<'s> {
+    Group(&'s Arc<Group>),
+    Nobody,
+    Misdirected,
+}
+
 impl Port {
-    /// The certificate to show to a client that asks for `sni`, or for nothing.
-    pub fn certificate(&self, _: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        None
+    pub(super) fn new(number: u16) -> Self {
+        Self {
+            number,
+            tls: false,
+            groups: HostTable::default(),
+        }
+    }
+
+    /// The listeners on it.
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.groups
+            .values()
+            .flat_map(|group| &group.listeners)
+            .map(|served| &served.listener)
+    }
+
+    /// The certificate to show to a client that asks for `sni`, or for nothing: of the most specific listener for it,
+    /// the first whose names include it, else the first. None if no listener is for it: the handshake must fail.
+    pub fn certificate(&self, sni: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let host = Host::new(sni.unwrap_or_default());
+        let group = self.groups.matching(host.as_str()).next()?;
+        let certificates = || group.listeners.iter().flat_map(|served| &served.certificates);
+        let (first, more) = (certificates().next()?, certificates().nth(1).is_some());
+        let fitting = if more {
+            certificates().find(|certified| covers(certified, host.as_str()))
+        } else {
+            None
+        };
+        Some(Arc::clone(fitting.unwrap_or(first)))
     }
 
     /// Who takes a request that came by a connection with this SNI (which is ignored where TLS is not terminated).
-    pub fn find<'s, F: Fields>(&'s self, _: &RequestView<'_, F>, _: Option<&str>) -> Found<'s> {
-        Found::NoRoute
+    ///
+    /// Among the routes of the listener that the request is for, the most specific hostname is asked first, and the next
+    /// only if none of its rules takes the request; see [`super::paths::PathTable`] for what comes then. It allocates
+    /// nothing.
+    pub fn find<'s, F: Fields>(&'s self, request: &RequestView<'_, F>, sni: Option<&str>) -> Found<'s> {
+        let host = Host::new(request.host);
+        match self.select(&host, sni) {
+            Selected::Group(group) => group.find(request, &host).map_or(Found::NoRoute, Found::Rule),
+            Selected::Nobody => Found::NoRoute,
+            Selected::Misdirected => Found::Misdirected,
+        }
     }
+
+    /// By the host alone, or, after a TLS handshake, by the SNI, which the host must agree with (Gateway API,
+    /// `Listener.hostname`): another listener's host is misdirected, and nobody's is not found.
+    pub(super) fn select(&self, host: &Host<'_>, sni: Option<&str>) -> Selected<'_> {
+        let Some(group) = self.groups.matching(host.as_str()).next() else {
+            return Selected::Nobody;
+        };
+        if self.tls {
+            let sni = Host::new(sni.unwrap_or_default());
+            let shown = self.groups.matching(sni.as_str()).next();
+            if !shown.is_some_and(|shown| Arc::ptr_eq(shown, group)) {
+                return Selected::Misdirected;
+            }
+        }
+        Selected::Group(group)
+    }
+
+    /// Adds a listener, or takes its new version in place of the old one of the same hostname.
+    pub(super) fn serve(&mut self, listener: Arc<Listener>, certificates: Vec<Arc<CertifiedKey>>) {
+        self.tls = listener.protocol == ListenerProtocol::Https;
+        let group = self.group(&listener);
+        let served = Served { listener, certificates };
+        match group
+            .listeners
+            .binary_search_by(|other| other.listener.key.cmp(&served.listener.key))
+        {
+            Ok(index) => group.listeners[index] = served,
+            Err(index) => group.listeners.insert(index, served),
+        }
+    }
+
+    /// Takes a listener away. The rules of others of the same hostname stay; `rules` are its own.
+    pub(super) fn withdraw<'r>(&mut self, listener: &Listener, rules: impl Iterator<Item = &'r Arc<Rule>>) {
+        let group = self.group(listener);
+        group.listeners.retain(|served| served.listener.key != listener.key);
+        if group.listeners.is_empty() {
+            self.groups.remove(listener.hostname.as_ref());
+        } else {
+            rules.for_each(|rule| group.detach(rule));
+        }
+    }
+
+    /// The group of a listener, to be changed.
+    pub(super) fn group(&mut self, listener: &Listener) -> &mut Group {
+        let hostname = listener.hostname.as_ref();
+        let new = || Group {
+            hostname: hostname.cloned(),
+            listeners: Vec::new(),
+            hosts: HostTable::default(),
+        };
+        Arc::make_mut(self.groups.entry(hostname, || Arc::new(new())))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+}
+
+impl Group {
+    fn find<'s, F: Fields>(&'s self, request: &RequestView<'_, F>, host: &Host<'_>) -> Option<Match<'s>> {
+        self.hosts.matching(host.as_str()).find_map(|paths| {
+            let (Candidate { rule, index }, prefix) = paths.find(request)?;
+            Some(Match {
+                rule,
+                index: *index,
+                prefix,
+            })
+        })
+    }
+
+    pub(super) fn attach(&mut self, rule: &Arc<Rule>) {
+        for hostname in hostnames(&rule.route, self.hostname.as_ref()) {
+            let paths = Arc::make_mut(self.hosts.entry(hostname.as_ref(), Arc::default));
+            for index in 0..rule.matchers.len() {
+                paths.insert(Candidate {
+                    rule: Arc::clone(rule),
+                    index,
+                });
+            }
+        }
+    }
+
+    pub(super) fn detach(&mut self, rule: &Arc<Rule>) {
+        for hostname in hostnames(&rule.route, self.hostname.as_ref()) {
+            if self.hosts.get(hostname.as_ref()).is_none() {
+                continue;
+            }
+            let paths = Arc::make_mut(self.hosts.entry(hostname.as_ref(), Arc::default));
+            for index in 0..rule.matchers.len() {
+                paths.remove(&Candidate {
+                    rule: Arc::clone(rule),
+                    index,
+                });
+            }
+            if paths.is_empty() {
+                self.hosts.remove(hostname.as_ref());
+            }
+        }
+    }
+}
+
+/// The hosts for which a route is served by listeners of this hostname; `None` among them is any host.
+pub(super) fn hostnames(route: &Route, listener: Option<&HostPattern>) -> SmallVec<[Option<HostPattern>; 1]> {
+    if route.hostnames.is_empty() {
+        return SmallVec::from_iter([listener.cloned()]);
+    }
+    let mut hostnames = SmallVec::new();
+    for hostname in &route.hostnames {
+        let both = listener.map_or_else(|| Some(hostname.clone()), |listener| listener.intersect(hostname));
+        if both.is_some() && !hostnames.contains(&both) {
+            hostnames.push(both);
+        }
+    }
+    hostnames
 }

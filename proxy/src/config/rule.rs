@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use weft_model::Route;
+use weft_model::{BackendTarget, Filter, Mirror, Route, ServiceKey};
 
-use super::{Filters, ServiceId};
+use super::{Filters, ServiceId, matcher::Matcher};
 
 /// A rule of a route.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Rule {
     pub backends: Vec<BackendEntry>,
     /// The sum of the backends' weights.
     pub total_weight: u64,
+    /// One for each match of the route.
+    pub(super) matchers: Box<[Matcher]>,
 }
 
 /// A backend of a rule.
@@ -39,4 +41,51 @@ pub enum Target {
     Service(ServiceId),
     /// Nowhere, for this reason: 500.
     Invalid(Arc<str>),
+}
+
+impl Rule {
+    /// Compiles a route. `id_of` knows every service that [`services_of`] names.
+    pub(super) fn new(id: u64, route: Arc<Route>, id_of: &dyn Fn(&ServiceKey) -> ServiceId) -> Result<Self, String> {
+        let mut matchers = Vec::with_capacity(route.matches.len());
+        for (index, source) in route.matches.iter().enumerate() {
+            matchers.push(Matcher::new(source).map_err(|reason| format!("match {index}: {reason}"))?);
+        }
+        let mut backends = Vec::with_capacity(route.backends.len());
+        for (index, backend) in route.backends.iter().enumerate() {
+            backends.push(BackendEntry {
+                weight: backend.weight,
+                target: match &backend.target {
+                    BackendTarget::Service(key) => Target::Service(id_of(key)),
+                    BackendTarget::Invalid(reason) => Target::Invalid(reason.as_str().into()),
+                },
+                filters: Filters::new(&backend.filters, id_of)
+                    .map_err(|reason| format!("backend {index}: {reason}"))?,
+            });
+        }
+        Ok(Self {
+            id,
+            filters: Filters::new(&route.filters, id_of)?,
+            total_weight: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
+            backends,
+            matchers: matchers.into(),
+            route,
+        })
+    }
+}
+
+/// The services that a route names, as backends or for mirrors. One that is named twice comes twice.
+pub(super) fn services_of(route: &Route) -> impl Iterator<Item = &ServiceKey> {
+    let backends = route.backends.iter().filter_map(|backend| match &backend.target {
+        BackendTarget::Service(key) => Some(key),
+        BackendTarget::Invalid(_) => None,
+    });
+    let filters = route
+        .filters
+        .iter()
+        .chain(route.backends.iter().flat_map(|backend| &backend.filters));
+    let mirrors = filters.filter_map(|filter| match filter {
+        Filter::Mirror(Mirror { service, .. }) => service.as_ref(),
+        _ => None,
+    });
+    backends.chain(mirrors)
 }

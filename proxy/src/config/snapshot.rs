@@ -2,16 +2,24 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use weft_model::{Resource, Service, ServiceKey, WorkloadKey};
+use weft_model::{
+    CertificateKey, Listener, ListenerKey, Resource, RouteKey, Service, ServiceKey, Workload, WorkloadKey,
+};
 
-use super::Port;
+use super::{Port, Rule, certificate::CertificateEntry, table::Table};
 
-/// All that is configured at one moment. Immutable.
+/// All that is configured at one moment. Immutable, and shares what it can with the one before and the one after.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     /// Grows with every change.
     pub generation: u64,
-    ports: BTreeMap<u16, Arc<Port>>,
+    pub(super) ports: BTreeMap<u16, Arc<Port>>,
+    pub(super) certificates: Table<CertificateKey, Arc<CertificateEntry>>,
+    pub(super) workloads: Table<WorkloadKey, Arc<Workload>>,
+    pub(super) services: Table<ServiceKey, Arc<ServiceEntry>>,
+    pub(super) services_by_id: Table<ServiceId, Arc<ServiceEntry>>,
+    pub(super) routes: Table<RouteKey, Arc<Rule>>,
+    pub(super) listeners: Table<ListenerKey, Arc<Listener>>,
 }
 
 /// Names a service within a rule. Never reused, so that one from an older snapshot finds its service or none.
@@ -25,7 +33,7 @@ pub struct ServiceEntry {
     pub id: ServiceId,
     /// The resource.
     pub service: Arc<Service>,
-    /// Who answers, ordered by workload.
+    /// Who answers, ordered by workload. The same allocation as in the last snapshot if nothing changed.
     pub endpoints: Arc<[Endpoint]>,
 }
 
@@ -50,22 +58,54 @@ impl Snapshot {
     }
 
     /// A service by its key.
-    pub fn service(&self, _: &ServiceKey) -> Option<&Arc<ServiceEntry>> {
-        None
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceEntry>> {
+        self.services.get(key)
     }
 
-    /// Every service.
+    /// Every service, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
-        [].iter()
+        self.services.values()
     }
 
     /// The service that a rule names. None: it does not exist (any more).
-    pub fn resolve(&self, _: ServiceId) -> Option<&Arc<ServiceEntry>> {
-        None
+    pub fn resolve(&self, id: ServiceId) -> Option<&Arc<ServiceEntry>> {
+        self.services_by_id.get(&id)
+    }
+
+    /// Every rule, in no order.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.routes.values()
     }
 
     /// Every resource in use, in the order of [`weft_model::Key`]. It holds private keys: redact before showing.
     pub fn resources(&self) -> Vec<Resource> {
-        Vec::new()
+        let certificates = self
+            .certificates
+            .values()
+            .map(|entry| Resource::Certificate(Arc::clone(&entry.source)));
+        let workloads = self
+            .workloads
+            .values()
+            .map(|workload| Resource::Workload(Arc::clone(workload)));
+        let services = self
+            .services
+            .values()
+            .map(|entry| Resource::Service(Arc::clone(&entry.service)));
+        let routes = self
+            .routes
+            .values()
+            .map(|rule| Resource::Route(Arc::clone(&rule.route)));
+        let listeners = self
+            .listeners
+            .values()
+            .map(|listener| Resource::Listener(Arc::clone(listener)));
+        let mut all: Vec<_> = certificates
+            .chain(workloads)
+            .chain(services)
+            .chain(routes)
+            .chain(listeners)
+            .collect();
+        all.sort_by_cached_key(Resource::key);
+        all
     }
 }
