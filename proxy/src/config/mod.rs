@@ -20,7 +20,7 @@ mod snapshot;
 mod table;
 
 pub use configuration::{Applied, Configuration, Rejected};
-pub use explain::{Explanation, explain};
+pub use explain::{Explanation, Passed, Reason, Share, Step, Taken, Verdict, explain};
 pub use filters::{Answer, Filters, MirrorTarget};
 pub use port::{Found, Match, Port};
 pub use rule::{BackendEntry, Rule, Target};

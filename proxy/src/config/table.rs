@@ -128,7 +128,7 @@ pub(super) struct Folding(u64);
 
 impl Folding {
     fn mix(&mut self, word: u64) {
-        let product = u128::from(self.0 ^ word ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93_a076_1d64_78bd_642f;
+        let product = u128::from(self.0 ^ word ^ 0x9e37_79b9_7f4a_7c15) * 0xa076_1d64_78bd_642f;
         self.0 = (product as u64) ^ ((product >> 64) as u64);
     }
 }
