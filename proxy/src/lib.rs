@@ -1,6 +1,36 @@
 //! The data plane: accept, protocol, route, policy, balance, upstream.
+//!
+//! [`Proxy`] runs one single-threaded worker per core. A request lives and dies on the worker that accepted its
+//! connection: it takes no lock, crosses no thread, and routes by an immutable [`config::Snapshot`]. HTTP/1.1 is read and
+//! written by the codec in [`h1`], HTTP/2 by the h2 crate; what is done to a request is written once for both
+//! (`exchange`), against one view of it ([`fields`]).
 
+mod attempt;
 pub mod balance;
+mod body;
 pub mod config;
+mod downstream;
+mod exchange;
 pub mod fields;
+mod flag;
 pub mod h1;
+mod io;
+mod latency;
+mod listen;
+mod log;
+mod metrics;
+mod mirror;
+mod options;
+mod server;
+mod traffic;
+mod tunnel;
+mod upstream;
+mod watchdog;
+mod worker;
+
+pub use config::{Rejected, Snapshot};
+pub use flag::Flag;
+pub use latency::Latency;
+pub use options::{AccessLog, Limits, LogFormat, Options};
+pub use server::Proxy;
+pub use traffic::{ConnectionStats, ListenerStats, RouteStats, ServiceStats, Stats, Traffic};

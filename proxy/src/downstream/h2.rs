@@ -1,0 +1,282 @@
+//! HTTP/2 from clients, on the h2 crate directly: by ALPN over TLS, or by prior knowledge in clear.
+
+use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+
+use bytes::Bytes;
+use h2::{
+    Reason, RecvStream, SendStream,
+    server::{self, SendResponse},
+};
+use http::{HeaderMap, Response, StatusCode, request};
+use tokio::net::TcpStream;
+
+use super::{Client, Downstream, Outgoing, RequestBody, Responder, ResponseFields, h1::add_lines, h1::to_map};
+use crate::{
+    body::{BodyError, Piece},
+    exchange::exchange,
+    fields::RequestView,
+    h1::{self, Framing, encode_request_from},
+    io::{Shared, Stream},
+    upstream::{next_piece, send_piece},
+    worker::Worker,
+};
+
+/// What a stream may send before any of it is passed on.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// The same for all streams of a connection together.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Streams that were reset but not yet seen by us; beyond it the connection is closed (rapid reset, CVE-2023-44487).
+const PENDING_RESETS: usize = 20;
+/// Streams reset since the client broke the protocol; beyond it the connection is closed (CVE-2025-8671).
+const OWN_RESETS: usize = 64;
+/// Bytes of responses that wait for one connection's socket.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Serves the streams of a connection until it ends.
+pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, stream: S) {
+    let limits = &worker.options.limits;
+    let watchdog = worker.watchdogs.watch();
+    watchdog.arm(worker.coarse_now(), limits.head_timeout);
+    let mut builder = server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(Some(OWN_RESETS))
+        .max_send_buffer_size(SEND_BUFFER);
+    let mut connection = {
+        let mut handshake = std::pin::pin!(builder.handshake::<_, Bytes>(stream));
+        let shaken = poll_fn(|cx| match watchdog.poll_expired(cx) {
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => handshake.as_mut().poll(cx).map(Some),
+        });
+        match shaken.await {
+            Some(Ok(connection)) => connection,
+            Some(Err(_)) | None => return,
+        }
+    };
+    let streams = Rc::new(Cell::new(0usize));
+    let mut leaving = false;
+    watchdog.set_idle(true);
+    loop {
+        if streams.get() == 0 {
+            watchdog.arm(worker.coarse_now(), limits.idle_timeout);
+        }
+        let accepted = poll_fn(|cx| {
+            if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+                return Poll::Ready(Some(accepted));
+            }
+            if watchdog.poll_expired(cx).is_ready() {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            }
+        });
+        match accepted.await {
+            Some(Some(Ok((request, respond)))) => {
+                let guard = Counted::new(&streams);
+                let (worker, client) = (worker.clone(), client.clone());
+                tokio::task::spawn_local(async move {
+                    let _guard = guard;
+                    let mut request = H2Request::new(request, respond);
+                    exchange(&worker, &client, &mut request).await;
+                });
+            }
+            Some(Some(Err(_)) | None) => return,
+            None => {
+                watchdog.disarm();
+                if (worker.draining.get() || streams.get() == 0) && !leaving {
+                    // GOAWAY: what is under way ends, nothing new begins.
+                    connection.graceful_shutdown();
+                    leaving = true;
+                }
+            }
+        }
+    }
+}
+
+/// Counts a stream for as long as it lives.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A request that came by HTTP/2.
+pub(crate) struct H2Request {
+    head: request::Parts,
+    host: String,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+    stream: Option<SendStream<Bytes>>,
+}
+
+impl H2Request {
+    fn new(request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        let (head, body) = request.into_parts();
+        let host = match head.uri.authority() {
+            Some(authority) => authority.as_str().to_owned(),
+            None => head
+                .headers
+                .get(http::header::HOST)
+                .and_then(|host| host.to_str().ok())
+                .unwrap_or("")
+                .to_owned(),
+        };
+        Self {
+            head,
+            host,
+            body,
+            respond,
+            stream: None,
+        }
+    }
+}
+
+pub(crate) struct H2RequestBody<'d>(&'d mut RecvStream);
+
+pub(crate) struct H2Responder<'d> {
+    respond: &'d mut SendResponse<Bytes>,
+    stream: &'d mut Option<SendStream<Bytes>>,
+    head: bool,
+}
+
+impl Downstream for H2Request {
+    type Head = HeaderMap;
+    type Body<'d> = H2RequestBody<'d>;
+    type Responder<'d> = H2Responder<'d>;
+
+    fn protocol(&self) -> &'static str {
+        "HTTP/2"
+    }
+
+    fn view(&self) -> RequestView<'_, HeaderMap> {
+        let path = self.head.uri.path();
+        RequestView {
+            method: self.head.method.as_str(),
+            host: &self.host,
+            path: if path.is_empty() { "/" } else { path },
+            query: self.head.uri.query(),
+            fields: &self.head.headers,
+        }
+    }
+
+    fn head_mut(&mut self) -> &mut HeaderMap {
+        &mut self.head.headers
+    }
+
+    fn framing(&self) -> Framing {
+        if self.body.is_end_stream() {
+            return Framing::None;
+        }
+        let length = self.head.headers.get(http::header::CONTENT_LENGTH);
+        match length.and_then(|length| length.to_str().ok()?.parse().ok()) {
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        }
+    }
+
+    fn upgrade(&self) -> Option<&str> {
+        None
+    }
+
+    fn buffered(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn encode(&self, out: &mut Vec<u8>, line: &Outgoing<'_>) {
+        let view = self.view();
+        let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let line = h1::RequestLine {
+            target: Some(line.target.unwrap_or(target)),
+            host: Some(line.host.unwrap_or(view.host)),
+            upgrade: false,
+            extra: line.extra,
+        };
+        encode_request_from(out, view.method, &self.head.headers, self.framing(), &line);
+    }
+
+    fn headers(&self, line: &Outgoing<'_>) -> HeaderMap {
+        let mut headers = self.head.headers.clone();
+        headers.remove(http::header::HOST);
+        add_lines(&mut headers, line.extra);
+        headers
+    }
+
+    fn split(&mut self) -> (H2RequestBody<'_>, H2Responder<'_>) {
+        let head = self.head.method == http::Method::HEAD;
+        let responder = H2Responder {
+            respond: &mut self.respond,
+            stream: &mut self.stream,
+            head,
+        };
+        (H2RequestBody(&mut self.body), responder)
+    }
+
+    async fn tunnel(&mut self, _backend: &Shared<TcpStream>, _early: &[u8]) {
+        // Never reached: an HTTP/2 request has no Upgrade field, so no backend is asked for one.
+    }
+}
+
+impl RequestBody for H2RequestBody<'_> {
+    async fn next(&mut self) -> Result<Piece<'_>, BodyError> {
+        next_piece(self.0).await
+    }
+}
+
+impl Responder for H2Responder<'_> {
+    async fn respond(
+        &mut self,
+        status: u16,
+        fields: ResponseFields<'_>,
+        framing: Framing,
+        first: &[u8],
+        end: bool,
+    ) -> Result<(), BodyError> {
+        let mut head = Response::new(());
+        *head.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let mut headers = match fields {
+            ResponseFields::H1(message) => to_map(message),
+            ResponseFields::Map(headers) => headers,
+        };
+        if let Framing::Length(length) = framing
+            && !headers.contains_key(http::header::CONTENT_LENGTH)
+            && status != 204
+        {
+            headers.insert(http::header::CONTENT_LENGTH, length.into());
+        }
+        *head.headers_mut() = headers;
+        let bodiless = self.head || status == 204 || status == 304 || (end && first.is_empty());
+        let mut stream = self.respond.send_response(head, bodiless)?;
+        if !bodiless && !first.is_empty() {
+            send_piece(&mut stream, Piece::Slice(first), end).await?;
+        }
+        *self.stream = Some(stream);
+        Ok(())
+    }
+
+    async fn send(&mut self, piece: Piece<'_>) -> Result<(), BodyError> {
+        match self.stream {
+            Some(stream) => send_piece(stream, piece, false).await,
+            None => Ok(()),
+        }
+    }
+
+    fn abort(&mut self) {
+        match self.stream {
+            Some(stream) => stream.send_reset(Reason::INTERNAL_ERROR),
+            None => self.respond.send_reset(Reason::INTERNAL_ERROR),
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! One request and its response: route, filter, choose a backend, try it, pass the answer on.
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::{
+    attempt::{self, Failure, Sent},
+    balance::{EndpointState, Outcome, backoff},
+    config::{BackendEntry, Found, Rule, ServiceEntry, Target},
+    downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
+    fields::Fields,
+    flag::Flag,
+    h1::Framing,
+    log::{Record, now_ms},
+    mirror,
+    upstream::Upstream,
+    worker::{RuleState, Worker},
+};
+
+/// Tries that are made for a request that has no retry policy, when no endpoint has seen it yet.
+const CONNECT_TRIES: u32 = 3;
+
+/// How an exchange ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Whether the connection can carry another request.
+    pub(crate) reusable: bool,
+}
+
+/// What is known of a request so far, for counters and the log.
+struct Account {
+    started: Instant,
+    status: u16,
+    flag: Flag,
+    reason: String,
+    rule: Option<Rc<RuleState>>,
+    route: Option<Arc<Rule>>,
+    upstream: Option<Rc<Upstream>>,
+    endpoint: Option<SocketAddr>,
+    tries: u32,
+    reusable: bool,
+}
+
+/// What a rule asks for, and where its requests may go.
+struct Plan<'a> {
+    rule: &'a Arc<Rule>,
+    backend: &'a BackendEntry,
+    target: Option<String>,
+    /// The host the backend sees, if it is another than the client's.
+    host: Option<&'a str>,
+    origin: Option<HeaderValue>,
+    deadline: Option<Instant>,
+}
+
+/// Serves one request.
+pub(crate) async fn exchange<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mut D) -> Finished {
+    let mut account = Account::new();
+    worker.pending.set(worker.pending.get() + 1);
+    let _pending = scopeguard(|| worker.pending.set(worker.pending.get() - 1));
+    if worker.pending.get() > worker.options.limits.pending {
+        account.fail(Flag::Overloaded, String::new());
+        answer(&mut account, request, HeaderMap::new()).await;
+    } else {
+        route(worker, client, request, &mut account).await;
+    }
+    account.close(worker, client, request);
+    Finished {
+        reusable: account.reusable,
+    }
+}
+
+async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mut D, account: &mut Account) {
+    let snapshot = worker.snapshot();
+    let found = match snapshot.port(client.port) {
+        Some(port) => port.find(&request.view(), client.sni()),
+        None => Found::NoRoute,
+    };
+    let matched = match found {
+        Found::Rule(matched) => matched,
+        Found::NoRoute => {
+            account.fail(Flag::NoRoute, String::new());
+            return answer(account, request, HeaderMap::new()).await;
+        }
+        Found::Misdirected => {
+            account.fail(Flag::Misdirected, String::new());
+            return answer(account, request, HeaderMap::new()).await;
+        }
+    };
+    let rule = matched.rule;
+    let state = worker.rule(rule);
+    account.route = Some(rule.clone());
+    account.rule = Some(state.clone());
+    if let Some(direct) = rule
+        .filters
+        .answer(&request.view(), matched.prefix, client.scheme(), client.port)
+    {
+        account.status = direct.status;
+        return answer(account, request, direct.headers).await;
+    }
+    let backend = state.shares.pick().and_then(|share| rule.backends.get(share));
+    let Some(backend) = backend.filter(|_| rule.route.broken.is_none()) else {
+        account.fail(Flag::NoBackend, rule.route.broken.clone().unwrap_or_default());
+        return answer(account, request, HeaderMap::new()).await;
+    };
+    if let Some(direct) = backend
+        .filters
+        .answer(&request.view(), matched.prefix, client.scheme(), client.port)
+    {
+        account.status = direct.status;
+        return answer(account, request, direct.headers).await;
+    }
+    let entry = match &backend.target {
+        Target::Service(id) => snapshot.resolve(*id),
+        Target::Invalid(reason) => {
+            account.fail(Flag::NoBackend, reason.to_string());
+            return answer(account, request, HeaderMap::new()).await;
+        }
+    };
+    let Some(entry) = entry else {
+        account.fail(Flag::NoBackend, "the Service is not known".into());
+        return answer(account, request, HeaderMap::new()).await;
+    };
+    let plan = plan(request, rule, backend, matched.prefix, account.started);
+    mirror::send(
+        worker,
+        &snapshot,
+        client,
+        request,
+        &plan.rule.filters,
+        plan.target.as_deref(),
+        plan.host,
+    );
+    mirror::send(
+        worker,
+        &snapshot,
+        client,
+        request,
+        &plan.backend.filters,
+        plan.target.as_deref(),
+        plan.host,
+    );
+    forward(worker, client, request, account, entry, &plan).await;
+}
+
+/// Applies the request filters, and keeps what the tries need.
+fn plan<'a, D: Downstream>(
+    request: &mut D,
+    rule: &'a Arc<Rule>,
+    backend: &'a BackendEntry,
+    prefix: usize,
+    started: Instant,
+) -> Plan<'a> {
+    let view = request.view();
+    let target = backend
+        .filters
+        .target(view.path, view.query, prefix)
+        .or_else(|| rule.filters.target(view.path, view.query, prefix));
+    let origin = view
+        .fields
+        .get("origin")
+        .and_then(|origin| HeaderValue::from_bytes(origin).ok());
+    let original_host = HeaderValue::from_str(view.host).ok();
+    let host = backend.filters.host().or_else(|| rule.filters.host());
+    let head = request.head_mut();
+    // What a client claims of itself here is not to be believed at the edge.
+    head.remove("x-forwarded-for");
+    head.remove("x-forwarded-proto");
+    head.remove("x-forwarded-host");
+    head.remove("forwarded");
+    if host.is_some()
+        && let Some(original) = original_host
+    {
+        head.set(&header::HeaderName::from_static("x-forwarded-host"), &original);
+    }
+    rule.filters.edit_request(head);
+    backend.filters.edit_request(head);
+    let deadline = rule
+        .route
+        .timeouts
+        .request
+        .filter(|limit| !limit.is_zero())
+        .map(|limit| started + limit);
+    Plan {
+        rule,
+        backend,
+        target,
+        host,
+        origin,
+        deadline,
+    }
+}
+
+/// Tries backends until one answers or there is no reason to go on, and passes the answer to the client.
+async fn forward<D: Downstream>(
+    worker: &Rc<Worker>,
+    client: &Client,
+    request: &mut D,
+    account: &mut Account,
+    entry: &Arc<ServiceEntry>,
+    plan: &Plan<'_>,
+) {
+    let upstream = worker.upstream(entry);
+    account.upstream = Some(upstream.clone());
+    upstream.budget.request(account.started);
+    let extra = forwarded(client);
+    let line = Outgoing {
+        target: plan.target.as_deref(),
+        host: plan.host,
+        upgrade: request.upgrade().is_some(),
+        extra: extra.as_bytes(),
+    };
+    let retry = plan.rule.route.retry.as_ref();
+    let attempts = retry.map_or(0, |retry| retry.attempts);
+    let replayable = request.framing() == Framing::None || request.buffered().is_some();
+    let mut last: Option<Rc<EndpointState>> = None;
+    let mut now = account.started;
+    let mut fresh = false;
+    // Tries the retry policy has paid for, and those that cost nothing since no endpoint saw the request.
+    let (mut retries, mut connects) = (0, 0);
+    loop {
+        let Some(endpoint) = upstream.pick(now, last.as_ref()) else {
+            account.fail(Flag::NoEndpoint, String::new());
+            return answer(account, request, HeaderMap::new()).await;
+        };
+        account.tries += 1;
+        account.endpoint = Some(endpoint.address);
+        let more = retries < attempts && replayable;
+        let context = attempt::Context {
+            worker,
+            upstream: &upstream,
+            address: endpoint.address,
+            line: &line,
+            rule: plan.rule,
+            backend: plan.backend,
+            origin: plan.origin.as_ref().map(HeaderValue::as_bytes),
+            fresh,
+            retry_codes: if more {
+                retry.map(|retry| retry.codes.as_slice()).unwrap_or_default()
+            } else {
+                &[]
+            },
+        };
+        let in_flight = EndpointState::start(&endpoint, now);
+        let limit = plan
+            .rule
+            .route
+            .timeouts
+            .backend_request
+            .filter(|limit| !limit.is_zero());
+        let result = attempt::with_limits(&context, request, plan.deadline, limit.map(|limit| now + limit)).await;
+        now = Instant::now();
+        let failure = match result {
+            Ok(Sent {
+                status,
+                reusable,
+                broken,
+            }) => {
+                let failed = status >= 500 || broken.is_some();
+                in_flight.finish(now, if failed { Outcome::Failure } else { Outcome::Success });
+                upstream.cells.count(status, failed, now - account.started);
+                account.status = status;
+                account.reusable = reusable && broken.is_none();
+                if let Some((flag, reason)) = broken {
+                    account.flag = flag;
+                    account.reason = reason;
+                }
+                return;
+            }
+            Err(failure) => failure,
+        };
+        in_flight.finish(now, failure.outcome());
+        upstream
+            .cells
+            .count(failure.flag().status(), true, now - account.started);
+        let wait = match &failure {
+            // A connection that had been idle was closed under the request: no endpoint is to blame.
+            Failure::Stale if replayable && connects < CONNECT_TRIES => {
+                connects += 1;
+                fresh = true;
+                continue;
+            }
+            Failure::Connect(_) if connects < CONNECT_TRIES && retries == 0 => {
+                connects += 1;
+                Duration::ZERO
+            }
+            Failure::ClientGone(_) | Failure::ClientRefused(_) | Failure::ClientTimeout | Failure::RequestTimeout => {
+                return give_up(account, request, failure).await;
+            }
+            _ if more && upstream.budget.allow(now) => {
+                retries += 1;
+                let base = retry
+                    .and_then(|retry| retry.backoff)
+                    .unwrap_or(Duration::from_millis(25));
+                backoff(base, retries, worker.random())
+            }
+            _ => return give_up(account, request, failure).await,
+        };
+        last = Some(endpoint);
+        fresh = false;
+        if !wait.is_zero() {
+            if plan.deadline.is_some_and(|deadline| now + wait >= deadline) {
+                return give_up(account, request, failure).await;
+            }
+            tokio::time::sleep(wait).await;
+            now = Instant::now();
+        }
+    }
+}
+
+/// The field lines that tell the backend who asked.
+fn forwarded(client: &Client) -> String {
+    use std::fmt::Write as _;
+    let mut lines = String::with_capacity(80);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        lines,
+        "X-Forwarded-For: {}\r\nX-Forwarded-Proto: {}\r\n",
+        client.peer.ip(),
+        client.scheme()
+    );
+    lines
+}
+
+async fn give_up<D: Downstream>(account: &mut Account, request: &mut D, failure: Failure) {
+    account.fail(failure.flag(), failure.to_string());
+    if let Failure::Status(status) = failure {
+        account.status = status;
+    }
+    if matches!(failure, Failure::ClientGone(_)) {
+        account.reusable = false;
+        let (_, mut responder) = request.split();
+        responder.abort();
+        return;
+    }
+    answer(account, request, HeaderMap::new()).await;
+}
+
+/// Answers without a backend, with the account's status.
+async fn answer<D: Downstream>(account: &mut Account, request: &mut D, mut headers: HeaderMap) {
+    // The reason may name what a client need not know of: it gets the flag only, the log has both.
+    let text = match account.flag {
+        Flag::None => String::new(),
+        flag => format!("{}\n", flag.as_str()),
+    };
+    let grpc = request
+        .view()
+        .fields
+        .get("content-type")
+        .is_some_and(|kind| kind.starts_with(b"application/grpc"));
+    let head = request.view().method == "HEAD";
+    if !text.is_empty() && !grpc {
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+    }
+    let text = if grpc { "" } else { text.as_str() };
+    let framing = if account.status == 204 {
+        Framing::None
+    } else {
+        Framing::Length(text.len() as u64)
+    };
+    let body_left = request.framing() != Framing::None && request.buffered().is_none();
+    let body = if head { "" } else { text };
+    let status = account.status;
+    let (_, mut responder) = request.split();
+    let sent = responder
+        .respond(status, ResponseFields::Map(headers), framing, body.as_bytes(), true)
+        .await;
+    account.reusable = sent.is_ok() && !body_left;
+}
+
+impl Account {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            status: 0,
+            flag: Flag::None,
+            reason: String::new(),
+            rule: None,
+            route: None,
+            upstream: None,
+            endpoint: None,
+            tries: 0,
+            reusable: false,
+        }
+    }
+
+    fn fail(&mut self, flag: Flag, reason: String) {
+        self.flag = flag;
+        self.reason = reason;
+        self.status = flag.status();
+    }
+
+    /// Counts the request and writes it to the log.
+    fn close<D: Downstream>(&self, worker: &Worker, client: &Client, request: &D) {
+        let elapsed = self.started.elapsed();
+        let failed = self.status >= 500 || self.flag == Flag::Truncated;
+        if let Some(rule) = &self.rule {
+            rule.cells.count(self.status, failed, elapsed);
+        }
+        worker.listener(client.port).count(self.status, failed, elapsed);
+        if self.flag != Flag::None {
+            worker.count_flag(self.flag);
+        }
+        let Some(log) = &worker.log else { return };
+        if !log.wants(worker.random() as u32, failed) {
+            return;
+        }
+        let view = request.view();
+        let endpoint = self.endpoint.map(|address| address.to_string()).unwrap_or_default();
+        log.write(&Record {
+            time_ms: now_ms(),
+            client: &client.peer.to_string(),
+            protocol: request.protocol(),
+            method: view.method,
+            host: view.host,
+            path: view.path,
+            status: self.status,
+            duration_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            listener_port: client.port,
+            route: self.route.as_ref().map_or("", |rule| rule.route.key.as_str()),
+            service: self.upstream.as_ref().map_or("", |upstream| upstream.key.as_str()),
+            endpoint: &endpoint,
+            tries: self.tries,
+            flag: self.flag.as_str(),
+            reason: &self.reason,
+        });
+    }
+}
+
+/// Runs `end` when dropped, however the scope is left.
+fn scopeguard<F: Fn()>(end: F) -> impl Drop {
+    struct Guard<F: Fn()>(F);
+    impl<F: Fn()> Drop for Guard<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    Guard(end)
+}

@@ -1,0 +1,112 @@
+//! Why a response is what it is: one flag and one reason for each error, the same in the access log, in metrics and in tests.
+
+/// How a request ended, if not by the backend's own answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Flag {
+    /// The backend answered, or a filter did.
+    None,
+    /// No route takes the request: 404.
+    NoRoute,
+    /// The authority belongs to another listener than the connection's SNI: 421.
+    Misdirected,
+    /// The rule has no backend that exists: 500.
+    NoBackend,
+    /// The backend's Service has no endpoint: 503.
+    NoEndpoint,
+    /// No connection to an endpoint could be made: 503.
+    ConnectFailed,
+    /// The endpoint closed or reset the connection before it answered: 503.
+    UpstreamReset,
+    /// The endpoint's answer is not valid: 502.
+    UpstreamInvalid,
+    /// The backend took longer than `timeouts.backendRequest`: 504.
+    BackendTimeout,
+    /// The request took longer than `timeouts.request`: 504.
+    RequestTimeout,
+    /// The client went away.
+    ClientGone,
+    /// The client was too slow to send its request: 408.
+    ClientTimeout,
+    /// The request is malformed or not allowed; the reason says how: 4xx or 501.
+    Refused,
+    /// A limit on pending work or connections was reached: 503.
+    Overloaded,
+    /// The backend broke off in the middle of its answer.
+    Truncated,
+}
+
+impl Flag {
+    /// How many there are.
+    pub const COUNT: usize = 15;
+
+    /// All of them, in order of their number.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::None,
+        Self::NoRoute,
+        Self::Misdirected,
+        Self::NoBackend,
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::UpstreamReset,
+        Self::UpstreamInvalid,
+        Self::BackendTimeout,
+        Self::RequestTimeout,
+        Self::ClientGone,
+        Self::ClientTimeout,
+        Self::Refused,
+        Self::Overloaded,
+        Self::Truncated,
+    ];
+
+    /// The name in logs and metrics; empty for [`Flag::None`].
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::NoRoute => "no_route",
+            Self::Misdirected => "misdirected",
+            Self::NoBackend => "no_backend",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamInvalid => "upstream_invalid",
+            Self::BackendTimeout => "backend_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ClientGone => "client_gone",
+            Self::ClientTimeout => "client_timeout",
+            Self::Refused => "refused",
+            Self::Overloaded => "overloaded",
+            Self::Truncated => "truncated",
+        }
+    }
+
+    /// The status that is answered when nothing has been sent yet.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::None => 200,
+            Self::NoRoute => 404,
+            Self::Misdirected => 421,
+            Self::NoBackend => 500,
+            Self::NoEndpoint | Self::ConnectFailed | Self::UpstreamReset | Self::Overloaded => 503,
+            Self::UpstreamInvalid | Self::Truncated => 502,
+            Self::BackendTimeout | Self::RequestTimeout => 504,
+            Self::ClientGone => 499,
+            Self::ClientTimeout => 408,
+            Self::Refused => 400,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_numbered_in_order_and_named_apart() {
+        let mut names = std::collections::HashSet::new();
+        for (number, flag) in Flag::ALL.into_iter().enumerate() {
+            assert_eq!(flag as usize, number);
+            assert!(names.insert(flag.as_str()), "{flag:?}");
+        }
+    }
+}

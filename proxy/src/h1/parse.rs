@@ -1,0 +1,398 @@
+//! Heads in. httparse finds the lines; what they mean, and whether they may mean it, is decided here in one pass.
+
+use std::mem::MaybeUninit;
+
+use super::{
+    Framing, Limits, Message, Parse, Refusal,
+    message::{Field, Span},
+};
+
+/// More fields than any limit allows.
+const MOST_FIELDS: usize = 256;
+/// Bytes of a request's target; RFC 9112, 3 asks for at least 8,000 of a request line.
+const TARGET: usize = 16 * 1024;
+
+/// What the fields of a head say of the connection and the body.
+#[derive(Default)]
+struct Framed {
+    length: Option<u64>,
+    chunked: bool,
+    host: Option<Span>,
+    close: bool,
+    keep_alive: bool,
+    upgrade_token: bool,
+    upgrade: Option<Span>,
+    expects_continue: bool,
+    te_trailers: bool,
+    /// The values of `Connection`, which may name further fields that stay on this hop.
+    connection: bool,
+}
+
+impl Message {
+    /// Parses the head of a request, if all of it has been read.
+    ///
+    /// # Errors
+    /// The bytes are not a request that may be passed on.
+    pub fn parse_request(&mut self, limits: &Limits) -> Result<Parse, Refusal> {
+        // A client may send one empty line before a request (RFC 9112, 2.2).
+        if self.at == 0 && self.buffer[..self.end].starts_with(b"\r\n") {
+            self.buffer.copy_within(2..self.end, 0);
+            self.end -= 2;
+        }
+        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = request.parse_with_uninit_headers(&self.buffer[..self.end], &mut slots);
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
+            Ok(httparse::Status::Complete(_)) => return Err(Refusal::HeadTooLarge),
+            Ok(httparse::Status::Partial) => return self.partial(limits, true),
+            Err(error) => return Err(self.malformed(error)),
+        };
+        let base = self.buffer.as_ptr() as usize;
+        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+            return Err(Refusal::MalformedHead);
+        };
+        let method_span = span(base, method.as_bytes());
+        let target_span = span(base, target.as_bytes());
+        let http10 = version == 0;
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        collect(&mut fields, request.headers, base, limits)?;
+        self.forget_head();
+        self.fields = fields;
+        strict_lines(&self.buffer[..length])?;
+        self.method = method_span;
+        self.target = target_span;
+        self.http10 = http10;
+        let framed = self.frame(true)?;
+        if framed.chunked && http10 {
+            return Err(Refusal::InvalidTransferEncoding);
+        }
+        self.framing = match (framed.chunked, framed.length) {
+            (true, Some(_)) => return Err(Refusal::ConflictingLengths),
+            (true, None) => Framing::Chunked,
+            (false, Some(0) | None) => Framing::None,
+            (false, Some(length)) => Framing::Length(length),
+        };
+        self.keep_alive = if http10 {
+            framed.keep_alive && !framed.close
+        } else {
+            !framed.close
+        };
+        self.expects_continue = framed.expects_continue && !http10;
+        self.te_trailers = framed.te_trailers;
+        self.upgrade = framed.upgrade.filter(|_| framed.upgrade_token && !http10);
+        if self.upgrade.is_some() && self.framing != Framing::None {
+            return Err(Refusal::UpgradeWithBody);
+        }
+        self.host = framed.host.unwrap_or_default();
+        if framed.host.is_none() && !http10 {
+            return Err(Refusal::MissingHost);
+        }
+        self.aim()?;
+        self.head_end = length;
+        self.at = length;
+        Ok(Parse::Complete)
+    }
+
+    /// Parses the head of a response to a request of this method, if all of it has been read.
+    ///
+    /// # Errors
+    /// The bytes are not a response that may be passed on.
+    pub fn parse_response(&mut self, limits: &Limits, method: &str) -> Result<Parse, Refusal> {
+        let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut response,
+            &self.buffer[..self.end],
+            &mut slots,
+        );
+        let length = match parsed {
+            Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
+            Ok(httparse::Status::Complete(_)) => return Err(Refusal::HeadTooLarge),
+            Ok(httparse::Status::Partial) => return self.partial(limits, false),
+            Err(error) => return Err(self.malformed(error)),
+        };
+        let base = self.buffer.as_ptr() as usize;
+        let (Some(status), Some(version)) = (response.code, response.version) else {
+            return Err(Refusal::MalformedHead);
+        };
+        let reason = span(base, response.reason.unwrap_or_default().as_bytes());
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        collect(&mut fields, response.headers, base, limits)?;
+        self.forget_head();
+        self.fields = fields;
+        strict_lines(&self.buffer[..length])?;
+        if !(100..=999).contains(&status) {
+            return Err(Refusal::MalformedHead);
+        }
+        self.status = status;
+        self.reason = reason;
+        self.http10 = version == 0;
+        let framed = self.frame(false)?;
+        let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;
+        self.framing = match (framed.chunked, framed.length) {
+            (true, Some(_)) => return Err(Refusal::ConflictingLengths),
+            _ if bodiless => Framing::None,
+            (true, None) => Framing::Chunked,
+            (false, Some(length)) => Framing::Length(length),
+            (false, None) => Framing::UntilClose,
+        };
+        self.keep_alive = if self.http10 {
+            framed.keep_alive && !framed.close
+        } else {
+            !framed.close
+        };
+        self.upgrade = framed.upgrade.filter(|_| status == 101);
+        self.head_end = length;
+        self.at = length;
+        Ok(Parse::Complete)
+    }
+
+    /// More is to come, unless there is too much already.
+    fn partial(&self, limits: &Limits, request: bool) -> Result<Parse, Refusal> {
+        if self.end < limits.head_bytes.min(self.buffer.len()) {
+            return Ok(Parse::Partial);
+        }
+        let first_line = memchr::memchr(b'\n', &self.buffer[..self.end]);
+        Err(if request && first_line.is_none() {
+            Refusal::TargetTooLong
+        } else {
+            Refusal::HeadTooLarge
+        })
+    }
+
+    /// Says what is wrong with a head that httparse does not take.
+    fn malformed(&self, error: httparse::Error) -> Refusal {
+        let head = &self.buffer[..self.end];
+        match error {
+            httparse::Error::TooManyHeaders => Refusal::TooManyFields,
+            httparse::Error::Version => Refusal::UnsupportedVersion,
+            httparse::Error::HeaderName => {
+                let folded =
+                    memchr::memmem::find(head, b"\r\n ").is_some() || memchr::memmem::find(head, b"\r\n\t").is_some();
+                let spaced = head.split(|byte| *byte == b'\n').skip(1).any(|line| {
+                    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+                    name.len() < line.len() && name.ends_with(b" ")
+                });
+                if spaced {
+                    Refusal::SpaceBeforeColon
+                } else if folded {
+                    Refusal::FoldedField
+                } else {
+                    Refusal::MalformedHead
+                }
+            }
+            httparse::Error::NewLine => Refusal::BareLineEnd,
+            _ => Refusal::MalformedHead,
+        }
+    }
+
+    /// Reads the fields that say how the body is delimited and what the connection does.
+    fn frame(&mut self, request: bool) -> Result<Framed, Refusal> {
+        let mut framed = Framed::default();
+        let mut fields = std::mem::take(&mut self.fields);
+        let result = fields
+            .iter_mut()
+            .try_for_each(|field| self.classify(field, &mut framed, request));
+        if framed.connection {
+            self.mark_named(&mut fields);
+        }
+        self.fields = fields;
+        result.map(|()| framed)
+    }
+
+    fn classify(&self, field: &mut Field, framed: &mut Framed, request: bool) -> Result<(), Refusal> {
+        let (name, value) = self.field(field);
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        // Most fields are told apart by their length alone.
+        match name.len() {
+            2 if request && is(b"te") => {
+                framed.te_trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+                field.hop = true;
+            }
+            4 if request && is(b"host") => {
+                if framed.host.is_some() || !is_authority(value) {
+                    return Err(Refusal::InvalidHost);
+                }
+                framed.host = Some(field.value);
+                field.hop = true;
+            }
+            6 if request && is(b"expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Refusal::UnknownExpectation);
+                }
+                framed.expects_continue = true;
+                field.hop = true;
+            }
+            7 if is(b"upgrade") => {
+                framed.upgrade = Some(field.value);
+                field.hop = true;
+            }
+            10 if is(b"connection") => {
+                framed.connection = true;
+                field.hop = true;
+                for token in tokens(value) {
+                    framed.close |= token.eq_ignore_ascii_case(b"close");
+                    framed.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                    framed.upgrade_token |= token.eq_ignore_ascii_case(b"upgrade");
+                }
+            }
+            10 if is(b"keep-alive") => field.hop = true,
+            14 if is(b"content-length") => {
+                let length = decimal(value).ok_or(Refusal::InvalidContentLength)?;
+                if framed.length.is_some_and(|known| known != length) {
+                    return Err(Refusal::InvalidContentLength);
+                }
+                framed.length = Some(length);
+                field.hop = true;
+            }
+            16 if is(b"proxy-connection") => field.hop = true,
+            17 if is(b"transfer-encoding") => {
+                if framed.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refusal::InvalidTransferEncoding);
+                }
+                framed.chunked = true;
+                field.hop = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Keeps fields on this hop that `Connection` names (RFC 9110, 7.6.1).
+    fn mark_named(&self, fields: &mut [Field]) {
+        for at in 0..fields.len() {
+            let (name, value) = self.field(&fields[at]);
+            if !name.eq_ignore_ascii_case(b"connection") {
+                continue;
+            }
+            for token in tokens(value) {
+                if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
+                    continue;
+                }
+                for field in fields.iter_mut() {
+                    field.hop |= self.field(field).0.eq_ignore_ascii_case(token);
+                }
+            }
+        }
+    }
+
+    /// Takes the target apart (RFC 9112, 3.2).
+    fn aim(&mut self) -> Result<(), Refusal> {
+        let target = &self.buffer[self.target.range()];
+        if target.len() > TARGET {
+            return Err(Refusal::TargetTooLong);
+        }
+        if self.method() == "CONNECT" {
+            return Err(Refusal::ConnectRefused);
+        }
+        if !target.iter().all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#') {
+            return Err(Refusal::InvalidTarget);
+        }
+        let start = self.target.start;
+        let mut path_start = start;
+        if target == b"*" {
+            if self.method() != "OPTIONS" {
+                return Err(Refusal::InvalidTarget);
+            }
+        } else if target.first() != Some(&b'/') {
+            let scheme = [&b"http://"[..], b"https://"].into_iter().find(|scheme| {
+                target
+                    .get(..scheme.len())
+                    .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+            });
+            let scheme = scheme.ok_or(Refusal::InvalidTarget)?.len();
+            let rest = &target[scheme..];
+            let length = rest
+                .iter()
+                .position(|byte| matches!(byte, b'/' | b'?'))
+                .unwrap_or(rest.len());
+            if length == 0 || !is_authority(&rest[..length]) {
+                return Err(Refusal::InvalidHost);
+            }
+            path_start = start + (scheme + length) as u32;
+            self.host = Span {
+                start: start + scheme as u32,
+                end: path_start,
+            };
+        }
+        let question = memchr::memchr(b'?', &self.buffer[path_start as usize..self.target.end as usize]);
+        let path_end = question.map_or(self.target.end, |at| path_start + at as u32);
+        self.path = Span {
+            start: path_start,
+            end: path_end,
+        };
+        self.query = question.map(|_| Span {
+            start: path_end + 1,
+            end: self.target.end,
+        });
+        Ok(())
+    }
+}
+
+fn collect(
+    fields: &mut smallvec::SmallVec<[Field; 24]>,
+    headers: &[httparse::Header<'_>],
+    base: usize,
+    limits: &Limits,
+) -> Result<(), Refusal> {
+    if headers.len() > limits.fields {
+        return Err(Refusal::TooManyFields);
+    }
+    fields.extend(headers.iter().map(|header| Field {
+        name: span(base, header.name.as_bytes()),
+        value: span(base, header.value),
+        aside: false,
+        hop: false,
+    }));
+    Ok(())
+}
+
+fn span(base: usize, part: &[u8]) -> Span {
+    if part.is_empty() {
+        return Span::default();
+    }
+    let start = part.as_ptr() as usize - base;
+    Span {
+        start: start as u32,
+        end: (start + part.len()) as u32,
+    }
+}
+
+/// httparse takes lines that end with LF alone; a peer that does not would see other lines.
+fn strict_lines(head: &[u8]) -> Result<(), Refusal> {
+    for at in memchr::memchr_iter(b'\n', head) {
+        if at == 0 || head[at - 1] != b'\r' {
+            return Err(Refusal::BareLineEnd);
+        }
+    }
+    Ok(())
+}
+
+/// The members of a comma-separated list.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+/// Digits only, and no more than fit.
+fn decimal(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 {
+        return None;
+    }
+    value.iter().try_fold(0u64, |sum, byte| {
+        byte.is_ascii_digit().then(|| sum * 10 + u64::from(byte - b'0'))
+    })
+}
+
+/// A host, perhaps with a port; no user information (RFC 9110, 4.2.4).
+fn is_authority(value: &[u8]) -> bool {
+    !value.is_empty()
+        && value
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte))
+}

@@ -1,0 +1,122 @@
+//! Sockets as the proxy uses them: shared by the reading and the writing half of one task, without a lock.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection to a client or a backend, in clear or over TLS.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {}
+
+/// A stream whose two directions are driven by futures of the same task. Each borrows it only while it is polled.
+pub(crate) struct Shared<S>(RefCell<S>);
+
+impl<S: Stream> Shared<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self(RefCell::new(stream))
+    }
+
+    pub(crate) fn into_inner(self) -> S {
+        self.0.into_inner()
+    }
+
+    /// Reads what is there into `buffer`; 0 is the end.
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
+    /// Writes both parts whole, in one system call where the socket takes it.
+    pub(crate) async fn write_all(&self, first: &[u8], second: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        let total = first.len() + second.len();
+        std::future::poll_fn(|cx| {
+            while done < total {
+                let mut stream = self.0.borrow_mut();
+                let wrote = if done >= first.len() {
+                    ready!(Pin::new(&mut *stream).poll_write(cx, &second[done - first.len()..]))?
+                } else if second.is_empty() {
+                    ready!(Pin::new(&mut *stream).poll_write(cx, &first[done..]))?
+                } else {
+                    let parts = [IoSlice::new(&first[done..]), IoSlice::new(second)];
+                    ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &parts))?
+                };
+                if wrote == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                done += wrote;
+            }
+            // TLS holds what it has sealed until it is flushed; on a plain socket this is nothing.
+            Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+        })
+        .await
+    }
+
+    /// Says that nothing more will be written.
+    pub(crate) async fn shutdown(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)).await
+    }
+}
+
+/// A stream of which some bytes have been read already and are read again first.
+pub(crate) struct Prefixed<S> {
+    prefix: Vec<u8>,
+    at: usize,
+    stream: S,
+}
+
+impl<S> Prefixed<S> {
+    pub(crate) fn new(prefix: Vec<u8>, stream: S) -> Self {
+        Self { prefix, at: 0, stream }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.at < this.prefix.len() {
+            let part = &this.prefix[this.at..];
+            let part = &part[..part.len().min(buffer.remaining())];
+            buffer.put_slice(part);
+            this.at += part.len();
+            if this.at == this.prefix.len() {
+                this.prefix = Vec::new();
+                this.at = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,270 @@
+//! What was counted, as OpenMetrics text. The number of series is bounded, whatever the number of routes: ports and
+//! flags have series of their own, and so have the busiest services; the others are summed.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::{
+    config::Snapshot,
+    traffic::{ServiceStats, Stats, Traffic},
+};
+
+/// Services with series of their own.
+const SERVICES: usize = 50;
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Upper bounds of latency buckets, in milliseconds.
+const BOUNDS: [u64; 10] = [1, 2, 5, 10, 25, 50, 100, 250, 1000, 5000];
+
+/// Writes the exposition, `# EOF` included.
+pub(crate) fn render(stats: &Stats, snapshot: &Snapshot) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    family(
+        &mut out,
+        "weft_requests",
+        "counter",
+        "Requests, by the port they came in by and the class of their status.",
+    );
+    for listener in &stats.listeners {
+        for (class, count) in CLASSES.iter().zip(listener.traffic.classes) {
+            line(
+                &mut out,
+                "weft_requests_total",
+                &[("port", &listener.port.to_string()), ("class", class)],
+                count,
+            );
+        }
+    }
+    family(
+        &mut out,
+        "weft_request_duration_seconds",
+        "histogram",
+        "From a request's head to its response's end.",
+    );
+    for listener in &stats.listeners {
+        histogram(
+            &mut out,
+            "weft_request_duration_seconds",
+            ("port", &listener.port.to_string()),
+            &listener.traffic,
+        );
+    }
+    family(
+        &mut out,
+        "weft_request_failures",
+        "counter",
+        "Requests that a backend did not answer, by why.",
+    );
+    for (flag, count) in &stats.flags {
+        line(
+            &mut out,
+            "weft_request_failures_total",
+            &[("flag", flag.as_str())],
+            *count,
+        );
+    }
+    services(&mut out, stats);
+    let connections = &stats.connections;
+    for (name, help, count) in [
+        (
+            "weft_connections_accepted",
+            "Connections from clients.",
+            connections.accepted,
+        ),
+        (
+            "weft_connections_refused",
+            "Connections closed at once since there were too many.",
+            connections.refused,
+        ),
+        (
+            "weft_tls_handshake_failures",
+            "TLS handshakes that failed.",
+            connections.handshakes_failed,
+        ),
+        (
+            "weft_upstream_connections",
+            "Connections made to backends.",
+            connections.upstream_opened,
+        ),
+        (
+            "weft_upstream_reuses",
+            "Requests that went by a connection already open.",
+            connections.upstream_reused,
+        ),
+        (
+            "weft_access_log_dropped",
+            "Lines of the access log dropped since its reader was slow.",
+            stats.log_lines_dropped,
+        ),
+    ] {
+        family(&mut out, name, "counter", help);
+        line(&mut out, &format!("{name}_total"), &[], count);
+    }
+    for (name, help, value) in [
+        (
+            "weft_connections_open",
+            "Connections from clients, now.",
+            connections.open,
+        ),
+        (
+            "weft_config_generation",
+            "How many times the configuration has changed.",
+            snapshot.generation,
+        ),
+        (
+            "weft_config_routes",
+            "Rules that are served.",
+            stats.routes.len() as u64,
+        ),
+        (
+            "weft_config_services",
+            "Service ports that are served.",
+            stats.services.len() as u64,
+        ),
+    ] {
+        family(&mut out, name, "gauge", help);
+        line(&mut out, name, &[], value);
+    }
+    out.push_str("# EOF\n");
+    out
+}
+
+fn services(out: &mut String, stats: &Stats) {
+    let mut busiest: Vec<&ServiceStats> = stats.services.iter().filter(|s| s.traffic.requests() > 0).collect();
+    busiest.sort_by_key(|service| std::cmp::Reverse(service.traffic.requests()));
+    let rest = busiest.split_off(busiest.len().min(SERVICES));
+    let mut other = Traffic::default();
+    for service in &rest {
+        other.add(&service.traffic);
+    }
+    let mut rows: Vec<(&str, &Traffic)> = busiest.iter().map(|s| (s.key.as_str(), &s.traffic)).collect();
+    if !rest.is_empty() {
+        rows.push(("_other", &other));
+    }
+    family(
+        out,
+        "weft_upstream_requests",
+        "counter",
+        "Tries sent to each of the busiest services, and to all others.",
+    );
+    for (service, traffic) in &rows {
+        for (class, count) in CLASSES.iter().zip(traffic.classes).filter(|(_, count)| *count > 0) {
+            line(
+                out,
+                "weft_upstream_requests_total",
+                &[("service", service), ("class", class)],
+                count,
+            );
+        }
+    }
+    family(
+        out,
+        "weft_upstream_failures",
+        "counter",
+        "Tries that ended with a 5xx status or without an answer.",
+    );
+    for (service, traffic) in &rows {
+        line(
+            out,
+            "weft_upstream_failures_total",
+            &[("service", service)],
+            traffic.failures,
+        );
+    }
+    family(
+        out,
+        "weft_upstream_duration_quantile_seconds",
+        "gauge",
+        "Latency since the start, by quantile.",
+    );
+    for (service, traffic) in &rows {
+        for (name, share) in [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)] {
+            let seconds = traffic.latency.quantile(share).as_secs_f64();
+            line(
+                out,
+                "weft_upstream_duration_quantile_seconds",
+                &[("service", service), ("quantile", name)],
+                seconds,
+            );
+        }
+    }
+}
+
+fn histogram(out: &mut String, name: &str, label: (&str, &str), traffic: &Traffic) {
+    for bound in BOUNDS {
+        let seconds = Duration::from_millis(bound).as_secs_f64().to_string();
+        let count = traffic.latency.at_most(Duration::from_millis(bound));
+        line(out, &format!("{name}_bucket"), &[label, ("le", &seconds)], count);
+    }
+    line(
+        out,
+        &format!("{name}_bucket"),
+        &[label, ("le", "+Inf")],
+        traffic.latency.count(),
+    );
+    line(
+        out,
+        &format!("{name}_sum"),
+        &[label],
+        traffic.latency.sum().as_secs_f64(),
+    );
+    line(out, &format!("{name}_count"), &[label], traffic.latency.count());
+}
+
+fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a String cannot fail, here and below.
+    let _ = write!(out, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
+}
+
+fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    out.push_str(name);
+    for (at, (label, text)) in labels.iter().enumerate() {
+        let _ = write!(out, "{}{label}=\"", if at == 0 { '{' } else { ',' });
+        for character in text.chars() {
+            match character {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                other => out.push(other),
+            }
+        }
+        out.push('"');
+    }
+    out.push_str(if labels.is_empty() { " " } else { "} " });
+    let _ = writeln!(out, "{value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::ServiceKey;
+
+    use super::*;
+    use crate::traffic::ServiceStats;
+
+    #[test]
+    fn series_stay_below_a_thousand_at_five_thousand_services() {
+        let traffic = Traffic {
+            classes: [0, 5, 1, 1, 1],
+            ..Traffic::default()
+        };
+        let service = |number| ServiceStats {
+            key: ServiceKey::new("shop", &format!("s{number}"), 80),
+            traffic: traffic.clone(),
+            endpoints: 1,
+        };
+        let stats = Stats {
+            services: (0..5000).map(service).collect(),
+            ..Stats::default()
+        };
+        let text = render(&stats, &Snapshot::default());
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert!(series < 1000, "{series}");
+        assert!(text.contains("weft_upstream_requests_total{service=\"_other\",class=\"2xx\"} 24750\n"));
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut out = String::new();
+        line(&mut out, "a", &[("b", "x\"y\\z\n")], 1);
+        assert_eq!(out, "a{b=\"x\\\"y\\\\z\\n\"} 1\n");
+    }
+}

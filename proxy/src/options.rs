@@ -1,0 +1,80 @@
+//! What the data plane is started with. All of it is fixed for the life of the process.
+
+use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
+
+/// How a data plane runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where listeners bind.
+    pub address: IpAddr,
+    /// Added to each listener's port when it is bound.
+    pub port_offset: u16,
+    /// Threads, each with its own sockets, connections and counters.
+    pub workers: NonZeroUsize,
+    /// How long requests in flight may take to end when the process stops.
+    pub drain: Duration,
+    /// What one client may use.
+    pub limits: Limits,
+    /// What is written for each request.
+    pub access_log: AccessLog,
+}
+
+/// Bounds on what clients and backends can make the data plane hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Downstream connections of one worker; beyond it, new ones are closed at once.
+    pub connections: usize,
+    /// Bytes of a request or response head. At most 64 KiB.
+    pub head_bytes: usize,
+    /// Header fields of a head.
+    pub fields: usize,
+    /// From a connection's or a request's first byte to the end of its head, the TLS handshake included.
+    pub head_timeout: Duration,
+    /// How long a connection may lie idle between requests.
+    pub idle_timeout: Duration,
+    /// How long a body may stand still, in either direction, and a backend be silent before it answers.
+    pub stream_idle_timeout: Duration,
+    /// How long connecting to an endpoint may take.
+    pub connect_timeout: Duration,
+    /// Streams of one HTTP/2 connection at a time.
+    pub streams: u32,
+    /// Requests that one worker has in flight; beyond it, new ones get 503.
+    pub pending: usize,
+    /// Idle connections kept to each endpoint, per worker.
+    pub idle_per_endpoint: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            head_bytes: 64 * 1024,
+            fields: 100,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            stream_idle_timeout: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(2),
+            streams: 128,
+            pending: 16_384,
+            idle_per_endpoint: 256,
+        }
+    }
+}
+
+/// What is written to standard output for each request.
+#[derive(Clone, Debug, Default)]
+pub struct AccessLog {
+    /// How a line looks; none is written when absent.
+    pub format: Option<LogFormat>,
+    /// The share of requests written, from 0 to 1. Requests that failed are always written.
+    pub sample: f64,
+}
+
+/// How a line of the access log looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object.
+    Json,
+    /// Text in which `{field}` stands for a field of the JSON form.
+    Text(String),
+}

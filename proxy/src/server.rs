@@ -1,0 +1,408 @@
+//! The data plane as its owner sees it: start it, tell it what has changed, ask it what it counted, stop it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, LocalSet},
+};
+use weft_model::{Change, Key, ListenerKey, Resource, RouteKey};
+
+use crate::{
+    config::{Configuration, Rejected, Snapshot},
+    listen,
+    log::{self, AccessLogger},
+    metrics,
+    options::Options,
+    traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Tally, Traffic},
+    watchdog::TICK,
+    worker::Worker,
+};
+
+/// Commands that wait for a worker. They are few: a worker that is that far behind is dead.
+const COMMANDS: usize = 64;
+
+/// A running data plane.
+pub struct Proxy {
+    options: Arc<Options>,
+    configuration: tokio::sync::Mutex<Control>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    workers: Vec<mpsc::Sender<Command>>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+    log: Option<AccessLogger>,
+}
+
+/// What only one change at a time may touch.
+struct Control {
+    configuration: Configuration,
+    /// The sockets that are bound, each with whether it speaks TLS.
+    ports: BTreeMap<u16, bool>,
+}
+
+enum Command {
+    Replace {
+        snapshot: Arc<Snapshot>,
+        open: Vec<Opened>,
+        close: Vec<u16>,
+        done: oneshot::Sender<()>,
+    },
+    Tally {
+        routes: Arc<HashSet<RouteKey>>,
+        done: oneshot::Sender<Tally>,
+    },
+    Drain(oneshot::Sender<()>),
+}
+
+/// A socket handed to a worker.
+struct Opened {
+    port: u16,
+    socket: std::net::TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl Proxy {
+    /// Starts the workers. They listen nowhere until a listener is applied.
+    ///
+    /// # Errors
+    /// A thread or a runtime could not be made.
+    pub fn start(options: Options) -> io::Result<Self> {
+        let options = Arc::new(options);
+        let log = log::start(&options.access_log)?;
+        let configuration = Configuration::new();
+        let empty = Arc::new(Snapshot::default());
+        let mut workers = Vec::new();
+        let mut threads = Vec::new();
+        for number in 0..options.workers.get() {
+            let (commands, queue) = mpsc::channel(COMMANDS);
+            let (options, snapshot, log) = (options.clone(), empty.clone(), log.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
+            let work = move || {
+                let worker = Rc::new(Worker::new(options, snapshot, log, seed));
+                LocalSet::new().block_on(&runtime, run(worker, queue));
+            };
+            threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(work)?);
+            workers.push(commands);
+        }
+        Ok(Self {
+            options,
+            configuration: tokio::sync::Mutex::new(Control {
+                configuration,
+                ports: BTreeMap::new(),
+            }),
+            snapshot: Arc::new(ArcSwap::new(empty)),
+            workers,
+            threads: Mutex::new(threads),
+            log,
+        })
+    }
+
+    /// Puts changes in use, and returns when every worker serves by them. What could not be used is refused with the
+    /// reason, and never keeps anything else from being served.
+    pub async fn apply(&self, changes: Vec<Change>) -> Vec<Rejected> {
+        let mut control = self.configuration.lock().await;
+        let applied = control.configuration.apply(changes);
+        let mut rejected = applied.rejected;
+        let snapshot = applied.snapshot;
+        self.snapshot.store(snapshot.clone());
+
+        let wanted: BTreeMap<u16, bool> = snapshot.ports().map(|port| (port.number, port.tls)).collect();
+        let close: Vec<u16> = control
+            .ports
+            .iter()
+            .filter(|(port, tls)| wanted.get(port) != Some(tls))
+            .map(|(port, _)| *port)
+            .collect();
+        control.ports.retain(|port, _| !close.contains(port));
+        if !close.is_empty() {
+            // A port that changes its protocol is closed before it is bound anew.
+            self.replace(&snapshot, &mut HashMap::new(), &close).await;
+        }
+        let mut opened: HashMap<usize, Vec<Opened>> = HashMap::new();
+        for (port, tls) in wanted {
+            if control.ports.contains_key(&port) {
+                continue;
+            }
+            match self.open(port, tls) {
+                Ok(sockets) => {
+                    control.ports.insert(port, tls);
+                    for (worker, socket) in sockets.into_iter().enumerate() {
+                        opened.entry(worker).or_default().push(socket);
+                    }
+                }
+                Err(error) => {
+                    let reason = self.unbound(port, &error);
+                    let keys = listeners_of(&snapshot, port);
+                    rejected.extend(keys.into_iter().map(|key| Rejected {
+                        key: Key::Listener(key),
+                        reason: reason.clone(),
+                    }));
+                }
+            }
+        }
+        self.replace(&snapshot, &mut opened, &[]).await;
+        rejected
+    }
+
+    /// Binds a port once for each worker.
+    fn open(&self, port: u16, tls: bool) -> io::Result<Vec<Opened>> {
+        let bound = port
+            .checked_add(self.options.port_offset)
+            .ok_or_else(|| io::Error::other("the port and the offset together are over 65535"))?;
+        listen::is_free(self.options.address, bound)?;
+        let tls = match tls {
+            true => Some(listen::server_config(port, self.snapshot.clone()).map_err(io::Error::other)?),
+            false => None,
+        };
+        self.workers
+            .iter()
+            .map(|_| {
+                let socket = listen::bind(self.options.address, bound, true)?;
+                Ok(Opened {
+                    port,
+                    socket,
+                    tls: tls.clone(),
+                })
+            })
+            .collect()
+    }
+
+    fn unbound(&self, port: u16, error: &io::Error) -> String {
+        let bound = u32::from(port) + u32::from(self.options.port_offset);
+        let remedy = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need a privilege: add to all of them with --port-offset 8000"
+            }
+            io::ErrorKind::AddrInUse => {
+                "; another process has it: stop that one, or add to all ports with --port-offset 8000"
+            }
+            _ => "",
+        };
+        format!(
+            "port {bound} on {} cannot be bound: {error}{remedy}",
+            self.options.address
+        )
+    }
+
+    async fn replace(&self, snapshot: &Arc<Snapshot>, opened: &mut HashMap<usize, Vec<Opened>>, close: &[u16]) {
+        let mut waiting = Vec::new();
+        for (number, worker) in self.workers.iter().enumerate() {
+            let (done, replaced) = oneshot::channel();
+            let open = opened.remove(&number).unwrap_or_default();
+            let command = Command::Replace {
+                snapshot: snapshot.clone(),
+                open,
+                close: close.to_vec(),
+                done,
+            };
+            if worker.send(command).await.is_ok() {
+                waiting.push(replaced);
+            }
+        }
+        for replaced in waiting {
+            // A worker that is gone serves nothing, so there is nothing to wait for.
+            let _ = replaced.await;
+        }
+    }
+
+    /// The configuration in use.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// What was counted, summed over the workers.
+    pub async fn stats(&self) -> Stats {
+        let snapshot = self.snapshot();
+        let mut routes: BTreeMap<_, Traffic> = BTreeMap::new();
+        let mut services: BTreeMap<_, (Traffic, usize)> = BTreeMap::new();
+        let mut listeners: BTreeMap<u16, Traffic> = BTreeMap::new();
+        for resource in snapshot.resources() {
+            if let Resource::Route(route) = resource {
+                routes.insert(route.key.clone(), Traffic::default());
+            }
+        }
+        for entry in snapshot.services() {
+            services.insert(entry.service.key.clone(), (Traffic::default(), entry.endpoints.len()));
+        }
+        let mut stats = Stats::default();
+        let mut flags = [0; crate::flag::Flag::COUNT];
+        let live = Arc::new(routes.keys().cloned().collect::<HashSet<_>>());
+        for worker in &self.workers {
+            let (done, tally) = oneshot::channel();
+            if worker
+                .send(Command::Tally {
+                    routes: live.clone(),
+                    done,
+                })
+                .await
+                .is_err()
+            {
+                continue;
+            }
+            let Ok(tally) = tally.await else { continue };
+            for (key, traffic) in tally.routes {
+                routes.entry(key).or_default().add(&traffic);
+            }
+            for (key, traffic) in tally.services {
+                services.entry(key).or_default().0.add(&traffic);
+            }
+            for (port, traffic) in tally.listeners {
+                listeners.entry(port).or_default().add(&traffic);
+            }
+            for (sum, more) in flags.iter_mut().zip(tally.flags) {
+                *sum += more;
+            }
+            stats.connections.add(&tally.connections);
+        }
+        stats.routes = routes
+            .into_iter()
+            .map(|(key, traffic)| RouteStats { key, traffic })
+            .collect();
+        stats.services = services
+            .into_iter()
+            .map(|(key, (traffic, endpoints))| ServiceStats {
+                key,
+                traffic,
+                endpoints,
+            })
+            .collect();
+        stats.listeners = listeners
+            .into_iter()
+            .map(|(port, traffic)| ListenerStats { port, traffic })
+            .collect();
+        stats.flags = crate::flag::Flag::ALL
+            .into_iter()
+            .zip(flags)
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        stats.log_lines_dropped = self.log.as_ref().map_or(0, AccessLogger::dropped);
+        stats
+    }
+
+    /// What was counted, as OpenMetrics text.
+    pub async fn metrics(&self) -> String {
+        metrics::render(&self.stats().await, &self.snapshot())
+    }
+
+    /// Takes no more connections, lets what is in flight end, for at most [`Options::drain`], and stops.
+    pub async fn shutdown(self) {
+        let mut draining = Vec::new();
+        for worker in &self.workers {
+            let (done, drained) = oneshot::channel();
+            if worker.send(Command::Drain(done)).await.is_ok() {
+                draining.push(drained);
+            }
+        }
+        for drained in draining {
+            let _ = drained.await;
+        }
+        drop(self.workers);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a worker had panicked");
+                }
+            }
+        });
+        let _ = joined.await;
+    }
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+fn listeners_of(snapshot: &Snapshot, port: u16) -> Vec<ListenerKey> {
+    let resources = snapshot.resources().into_iter();
+    resources
+        .filter_map(|resource| match resource {
+            Resource::Listener(listener) if listener.port == port => Some(listener.key.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The life of a worker.
+async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+    let mut accepting: HashMap<u16, JoinHandle<()>> = HashMap::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            _ = tick.tick() => {
+                worker.tick(Instant::now());
+                continue;
+            }
+        };
+        match command {
+            Some(Command::Replace {
+                snapshot,
+                open,
+                close,
+                done,
+            }) => {
+                for port in close {
+                    if let Some(task) = accepting.remove(&port) {
+                        task.abort();
+                        // Aborted is not yet closed: the port may be bound anew right after.
+                        let _ = task.await;
+                    }
+                }
+                worker.replace(snapshot);
+                for Opened { port, socket, tls } in open {
+                    match TcpListener::from_std(socket) {
+                        Ok(listener) => {
+                            let task = listen::accept(worker.clone(), listener, port, tls);
+                            accepting.insert(port, tokio::task::spawn_local(task));
+                        }
+                        Err(error) => tracing::error!(port, %error, "a socket could not be used"),
+                    }
+                }
+                let _ = done.send(());
+            }
+            Some(Command::Tally { routes, done }) => {
+                let _ = done.send(worker.tally(&routes));
+            }
+            Some(Command::Drain(done)) => {
+                drain(&worker, &mut accepting).await;
+                let _ = done.send(());
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Takes no more connections and waits until those that are open have ended, or the time is over.
+async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<u16, JoinHandle<()>>) {
+    for (_, task) in accepting.drain() {
+        task.abort();
+    }
+    worker.start_drain();
+    let end = Instant::now() + worker.options.drain;
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    while worker.connections.get().open > 0 && Instant::now() < end {
+        let now = look.tick().await.into_std();
+        worker.tick(now);
+        worker.watchdogs.expire_idle();
+    }
+    let open = worker.connections.get().open;
+    if open > 0 {
+        tracing::warn!(open, "connections were cut since their requests outlasted the drain");
+    }
+}

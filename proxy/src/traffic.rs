@@ -1,0 +1,150 @@
+//! What is counted of requests: cells of one worker, and their sums over all workers.
+
+use std::{
+    cell::{Cell, OnceCell},
+    time::Duration,
+};
+
+use weft_model::{RouteKey, ServiceKey};
+
+use crate::{
+    flag::Flag,
+    latency::{Histogram, Latency},
+};
+
+/// Where one worker counts the requests of a route, a service or a listener.
+#[derive(Default)]
+pub(crate) struct Cells {
+    /// By class of status: 1xx to 5xx.
+    classes: [Cell<u64>; 5],
+    failures: Cell<u64>,
+    /// Made with the first request: most of 5,000 routes are quiet.
+    latency: OnceCell<Histogram>,
+}
+
+impl Cells {
+    pub(crate) fn count(&self, status: u16, failed: bool, elapsed: Duration) {
+        let class = &self.classes[usize::from((status / 100).clamp(1, 5)) - 1];
+        class.set(class.get() + 1);
+        self.failures.set(self.failures.get() + u64::from(failed));
+        self.latency.get_or_init(Histogram::new).record(elapsed);
+    }
+
+    pub(crate) fn read(&self) -> Traffic {
+        Traffic {
+            classes: std::array::from_fn(|at| self.classes[at].get()),
+            failures: self.failures.get(),
+            latency: self.latency.get().map(Histogram::read).unwrap_or_default(),
+        }
+    }
+}
+
+/// Requests counted so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// By class of status: 1xx, 2xx, 3xx, 4xx, 5xx.
+    pub classes: [u64; 5],
+    /// Those that ended with a 5xx status or broke off.
+    pub failures: u64,
+    /// From a request's head to its response's end.
+    pub latency: Latency,
+}
+
+impl Traffic {
+    /// How many requests there were.
+    pub fn requests(&self) -> u64 {
+        self.classes.iter().sum()
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (class, more) in self.classes.iter_mut().zip(other.classes) {
+            *class += more;
+        }
+        self.failures += other.failures;
+        self.latency.add(&other.latency);
+    }
+}
+
+/// What one worker counted.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) routes: Vec<(RouteKey, Traffic)>,
+    pub(crate) services: Vec<(ServiceKey, Traffic)>,
+    pub(crate) listeners: Vec<(u16, Traffic)>,
+    pub(crate) flags: [u64; Flag::COUNT],
+    pub(crate) connections: ConnectionStats,
+}
+
+/// Everything counted since the start, summed over the workers.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Each route that is served, in the order of its name.
+    pub routes: Vec<RouteStats>,
+    /// Each service that is served, in the order of its name.
+    pub services: Vec<ServiceStats>,
+    /// Each port on which something came in.
+    pub listeners: Vec<ListenerStats>,
+    /// Requests by how they ended, but for those that ended well.
+    pub flags: Vec<(Flag, u64)>,
+    /// Connections.
+    pub connections: ConnectionStats,
+    /// Lines of the access log dropped since its reader was slow.
+    pub log_lines_dropped: u64,
+}
+
+/// The requests of one route.
+#[derive(Clone, Debug)]
+pub struct RouteStats {
+    /// Its name.
+    pub key: RouteKey,
+    /// What was counted.
+    pub traffic: Traffic,
+}
+
+/// The requests of one service, each try counted.
+#[derive(Clone, Debug)]
+pub struct ServiceStats {
+    /// Its name.
+    pub key: ServiceKey,
+    /// What was counted.
+    pub traffic: Traffic,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+}
+
+/// The requests that came in by one port.
+#[derive(Clone, Debug)]
+pub struct ListenerStats {
+    /// The port of the manifest.
+    pub port: u16,
+    /// What was counted.
+    pub traffic: Traffic,
+}
+
+/// Connections opened so far, and those open now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionStats {
+    /// From clients, since the start.
+    pub accepted: u64,
+    /// From clients, now.
+    pub open: u64,
+    /// Closed at once since there were too many.
+    pub refused: u64,
+    /// TLS handshakes that failed.
+    pub handshakes_failed: u64,
+    /// To backends, since the start.
+    pub upstream_opened: u64,
+    /// Requests to backends that went by a connection already open.
+    pub upstream_reused: u64,
+}
+
+impl ConnectionStats {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.open += other.open;
+        self.refused += other.refused;
+        self.handshakes_failed += other.handshakes_failed;
+        self.upstream_opened += other.upstream_opened;
+        self.upstream_reused += other.upstream_reused;
+    }
+}

@@ -1,0 +1,128 @@
+//! HTTP/1.1 towards a backend.
+
+use std::{future::poll_fn, io, task::Poll};
+
+use tokio::net::TcpStream;
+
+use super::Connections;
+use crate::{
+    body::{BodyError, H1Body},
+    h1::{Limits, Message, Parse, Pooled, Refusal},
+    io::Shared,
+    watchdog::Watchdog,
+    worker::Worker,
+};
+
+/// A connection that carries one request at a time.
+pub(crate) struct H1Connection {
+    pub(crate) stream: Shared<TcpStream>,
+    /// Whether it has carried a request before: then the backend may have closed it meanwhile.
+    pub(crate) reused: bool,
+}
+
+/// A backend's answer, its head read, its body still to come.
+pub(crate) struct H1Response {
+    pub(crate) message: Pooled,
+    pub(crate) body: H1Body,
+}
+
+/// Why no head of a response came.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResponseError {
+    #[error("the backend closed the connection before it answered")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the backend's answer is not valid: {0}")]
+    Refused(#[from] Refusal),
+    #[error("the backend was silent for too long")]
+    Silent,
+    #[error("the request's body broke off: {0}")]
+    Upload(#[from] BodyError),
+}
+
+impl H1Connection {
+    /// An idle connection to the endpoint, or a new one.
+    pub(crate) async fn open(worker: &Worker, home: &Connections, fresh: bool) -> io::Result<Self> {
+        let idle = if fresh { None } else { home.take_idle() };
+        let (stream, reused) = match idle {
+            Some(stream) => {
+                worker.count_connections(|stats| stats.upstream_reused += 1);
+                (stream, true)
+            }
+            None => (home.connect(worker).await?, false),
+        };
+        Ok(Self {
+            stream: Shared::new(stream),
+            reused,
+        })
+    }
+
+    /// Reads the head of the response. Interim responses but 101 are skipped.
+    pub(crate) async fn response(
+        &self,
+        worker: &Worker,
+        method: &str,
+        watchdog: &Watchdog,
+    ) -> Result<H1Response, ResponseError> {
+        let limits = Limits {
+            head_bytes: worker.options.limits.head_bytes,
+            fields: worker.options.limits.fields,
+        };
+        let message = read_head(&self.stream, worker, &limits, method, watchdog).await?;
+        let body = H1Body::new(message.framing());
+        Ok(H1Response { message, body })
+    }
+}
+
+impl H1Response {
+    /// Keeps the connection for the next request, if it can carry one.
+    pub(crate) fn release(mut self, worker: &Worker, connection: H1Connection, home: &Connections) {
+        self.body.settle(&mut self.message);
+        let clean = self.body.is_done() && self.message.rest().is_empty() && self.message.keep_alive();
+        if clean && self.body.is_delimited() {
+            home.give_idle(worker, connection.stream.into_inner());
+        }
+    }
+}
+
+async fn read_head(
+    stream: &Shared<TcpStream>,
+    worker: &Worker,
+    limits: &Limits,
+    method: &str,
+    watchdog: &Watchdog,
+) -> Result<Pooled, ResponseError> {
+    let mut held: Option<Pooled> = None;
+    loop {
+        // No buffer is held while nothing has come.
+        let read = poll_fn(|cx| {
+            if watchdog.poll_expired(cx).is_ready() {
+                return Poll::Ready(Err(ResponseError::Silent));
+            }
+            let mut message = held.take().unwrap_or_else(|| worker.messages.take());
+            let polled = stream.poll_read(cx, message.space());
+            if let Poll::Ready(Ok(read)) = &polled {
+                message.filled(*read);
+            }
+            if !message.is_empty() || polled.is_ready() {
+                held = Some(message);
+            }
+            polled.map_err(ResponseError::Io)
+        })
+        .await?;
+        let Some(message) = &mut held else { continue };
+        if read == 0 {
+            return Err(ResponseError::Closed);
+        }
+        while let Parse::Complete = message.parse_response(limits, method)? {
+            if message.status() >= 200 || message.status() == 101 {
+                return Ok(held.take().unwrap_or_else(|| worker.messages.take()));
+            }
+            Message::next(message);
+            if message.is_empty() {
+                break;
+            }
+        }
+    }
+}

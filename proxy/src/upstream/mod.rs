@@ -1,0 +1,146 @@
+//! Towards the backends: one [`Upstream`] per Service and worker holds its balance, its connections and its counters.
+
+mod h1;
+mod h2;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::net::TcpStream;
+use weft_model::{BackendProtocol, ServiceKey};
+
+pub(crate) use self::{
+    h1::{H1Connection, H1Response, ResponseError},
+    h2::{H2Connections, H2Response, next_piece, send_piece},
+};
+use crate::{
+    balance::{Balancer, EndpointState, RetryBudget},
+    config::ServiceEntry,
+    traffic::Cells,
+    worker::Worker,
+};
+
+/// A Service as one worker sees it.
+pub(crate) struct Upstream {
+    pub(crate) key: ServiceKey,
+    pub(crate) cells: Cells,
+    pub(crate) budget: RetryBudget,
+    pub(crate) protocol: std::cell::Cell<BackendProtocol>,
+    entry: RefCell<Arc<ServiceEntry>>,
+    balancer: Balancer,
+    endpoints: RefCell<HashMap<SocketAddr, Rc<Connections>>>,
+}
+
+/// The connections to one endpoint.
+pub(crate) struct Connections {
+    pub(crate) address: SocketAddr,
+    idle: RefCell<Vec<Idle>>,
+    pub(crate) h2: H2Connections,
+}
+
+struct Idle {
+    stream: TcpStream,
+    since: Instant,
+}
+
+impl Upstream {
+    pub(crate) fn new(entry: &Arc<ServiceEntry>, seed: u64) -> Self {
+        let balancer = Balancer::new(seed);
+        balancer.update(&entry.endpoints);
+        Self {
+            key: entry.service.key.clone(),
+            cells: Cells::default(),
+            budget: RetryBudget::default(),
+            protocol: entry.service.protocol.into(),
+            entry: RefCell::new(entry.clone()),
+            balancer,
+            endpoints: RefCell::default(),
+        }
+    }
+
+    /// Takes over what has changed. Connections to endpoints that are gone end with the requests they carry.
+    pub(crate) fn update(&self, entry: &Arc<ServiceEntry>) {
+        if Arc::ptr_eq(&self.entry.borrow(), entry) {
+            return;
+        }
+        self.protocol.set(entry.service.protocol);
+        self.balancer.update(&entry.endpoints);
+        self.endpoints
+            .borrow_mut()
+            .retain(|address, _| entry.endpoints.iter().any(|endpoint| endpoint.address == *address));
+        *self.entry.borrow_mut() = entry.clone();
+    }
+
+    /// Chooses an endpoint, but not the one that has just failed if there is another.
+    pub(crate) fn pick(&self, now: Instant, exclude: Option<&Rc<EndpointState>>) -> Option<Rc<EndpointState>> {
+        self.balancer.pick(now, exclude)
+    }
+
+    /// The connections to an endpoint.
+    pub(crate) fn connections(&self, address: SocketAddr) -> Rc<Connections> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        endpoints
+            .entry(address)
+            .or_insert_with(|| Rc::new(Connections::new(address)))
+            .clone()
+    }
+
+    /// Closes connections that have lain idle for too long.
+    pub(crate) fn expire_idle(&self, now: Instant, after: Duration) {
+        for connections in self.endpoints.borrow().values() {
+            connections
+                .idle
+                .borrow_mut()
+                .retain(|idle| now.saturating_duration_since(idle.since) < after);
+        }
+    }
+}
+
+impl Connections {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            idle: RefCell::default(),
+            h2: H2Connections::default(),
+        }
+    }
+
+    /// The connection used last, if it is still open as far as the kernel has said.
+    fn take_idle(&self) -> Option<TcpStream> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { stream, .. }) = idle.pop() {
+            // Readiness is known without a system call: the last read took all there was, so a connection that is
+            // readable now was closed by the backend, or it speaks out of turn.
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            if stream.poll_read_ready(&mut cx).is_pending() {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    fn give_idle(&self, worker: &Worker, stream: TcpStream) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < worker.options.limits.idle_per_endpoint && !worker.draining.get() {
+            idle.push(Idle {
+                stream,
+                since: worker.coarse_now(),
+            });
+        }
+    }
+
+    async fn connect(&self, worker: &Worker) -> io::Result<TcpStream> {
+        let connecting = TcpStream::connect(self.address);
+        let stream = tokio::time::timeout(worker.options.limits.connect_timeout, connecting).await??;
+        stream.set_nodelay(true)?;
+        worker.count_connections(|stats| stats.upstream_opened += 1);
+        Ok(stream)
+    }
+}

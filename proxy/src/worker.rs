@@ -1,0 +1,255 @@
+//! One worker: a thread with its own sockets, connections, pools and counters. Nothing here is shared with another.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    hash::{BuildHasherDefault, Hasher},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use weft_model::RouteKey;
+
+use crate::{
+    balance::Weighted,
+    config::{Rule, ServiceEntry, Snapshot},
+    downstream::Client,
+    flag::Flag,
+    h1::{MessagePool, Refusal},
+    log::{AccessLogger, Record, now_ms},
+    options::Options,
+    traffic::{Cells, ConnectionStats, Tally},
+    upstream::Upstream,
+    watchdog::Watchdogs,
+};
+
+/// What every connection of a worker uses.
+pub(crate) struct Worker {
+    pub(crate) options: Arc<Options>,
+    pub(crate) messages: MessagePool,
+    pub(crate) outgoing: OutgoingPool,
+    pub(crate) watchdogs: Watchdogs,
+    pub(crate) log: Option<AccessLogger>,
+    pub(crate) connections: Cell<ConnectionStats>,
+    /// Requests in flight.
+    pub(crate) pending: Cell<usize>,
+    /// Set when the process is to stop.
+    pub(crate) draining: Cell<bool>,
+    /// The time at the last tick: exact enough for idle timeouts, and free.
+    coarse: Cell<Instant>,
+    random: Cell<u64>,
+    flags: [Cell<u64>; Flag::COUNT],
+    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    upstreams: RefCell<ById<Rc<Upstream>>>,
+    rules: RefCell<ById<Rc<RuleState>>>,
+    listeners: RefCell<HashMap<u16, Rc<Cells>>>,
+}
+
+/// What a worker knows of a rule beside its configuration.
+pub(crate) struct RuleState {
+    rule: Arc<Rule>,
+    pub(crate) cells: Rc<Cells>,
+    pub(crate) shares: Weighted,
+}
+
+type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
+
+/// Ids are small and dense: spreading them by one multiplication is enough.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0 ^ id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(options: Arc<Options>, snapshot: Arc<Snapshot>, log: Option<AccessLogger>, seed: u64) -> Self {
+        Self {
+            options,
+            messages: MessagePool::default(),
+            outgoing: OutgoingPool::default(),
+            watchdogs: Watchdogs::default(),
+            log,
+            connections: Cell::default(),
+            pending: Cell::new(0),
+            draining: Cell::new(false),
+            coarse: Cell::new(Instant::now()),
+            random: Cell::new(seed | 1),
+            flags: [const { Cell::new(0) }; Flag::COUNT],
+            snapshot: RefCell::new(Rc::new(snapshot)),
+            upstreams: RefCell::default(),
+            rules: RefCell::default(),
+            listeners: RefCell::default(),
+        }
+    }
+
+    /// The configuration in use. A request keeps what it began with.
+    pub(crate) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Puts a new configuration in use: endpoints first, so that no request finds a rule without them.
+    pub(crate) fn replace(&self, snapshot: Arc<Snapshot>) {
+        self.upstreams
+            .borrow_mut()
+            .retain(|_, upstream| match snapshot.service(&upstream.key) {
+                Some(entry) => {
+                    upstream.update(entry);
+                    true
+                }
+                None => false,
+            });
+        *self.snapshot.borrow_mut() = Rc::new(snapshot);
+    }
+
+    /// The state of a service, made with its first request.
+    pub(crate) fn upstream(&self, entry: &Arc<ServiceEntry>) -> Rc<Upstream> {
+        if let Some(upstream) = self.upstreams.borrow().get(&entry.id.0) {
+            return upstream.clone();
+        }
+        let upstream = Rc::new(Upstream::new(entry, self.random()));
+        self.upstreams.borrow_mut().insert(entry.id.0, upstream.clone());
+        upstream
+    }
+
+    /// The state of a rule; its counters outlive changes to it.
+    pub(crate) fn rule(&self, rule: &Arc<Rule>) -> Rc<RuleState> {
+        let mut rules = self.rules.borrow_mut();
+        let cells = match rules.get(&rule.id) {
+            Some(state) if Arc::ptr_eq(&state.rule, rule) => return state.clone(),
+            Some(state) => state.cells.clone(),
+            None => Rc::default(),
+        };
+        let shares = Weighted::new(rule.backends.iter().map(|backend| backend.weight));
+        let state = Rc::new(RuleState {
+            rule: rule.clone(),
+            cells,
+            shares,
+        });
+        rules.insert(rule.id, state.clone());
+        state
+    }
+
+    /// The counters of a port.
+    pub(crate) fn listener(&self, port: u16) -> Rc<Cells> {
+        self.listeners.borrow_mut().entry(port).or_default().clone()
+    }
+
+    /// Writes down what was not even a request.
+    pub(crate) fn refused(&self, client: &Client, refusal: &Refusal) {
+        let Some(log) = &self.log else { return };
+        log.write(&Record {
+            time_ms: now_ms(),
+            client: &client.peer.to_string(),
+            status: refusal.status(),
+            listener_port: client.port,
+            flag: Flag::Refused.as_str(),
+            reason: refusal.reason(),
+            ..Record::default()
+        });
+    }
+
+    pub(crate) fn count_flag(&self, flag: Flag) {
+        let cell = &self.flags[flag as usize];
+        cell.set(cell.get() + 1);
+    }
+
+    pub(crate) fn count_connections(&self, change: impl FnOnce(&mut ConnectionStats)) {
+        let mut stats = self.connections.get();
+        change(&mut stats);
+        self.connections.set(stats);
+    }
+
+    /// A number from a generator that is fast and good enough to spread load (xorshift64*).
+    pub(crate) fn random(&self) -> u64 {
+        let mut state = self.random.get();
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random.set(state);
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// The time at the last tick.
+    pub(crate) fn coarse_now(&self) -> Instant {
+        self.coarse.get()
+    }
+
+    /// What is done twice a second.
+    pub(crate) fn tick(&self, now: Instant) {
+        self.coarse.set(now);
+        self.watchdogs.tick(now);
+        for upstream in self.upstreams.borrow().values() {
+            upstream.expire_idle(now, self.options.limits.idle_timeout);
+        }
+    }
+
+    /// Stops taking requests on connections that are idle, and says so on those that are not.
+    pub(crate) fn start_drain(&self) {
+        self.draining.set(true);
+        self.watchdogs.expire_idle();
+    }
+
+    /// What was counted so far. Rules that are not among `routes` are gone, and forgotten.
+    pub(crate) fn tally(&self, routes: &HashSet<RouteKey>) -> Tally {
+        self.rules
+            .borrow_mut()
+            .retain(|_, state| routes.contains(&state.rule.route.key));
+        Tally {
+            routes: self
+                .rules
+                .borrow()
+                .values()
+                .map(|s| (s.rule.route.key.clone(), s.cells.read()))
+                .collect(),
+            services: self
+                .upstreams
+                .borrow()
+                .values()
+                .map(|u| (u.key.clone(), u.cells.read()))
+                .collect(),
+            listeners: self
+                .listeners
+                .borrow()
+                .iter()
+                .map(|(port, cells)| (*port, cells.read()))
+                .collect(),
+            flags: std::array::from_fn(|at| self.flags[at].get()),
+            connections: self.connections.get(),
+        }
+    }
+}
+
+/// Buffers for heads on their way out, used again and again.
+#[derive(Default)]
+pub(crate) struct OutgoingPool(RefCell<Vec<Vec<u8>>>);
+
+impl OutgoingPool {
+    const KEPT: usize = 256;
+    const LARGEST: usize = 128 * 1024;
+
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
+        let mut kept = self.0.borrow_mut();
+        if kept.len() < Self::KEPT && buffer.capacity() <= Self::LARGEST {
+            buffer.clear();
+            kept.push(buffer);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! HTTP/2 from clients and to backends, in clear and over TLS, in every pairing with HTTP/1.1.
+
+mod common;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use common::{Backend1, Fixture, free_port, route, service};
+use http::{HeaderMap, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use weft_model::{
+    BackendProtocol, Certificate, CertificateKey, Listener, ListenerProtocol, ListenerTls, PrivateKeyPem, Resource,
+    RouteKind,
+};
+
+/// A backend that speaks HTTP/2 by prior knowledge: it answers with the request's body and says what it saw.
+fn h2_backend(fixture: &Fixture) -> SocketAddr {
+    let listener = fixture
+        .runtime
+        .block_on(TcpListener::bind("127.0.0.1:0"))
+        .expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    fixture.runtime.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.expect("the proxy speaks HTTP/2");
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tokio::spawn(answer(request, respond));
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn answer(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+    let (head, mut body) = request.into_parts();
+    let response = Response::builder()
+        .header("x-path", head.uri.path_and_query().map_or("", |path| path.as_str()))
+        .header(
+            "x-authority",
+            head.uri.authority().map_or("", |authority| authority.as_str()),
+        )
+        .header(
+            "x-te",
+            head.headers.get("te").map_or("", |te| te.to_str().unwrap_or("?")),
+        )
+        .body(())
+        .expect("valid");
+    let mut stream = respond.send_response(response, false).expect("open");
+    while let Some(Ok(data)) = body.data().await {
+        body.flow_control()
+            .release_capacity(data.len())
+            .expect("within the window");
+        stream.reserve_capacity(data.len());
+        stream.send_data(data, false).expect("open");
+    }
+    let mut trailers = body.trailers().await.expect("open").unwrap_or_default();
+    trailers.insert("grpc-status", "0".parse().expect("valid"));
+    stream.send_trailers(trailers).expect("open");
+}
+
+struct H2Client(h2::client::SendRequest<Bytes>);
+
+impl H2Client {
+    async fn over<S>(stream: S) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = h2::client::handshake(stream).await.expect("the proxy speaks HTTP/2");
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    async fn request(
+        &self,
+        request: Request<()>,
+        body: &[u8],
+        trailers: Option<HeaderMap>,
+    ) -> (Response<()>, Vec<u8>, HeaderMap) {
+        let mut sender = self.0.clone().ready().await.expect("open");
+        let end = body.is_empty() && trailers.is_none();
+        let (response, mut stream) = sender.send_request(request, end).expect("valid");
+        let chunks: Vec<Bytes> = body.chunks(8000).map(Bytes::copy_from_slice).collect();
+        let upload = async move {
+            for chunk in chunks {
+                stream.reserve_capacity(chunk.len());
+                stream.send_data(chunk, false).expect("open");
+            }
+            match trailers {
+                Some(trailers) => stream.send_trailers(trailers).expect("open"),
+                None if !end => stream.send_data(Bytes::new(), true).expect("open"),
+                None => {}
+            }
+        };
+        let download = async {
+            let (head, mut body) = response.await.expect("answered").into_parts();
+            let mut all = Vec::new();
+            while let Some(data) = body.data().await {
+                let data = data.expect("whole");
+                body.flow_control()
+                    .release_capacity(data.len())
+                    .expect("within the window");
+                all.extend_from_slice(&data);
+            }
+            let trailers = body.trailers().await.expect("whole").unwrap_or_default();
+            (Response::from_parts(head, ()), all, trailers)
+        };
+        let ((), answer) = tokio::join!(upload, download);
+        answer
+    }
+}
+
+fn get(path: &str) -> Request<()> {
+    Request::get(format!("http://a.example{path}")).body(()).expect("valid")
+}
+
+#[test]
+fn prior_knowledge_on_the_port_of_http1() {
+    let (fixture, backend) = (Fixture::new(), Backend1::echo());
+    let mut resources = service("web", BackendProtocol::Undeclared, &[backend.address]);
+    resources.push(Resource::Route(Arc::new(route("web", "/", "web"))));
+    fixture.apply(resources);
+    assert_eq!(fixture.get("/").status, 200);
+    fixture.runtime.block_on(async {
+        let client = H2Client::over(TcpStream::connect(("127.0.0.1", fixture.port)).await.expect("listens")).await;
+        let (response, body, _) = client.request(get("/x?y=z"), b"", None).await;
+        assert_eq!(response.status(), 200);
+        assert!(String::from_utf8_lossy(&body).starts_with("GET /x?y=z HTTP/1.1\r\n"));
+        let post = Request::post("http://a.example/p").body(()).expect("valid");
+        let big = vec![b'x'; 300_000];
+        let (response, body, _) = client.request(post, &big, None).await;
+        assert_eq!(response.status(), 200);
+        assert!(body.ends_with(&big));
+        let (response, ..) = client
+            .request(Request::get("http://b.example/").body(()).expect("valid"), b"", None)
+            .await;
+        assert_eq!(response.status(), 200);
+    });
+}
+
+#[test]
+fn grpc_streams_pass_whole_with_their_trailers() {
+    let fixture = Fixture::new();
+    let address = h2_backend(&fixture);
+    let mut wanted = route("grpc", "/", "grpc");
+    wanted.owner.kind = RouteKind::Grpc;
+    // The protocol is not declared: a GRPCRoute says enough.
+    let mut resources = service("grpc", BackendProtocol::Undeclared, &[address]);
+    resources.push(Resource::Route(Arc::new(wanted)));
+    fixture.apply(resources);
+    fixture.runtime.block_on(async {
+        let client = H2Client::over(TcpStream::connect(("127.0.0.1", fixture.port)).await.expect("listens")).await;
+        let request = Request::post("http://a.example/svc/Method")
+            .header("te", "trailers")
+            .body(())
+            .expect("valid");
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "42".parse().expect("valid"));
+        let big = vec![b'x'; 1_000_000];
+        let (response, body, trailers) = client.request(request, &big, Some(trailers)).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["x-te"], "trailers");
+        assert_eq!(response.headers()["x-authority"], "a.example");
+        assert_eq!(body.len(), big.len());
+        assert_eq!(trailers["grpc-status"], "0");
+        assert_eq!(trailers["x-sum"], "42");
+    });
+    let stats = fixture.stats();
+    assert_eq!(stats.connections.upstream_opened, 1);
+}
+
+#[test]
+fn a_client_of_http1_reaches_a_backend_of_http2() {
+    let fixture = Fixture::new();
+    let address = h2_backend(&fixture);
+    let mut resources = service("web", BackendProtocol::H2c, &[address]);
+    resources.push(Resource::Route(Arc::new(route("web", "/", "web"))));
+    fixture.apply(resources);
+    let mut client = fixture.connect();
+    for _ in 0..3 {
+        client.send("POST /p?q HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello");
+        let response = client.response("POST");
+        assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+        assert_eq!(response.header("x-path").as_deref(), Some("/p?q"));
+        assert_eq!(response.header("transfer-encoding").as_deref(), Some("chunked"));
+    }
+    assert_eq!(fixture.stats().connections.upstream_opened, 1);
+}
+
+#[test]
+fn tls_is_terminated_by_sni_and_certificates_are_replaced_live() {
+    let fixture = Fixture::new();
+    let backend = Backend1::echo();
+    let port = free_port();
+    let mut resources = service("web", BackendProtocol::Undeclared, &[backend.address]);
+    let mut wanted = route("web", "/", "web");
+    wanted.listeners.push("default/gateway/https".into());
+    resources.push(Resource::Route(Arc::new(wanted)));
+    let (first, first_der) = certificate("default/one", "a.example");
+    resources.push(Resource::Certificate(Arc::new(first)));
+    resources.push(Resource::Listener(Arc::new(Listener {
+        protocol: ListenerProtocol::Https,
+        tls: Some(ListenerTls {
+            certificates: vec![CertificateKey::from("default/one")],
+        }),
+        ..common::listener("https", port)
+    })));
+    let rejected = fixture.apply(resources);
+    assert!(rejected.is_empty(), "{rejected:?}");
+    let shown = fixture.runtime.block_on(h2_over_tls(port, &first_der, true));
+    assert_eq!(shown, first_der);
+    fixture.runtime.block_on(h2_over_tls(port, &first_der, false));
+    let (second, second_der) = certificate("default/one", "a.example");
+    fixture.apply(vec![Resource::Certificate(Arc::new(second))]);
+    let shown = fixture.runtime.block_on(h2_over_tls(port, &second_der, true));
+    assert_eq!(shown, second_der);
+}
+
+fn certificate(key: &str, name: &str) -> (Certificate, Vec<u8>) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+    let certificate = Certificate {
+        key: CertificateKey::from(key),
+        chain_pem: made.cert.pem(),
+        private_key: PrivateKeyPem::new(&made.signing_key.serialize_pem()),
+    };
+    (certificate, made.cert.der().to_vec())
+}
+
+/// Makes a request over TLS and returns the certificate that was shown.
+async fn h2_over_tls(port: u16, root: &[u8], http2: bool) -> Vec<u8> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(root.to_vec().into()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("listens");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut stream = connector
+        .connect("a.example".try_into().expect("a name"), stream)
+        .await
+        .expect("a handshake");
+    let shown = stream.get_ref().1.peer_certificates().expect("a certificate")[0].to_vec();
+    if http2 {
+        let client = H2Client::over(stream).await;
+        let request = Request::get("https://a.example/x").body(()).expect("valid");
+        let (response, body, _) = client.request(request, b"", None).await;
+        assert_eq!(response.status(), 200);
+        let text = String::from_utf8_lossy(&body).into_owned();
+        assert_eq!(common::header(&text, "x-forwarded-proto").as_deref(), Some("https"));
+    } else {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("open");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("a clean end");
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+    shown
+}
