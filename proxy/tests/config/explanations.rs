@@ -1,0 +1,158 @@
+//! Why a request goes where it goes.
+
+use weft_model::{Backend, BackendTarget, ServiceKey};
+use weft_proxy::config::{Configuration, Reason, Step, Verdict, explain};
+
+use super::support::{
+    HTTP, Put, RouteWith, With, https, listener, request, route, service, serving, snapshot, workload,
+};
+
+#[test]
+fn every_other_rule_has_a_reason_and_the_nearest_come_first() {
+    let snapshot = serving(
+        [
+            listener(HTTP, 80, Some("*.a.com")),
+            listener("g/g/other", 80, None),
+            listener("g/g/8080", 8080, None),
+        ],
+        [
+            route("winner").at(&["/one"]).header("x-a", "1"),
+            route("shorter"),
+            route("query").at(&["/one"]).query("q", "1"),
+            route("header").at(&["/one"]).header("x-b", "~[0-9]+"),
+            route("absent").at(&["/one"]).header("x-c", "1"),
+            route("method").at(&["/one"]).method("PUT"),
+            route("path").at(&["/two", "=/three"]),
+            route("hostname").hosts(&["b.a.com"]),
+            route("listener").on(&["g/g/other"]),
+            route("port").on(&["g/g/8080"]),
+        ],
+    );
+    let request = request("x.a.com/one?q=2", &[("x-a", "1"), ("x-b", "two")]);
+    let explanation = explain(&snapshot, 80, None, &request.view());
+    assert_eq!(explanation.verdict, Verdict::Routed);
+    assert_eq!(explanation.listeners, [HTTP.into()]);
+    let taken = explanation.taken.expect("it is taken");
+    assert_eq!(
+        (taken.route.as_str(), taken.listener.as_str()),
+        ("HTTPRoute/default/winner/0", HTTP)
+    );
+    assert_eq!(
+        taken.hostname.map(|hostname| hostname.to_string()).as_deref(),
+        Some("*.a.com")
+    );
+    let passed: Vec<_> = explanation
+        .passed
+        .iter()
+        .map(|p| (p.route.as_str(), p.reason.clone(), p.text.as_str()))
+        .collect();
+    assert_eq!(
+        passed,
+        [
+            (
+                "HTTPRoute/default/shorter/0",
+                Reason::Outranked(Step::PathLength),
+                "HTTPRoute/default/winner/0 comes first: its path is longer",
+            ),
+            (
+                "HTTPRoute/default/query/0",
+                Reason::Query("q".into()),
+                "parameter q is \"2\", not \"1\""
+            ),
+            (
+                "HTTPRoute/default/header/0",
+                Reason::Header("x-b".into()),
+                "header x-b is \"two\", not like \"[0-9]+\""
+            ),
+            (
+                "HTTPRoute/default/absent/0",
+                Reason::Header("x-c".into()),
+                "header x-c is absent, not \"1\""
+            ),
+            ("HTTPRoute/default/method/0", Reason::Method, "method GET is not PUT"),
+            (
+                "HTTPRoute/default/path/0",
+                Reason::Path,
+                "path \"/one\" is not \"/three\""
+            ),
+            (
+                "HTTPRoute/default/hostname/0",
+                Reason::Hostname,
+                "\"x.a.com\" is none of b.a.com"
+            ),
+            (
+                "HTTPRoute/default/listener/0",
+                Reason::OtherListener,
+                "listener *.a.com is more specific than those it is attached to",
+            ),
+        ]
+    );
+}
+
+#[test]
+fn backends_have_their_shares() {
+    let backend = |weight, name| Backend {
+        weight,
+        target: BackendTarget::Service(ServiceKey::new("default", name, 80)),
+        filters: vec![],
+    };
+    let split = route("r").with(|route| {
+        let broken = Backend {
+            target: BackendTarget::Invalid("BackendNotFound".into()),
+            ..backend(0, "")
+        };
+        route.backends = vec![backend(1, "a"), backend(3, "b"), broken];
+    });
+    let pod = workload("default/pod", "10.0.0.1", &[("a", 80)]);
+    let changes = vec![
+        listener(HTTP, 80, None).put(),
+        split.put(),
+        service("a").put(),
+        pod.put(),
+    ];
+    let snapshot = Configuration::new().apply(changes).snapshot;
+    let taken = explain(&snapshot, 80, None, &request("a.com/", &[]).view())
+        .taken
+        .expect("it is taken");
+    let shares: Vec<_> = taken
+        .backends
+        .iter()
+        .map(|share| (share.percent, share.endpoints))
+        .collect();
+    assert_eq!(shares, [(25.0, 1), (75.0, 0), (0.0, 0)]);
+}
+
+#[test]
+fn what_no_rule_takes_is_told_apart() {
+    let snapshot = serving(
+        [
+            https("g/g/a", 443, Some("a.com"), &[]),
+            https("g/g/b", 443, Some("b.com"), &[]),
+        ],
+        [route("a").on(&["g/g/a"]).at(&["/one"])],
+    );
+    for (port, sni, line, expected) in [
+        (443, "a.com", "a.com/one", Verdict::Routed),
+        (443, "a.com", "a.com/two", Verdict::NoRoute),
+        (443, "a.com", "b.com/one", Verdict::Misdirected),
+        (443, "a.com", "c.com/one", Verdict::NoListener),
+        (80, "a.com", "a.com/one", Verdict::NoPort),
+    ] {
+        let explanation = explain(&snapshot, port, Some(sni), &request(line, &[]).view());
+        assert_eq!(explanation.verdict, expected, "{line}");
+        assert_eq!(explanation.taken.is_some(), expected == Verdict::Routed);
+    }
+}
+
+#[test]
+fn it_can_be_printed() {
+    let snapshot = snapshot([route("a").at(&["/one"]), route("b")]);
+    let explanation = explain(&snapshot, 80, None, &request("a.com/one", &[]).view());
+    let json = serde_json::to_value(&explanation).expect("it can be serialised");
+    assert_eq!(json["verdict"], "routed");
+    assert_eq!(json["taken"]["route"], "HTTPRoute/default/a/0");
+    assert_eq!(
+        json["passed"][0]["reason"],
+        serde_json::json!({"kind": "outranked", "step": "pathLength"})
+    );
+}

@@ -1,0 +1,9 @@
+//! The compiled configuration, through what it offers to the runtime.
+
+mod explanations;
+mod incremental;
+mod listeners;
+mod policies;
+mod precedence;
+mod scale;
+mod support;
