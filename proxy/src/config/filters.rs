@@ -52,7 +52,7 @@ impl MirrorTarget {
     /// Whether the request for which `random` was drawn, evenly from all numbers of its type, is copied.
     pub fn chosen(&self, random: u32) -> bool {
         // The product's upper half is an even draw from 0..denominator.
-        u64::from(random) * u64::from(self.denominator) >> 32 < u64::from(self.numerator)
+        (u64::from(random) * u64::from(self.denominator)) >> 32 < u64::from(self.numerator)
     }
 }
 

@@ -10,11 +10,10 @@ use super::table::{AffixTable, Labels, Table};
 const LONGEST: usize = 253;
 
 /// A host as tables know it: lower-case, without port and trailing dot.
-pub(super) struct Host<'a>(Name<'a>);
-
-enum Name<'a> {
-    AsSent(&'a str),
-    Lowered([u8; LONGEST], usize),
+pub(super) struct Host<'a> {
+    sent: &'a str,
+    /// The lower-case copy, if one was needed, and its length.
+    lowered: Option<([u8; LONGEST], usize)>,
 }
 
 impl<'a> Host<'a> {
@@ -23,22 +22,26 @@ impl<'a> Host<'a> {
         let (name, _) = split_port(authority);
         let name = name.strip_suffix('.').unwrap_or(name);
         if name.len() > LONGEST {
-            return Self(Name::AsSent(""));
+            return Self {
+                sent: "",
+                lowered: None,
+            };
         }
-        if !name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Self(Name::AsSent(name));
-        }
-        let mut lowered = [0; LONGEST];
-        lowered[..name.len()].copy_from_slice(name.as_bytes());
-        lowered[..name.len()].make_ascii_lowercase();
-        Self(Name::Lowered(lowered, name.len()))
+        let capitals = name.bytes().any(|byte| byte.is_ascii_uppercase());
+        let lowered = capitals.then(|| {
+            let mut copy = [0; LONGEST];
+            copy[..name.len()].copy_from_slice(name.as_bytes());
+            copy[..name.len()].make_ascii_lowercase();
+            (copy, name.len())
+        });
+        Self { sent: name, lowered }
     }
 
     pub(super) fn as_str(&self) -> &str {
-        match &self.0 {
-            Name::AsSent(name) => name,
+        match &self.lowered {
+            None => self.sent,
             // Only ASCII was changed, so it is the UTF-8 it was.
-            Name::Lowered(name, len) => std::str::from_utf8(&name[..*len]).unwrap_or_default(),
+            Some((copy, len)) => std::str::from_utf8(&copy[..*len]).unwrap_or_default(),
         }
     }
 }
