@@ -1,1 +1,37 @@
-//! placeholder
+//! Rust types of every resource Weft reads: Gateway API v1.6, its experimental channel included, and the core kinds it
+//! refers to. They are lenient towards unknown fields, since an API server may be newer than they are; where a file is
+//! read, unknown fields are found by the schema ([`Kind::schema`]).
+
+mod core;
+mod gateway;
+mod meta;
+mod object;
+mod reference;
+mod route;
+mod status;
+
+pub use crate::{
+    core::{
+        ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret, Service,
+        ServicePort, ServiceSpec,
+    },
+    gateway::{
+        AllowedKind, AllowedRoutes, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec, GatewaySpec, GrantFrom,
+        GrantTo, Infrastructure, LabelSelector, ListenerSpec, ListenerTlsSpec, ParametersReference, ReferenceGrant,
+        ReferenceGrantSpec, RouteNamespaces, SelectorRequirement,
+    },
+    meta::Metadata,
+    object::{Kind, Object, ObjectRef, ParseError},
+    reference::{BackendObjectReference, ParentReference, SecretReference},
+    route::{
+        CookieConfig, CorsFilter, ExtensionReference, Fraction, GrpcBackendRef, GrpcHeaderMatch, GrpcMethodMatch,
+        GrpcRoute, GrpcRouteFilter, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderFilter, HeaderValue,
+        HttpBackendRef, HttpHeaderMatch, HttpPathMatch, HttpQueryMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch,
+        HttpRouteRule, HttpRouteSpec, MirrorFilter, PathModifier, RedirectFilter, RetrySpec, RewriteFilter,
+        SessionPersistence, TimeoutsSpec,
+    },
+    status::{
+        AddressStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerStatus, ParentStatus, RouteKindStatus,
+        RouteStatus, SupportedFeature,
+    },
+};

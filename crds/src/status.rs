@@ -1,0 +1,107 @@
+//! What is written back to Gateway API objects.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ParentReference;
+
+/// A condition of an object (`metav1.Condition`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What it says.
+    #[serde(rename = "type")]
+    pub condition_type: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, as a token.
+    pub reason: String,
+    /// Why, as text.
+    pub message: String,
+    /// The generation it speaks of.
+    pub observed_generation: i64,
+}
+
+/// `status` of a GatewayClass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayClassStatus {
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+    /// What the controller can do, sorted.
+    pub supported_features: Vec<SupportedFeature>,
+}
+
+/// A feature of Gateway API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupportedFeature {
+    /// Its name.
+    pub name: String,
+}
+
+/// `status` of a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// Where it can be reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<AddressStatus>,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+    /// Each of its listeners.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// An address a Gateway has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressStatus {
+    /// `IPAddress` or `Hostname`.
+    #[serde(rename = "type")]
+    pub address_type: String,
+    /// The address.
+    pub value: String,
+}
+
+/// `status` of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// The kinds of routes it takes.
+    pub supported_kinds: Vec<RouteKindStatus>,
+    /// How many routes are attached.
+    pub attached_routes: i32,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// A kind of route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteKindStatus {
+    /// The API group.
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+}
+
+/// `status` of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteStatus {
+    /// Each of its parents that is ours.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// How a route stands with one parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentStatus {
+    /// The parent, as the route names it.
+    pub parent_ref: ParentReference,
+    /// Who says so.
+    pub controller_name: String,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
