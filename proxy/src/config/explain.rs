@@ -23,7 +23,7 @@ use crate::fields::{Fields, RequestView};
 pub struct Explanation {
     /// How it ends.
     pub verdict: Verdict,
-    /// The listeners that the request is for: one, unless Gateways share a port and a hostname.
+    /// The listeners that its host is for: one, unless Gateways share a port and a hostname.
     pub listeners: Vec<ListenerKey>,
     /// The hostname of those listeners; absent if they answer for every host.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,6 +200,15 @@ pub fn explain<F: Fields>(
         taken: None,
         passed: vec![],
     };
+    let of = |group: &Group| Explanation {
+        listeners: group
+            .listeners
+            .iter()
+            .map(|served| served.listener.key.clone())
+            .collect(),
+        hostname: group.hostname.clone(),
+        ..nothing(Verdict::NoRoute)
+    };
     let Some(port) = snapshot.port(port) else {
         return nothing(Verdict::NoPort);
     };
@@ -207,7 +216,12 @@ pub fn explain<F: Fields>(
     let group = match port.select(&host, sni) {
         Selected::Group(group) => group,
         Selected::Nobody => return nothing(Verdict::NoListener),
-        Selected::Misdirected => return nothing(Verdict::Misdirected),
+        Selected::Misdirected(group) => {
+            return Explanation {
+                verdict: Verdict::Misdirected,
+                ..of(group)
+            };
+        }
     };
     let question = Question {
         port,
@@ -230,14 +244,9 @@ pub fn explain<F: Fields>(
         } else {
             Verdict::NoRoute
         },
-        listeners: group
-            .listeners
-            .iter()
-            .map(|served| served.listener.key.clone())
-            .collect(),
-        hostname: group.hostname.clone(),
         taken: taken.and_then(|taken| question.describe(snapshot, taken)),
         passed,
+        ..of(group)
     }
 }
 

@@ -69,7 +69,8 @@ pub struct Match<'s> {
 pub(super) enum Selected<'s> {
     Group(&'s Arc<Group>),
     Nobody,
-    Misdirected,
+    /// For these, but it came by the certificate of others.
+    Misdirected(&'s Arc<Group>),
 }
 
 impl Port {
@@ -107,14 +108,14 @@ impl Port {
     /// Who takes a request that came by a connection with this SNI (which is ignored where TLS is not terminated).
     ///
     /// Among the routes of the listener that the request is for, the most specific hostname is asked first, and the next
-    /// only if none of its rules takes the request; see [`super::paths::PathTable`] for what comes then. It allocates
-    /// nothing.
+    /// only if none of its rules takes the request; then exact paths come before
+    /// regular expressions, those before prefixes, and the rest is as the API says. It allocates nothing.
     pub fn find<'s, F: Fields>(&'s self, request: &RequestView<'_, F>, sni: Option<&str>) -> Found<'s> {
         let host = Host::new(request.host);
         match self.select(&host, sni) {
             Selected::Group(group) => group.find(request, &host).map_or(Found::NoRoute, Found::Rule),
             Selected::Nobody => Found::NoRoute,
-            Selected::Misdirected => Found::Misdirected,
+            Selected::Misdirected(_) => Found::Misdirected,
         }
     }
 
@@ -128,7 +129,7 @@ impl Port {
             let sni = Host::new(sni.unwrap_or_default());
             let shown = self.groups.matching(sni.as_str()).next();
             if !shown.is_some_and(|shown| Arc::ptr_eq(shown, group)) {
-                return Selected::Misdirected;
+                return Selected::Misdirected(group);
             }
         }
         Selected::Group(group)

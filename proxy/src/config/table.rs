@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn segments_match_whole_and_longest_first() {
         let mut table = AffixTable::<Segments, &str>::default();
-        for key in ["", "/a", "/a/b", "/ab"] {
+        for key in ["", "/a", "/b", "/a/b", "/ab"] {
             table.entry(&key.into(), || key);
         }
         let found = |table: &AffixTable<Segments, &'static str>, path: &str| {
@@ -327,7 +327,8 @@ mod tests {
         table.remove("");
         table.remove("/a");
         assert_eq!(found(&table, "/a/b"), ["/a/b"]);
-        assert_eq!(table.lengths, [(4, 1), (3, 1)]);
+        assert_eq!(found(&table, "/b/a"), ["/b"], "another of that length is still found");
+        assert_eq!(table.lengths, [(4, 1), (3, 1), (2, 1)]);
     }
 
     #[test]

@@ -141,6 +141,12 @@ fn what_no_rule_takes_is_told_apart() {
         let explanation = explain(&snapshot, port, Some(sni), &request(line, &[]).view());
         assert_eq!(explanation.verdict, expected, "{line}");
         assert_eq!(explanation.taken.is_some(), expected == Verdict::Routed);
+        let listeners = match line.split_once('/') {
+            Some(("a.com", _)) if port == 443 => vec!["g/g/a".into()],
+            Some(("b.com", _)) => vec!["g/g/b".into()],
+            _ => vec![],
+        };
+        assert_eq!(explanation.listeners, listeners, "{line}");
     }
 }
 
