@@ -465,3 +465,79 @@ fn remove_from<K: Hash + Eq, V: Ord>(index: &mut Index<K, V>, key: &K, value: &V
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: serde_json::Value) -> Change {
+        Change::Upsert(serde_json::from_value(json).expect("a resource"))
+    }
+
+    /// An HTTPS listener, a route that mirrors, their services and a workload, all in one of two versions.
+    fn everything(version: u16) -> Vec<Change> {
+        let listener = format!("g/g/{version}");
+        let path = format!("/{version}");
+        let service = format!("n/{version}:80");
+        let mirror = serde_json::json!({"type": "mirror", "service": service, "numerator": 1, "denominator": 2});
+        vec![
+            read(
+                serde_json::json!({"kind": "listener", "key": "g/g/l", "gateway": "g/g", "port": 440 + version,
+                "protocol": "HTTPS", "tls": {"certificates": [format!("n/{version}")]}}),
+            ),
+            read(
+                serde_json::json!({"kind": "route", "key": "r", "listeners": ["g/g/l", listener],
+                "owner": {"kind": "HTTPRoute", "namespace": "n", "name": "r", "rule": 0, "created": 0},
+                "matches": [{"path": {"prefix": path}}, {"path": {"exact": path}}, {"path": {"regex": path}}],
+                "filters": [mirror.clone()],
+                "backends": [{"weight": 1, "target": {"service": service}, "filters": [mirror]}]}),
+            ),
+            read(serde_json::json!({"kind": "service", "key": "n/1:80"})),
+            read(
+                serde_json::json!({"kind": "workload", "key": "n/w", "address": "10.0.0.1", "services": {service: 80}}),
+            ),
+        ]
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_was_removed() {
+        let mut configuration = Configuration::new();
+        for version in [1, 2, 1, 2] {
+            let applied = configuration.apply(everything(version));
+            assert_eq!(applied.rejected, []);
+            assert_eq!(applied.snapshot.resources().len(), 4);
+        }
+        let keys: Vec<_> = configuration.current.resources().iter().map(Resource::key).collect();
+        for key in keys {
+            configuration.apply(vec![Change::Remove(key)]);
+        }
+        assert_eq!(configuration.current.resources(), []);
+        assert_eq!(configuration.current.ports().count(), 0);
+        assert!(configuration.next.services_by_id.is_empty());
+        assert_eq!(configuration.names.len(), 0, "a service is still counted as used");
+        assert_eq!(configuration.endpoints.len(), 0);
+        assert_eq!(configuration.attached.len(), 0);
+        assert_eq!(configuration.shown_by.len(), 0);
+        assert_eq!(configuration.by_port.len(), 0);
+        assert_eq!(configuration.served.len(), 0);
+    }
+
+    #[test]
+    fn a_refused_route_uses_no_service() {
+        let mut configuration = Configuration::new();
+        let changes = everything(1).into_iter().map(|change| match change {
+            Change::Upsert(Resource::Route(route)) => {
+                let mut route = Arc::unwrap_or_clone(route);
+                route.matches[0].path = weft_model::PathMatch::Regex("(".into());
+                Change::Upsert(Resource::Route(Arc::new(route)))
+            }
+            other => other,
+        });
+        assert_eq!(configuration.apply(changes.collect()).rejected.len(), 1);
+        assert_eq!(
+            configuration.names.values().map(|name| name.uses).collect::<Vec<_>>(),
+            [1],
+            "the service's own"
+        );
+    }
+}

@@ -107,9 +107,9 @@ fn changes() -> impl Strategy<Value = (Change, bool)> {
         3 => routes().prop_map(move |route| removed(Key::Route(route.key))),
         4 => listeners().prop_map(|change| (change, false)),
         1 => select(&LISTENERS).prop_map(move |key| removed(Key::Listener(key.into()))),
-        1 => select(&["r", "s"]).prop_map(|name| (service(name).put(), false)),
-        1 => select(&["r", "s"]).prop_map(move |name| removed(Key::Service(service(name).key))),
-        2 => (select(&["n/p", "n/q"]), select(&["10.0.0.1", "10.0.0.2"]), vec(select(&["r", "s"]), 0..3)).prop_map(
+        1 => select(&["n/r", "n/s"]).prop_map(|name| (service(name).put(), false)),
+        1 => select(&["n/r", "n/s"]).prop_map(move |name| removed(Key::Service(service(name).key))),
+        2 => (select(&["n/p", "n/q"]), select(&["10.0.0.1", "10.0.0.2"]), vec(select(&["n/r", "n/s"]), 0..3)).prop_map(
             |(key, address, names)| {
                 let services: Vec<_> = names.into_iter().map(|name| (name, 80)).collect();
                 (workload(key, address, &services).put(), false)

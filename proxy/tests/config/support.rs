@@ -155,19 +155,22 @@ impl RouteWith for Route {
     }
 }
 
+/// Port 80 of `NAME` in `default`, or of `NAMESPACE/NAME`.
+fn service_key(name: &str) -> ServiceKey {
+    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+    ServiceKey::new(namespace, name, 80)
+}
+
 pub(crate) fn service(name: &str) -> Service {
     Service {
-        key: ServiceKey::new("default", name, 80),
+        key: service_key(name),
         protocol: Default::default(),
     }
 }
 
 pub(crate) fn workload(key: &str, address: &str, services: &[(&str, u16)]) -> Workload {
     let address: IpAddr = address.parse().expect("an address");
-    let services: BTreeMap<_, _> = services
-        .iter()
-        .map(|(name, port)| (ServiceKey::new("default", name, 80), *port))
-        .collect();
+    let services: BTreeMap<_, _> = services.iter().map(|(name, port)| (service_key(name), *port)).collect();
     Workload {
         key: key.into(),
         address,
