@@ -1,0 +1,74 @@
+//! References from routes to Services.
+
+use weft_crds::{BackendObjectReference, Kind};
+use weft_model::{BackendProtocol, ServiceKey};
+
+use crate::{
+    diagnostic::{Code, Diagnostic},
+    world::Reader,
+};
+
+/// Why a reference does not resolve: the reason of `ResolvedRefs`, and the whole story.
+pub(crate) struct Unresolved {
+    pub(crate) reason: &'static str,
+    pub(crate) diagnostic: Diagnostic,
+}
+
+/// Finds the Service port that a route refers to.
+pub(crate) fn resolve(
+    reader: &Reader<'_>,
+    kind: Kind,
+    namespace: &str,
+    reference: &BackendObjectReference,
+    path: &str,
+) -> Result<ServiceKey, Box<Unresolved>> {
+    let fail = |reason, code: Code, field: &str, message: String, remedy: String| {
+        let path = if field.is_empty() { path.to_owned() } else { format!("{path}.{field}") };
+        Box::new(Unresolved { reason, diagnostic: code.at(path, message, remedy) })
+    };
+    if !reference.group.is_empty() || reference.kind != "Service" {
+        let message = format!("a backend of kind {} in group {:?} is not served", reference.kind, reference.group);
+        return Err(fail("InvalidKind", Code::BackendKind, "kind", message, "refer to a Service".into()));
+    }
+    let to = reference.namespace.as_deref().unwrap_or(namespace);
+    let full = format!("{to}/{}", reference.name);
+    if !reader.permits((kind, namespace), ("", "Service", to, &reference.name)) {
+        let message = format!("no ReferenceGrant in {to} lets a {kind} of {namespace} use the Service {}", reference.name);
+        let remedy = format!("add a ReferenceGrant to {to}, from {kind} in {namespace} to Service {}", reference.name);
+        return Err(fail("RefNotPermitted", Code::MissingGrant, "namespace", message, remedy));
+    }
+    let Some(service) = reader.service(to, &reference.name) else {
+        let message = format!("there is no Service {full}");
+        return Err(fail("BackendNotFound", Code::BackendNotFound, "name", message, "create it, or correct the name".into()));
+    };
+    let Some(port) = reference.port else {
+        let message = format!("a reference to the Service {full} needs a port");
+        return Err(fail("BackendNotFound", Code::MissingField, "", message, "add the port".into()));
+    };
+    let Some(found) = service.spec.ports.iter().find(|candidate| candidate.port == port) else {
+        let known: Vec<String> = service.spec.ports.iter().map(|port| port.port.to_string()).collect();
+        let message = format!("the Service {full} has no port {port}");
+        let remedy = format!("use one of its ports: {}", known.join(", "));
+        return Err(fail("BackendNotFound", Code::BackendNotFound, "port", message, remedy));
+    };
+    if found.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+        let message = format!("port {port} of the Service {full} is not TCP");
+        return Err(fail("UnsupportedProtocol", Code::BackendProtocol, "port", message, "use a TCP port".into()));
+    }
+    if let Some(unknown) = found.app_protocol.as_deref().filter(|name| protocol(Some(name)).is_none()) {
+        let message = format!("the Service {full} declares the appProtocol {unknown:?}, which is not served");
+        let remedy = "use http, kubernetes.io/h2c, kubernetes.io/ws or grpc, or none".to_owned();
+        return Err(fail("UnsupportedProtocol", Code::BackendProtocol, "port", message, remedy));
+    }
+    Ok(ServiceKey::new(to, &reference.name, port))
+}
+
+/// What an `appProtocol` means (GEP-1911); none when it is not served.
+pub(crate) fn protocol(app_protocol: Option<&str>) -> Option<BackendProtocol> {
+    match app_protocol {
+        None | Some("" | "tcp") => Some(BackendProtocol::Undeclared),
+        Some("http" | "http1" | "kubernetes.io/ws" | "ws") => Some(BackendProtocol::Http1),
+        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc" | "kubernetes.io/grpc") => Some(BackendProtocol::H2c),
+        Some(_) => None,
+    }
+}

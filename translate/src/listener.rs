@@ -1,0 +1,412 @@
+//! The listeners of a Gateway: which of them are served, by which certificates, and which routes they take.
+
+use std::{collections::HashMap, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use weft_crds::{
+    AddressStatus, Condition, Gateway, GatewayStatus, Kind, LabelSelector, ListenerSpec, ListenerStatus, RouteKindStatus,
+    Secret, SecretReference,
+};
+use weft_model::{
+    Certificate, CertificateKey, GatewayKey, HostPattern, Listener, ListenerKey, ListenerProtocol, ListenerTls,
+    PrivateKeyPem,
+};
+
+use crate::{
+    diagnostic::{Code, Diagnostic},
+    status::condition,
+    world::Reader,
+};
+
+const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// What a Gateway has come to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GatewayListeners {
+    pub(crate) generation: i64,
+    pub(crate) listeners: Vec<ListenerState>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    pub(crate) certificates: Vec<Arc<Certificate>>,
+    /// The addresses that were asked for by value.
+    addresses: Vec<AddressStatus>,
+    unsupported_address: Option<String>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenerState {
+    pub(crate) name: String,
+    pub(crate) port: u16,
+    pub(crate) hostname: Option<HostPattern>,
+    /// Present when it is served.
+    pub(crate) model: Option<Arc<Listener>>,
+    pub(crate) key: ListenerKey,
+    /// The kinds of routes it takes.
+    pub(crate) kinds: Vec<RouteKindStatus>,
+    pub(crate) namespaces: Namespaces,
+    conditions: Vec<Condition>,
+}
+
+/// The namespaces whose routes a listener takes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Namespaces {
+    All,
+    Only(String),
+    Selected(LabelSelector),
+    None,
+}
+
+impl Eq for Namespaces {}
+
+impl Namespaces {
+    pub(crate) fn allow(&self, reader: &Reader<'_>, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(own) => own == namespace,
+            Self::Selected(selector) => selector.matches(&reader.namespace_labels(namespace)),
+            Self::None => false,
+        }
+    }
+}
+
+/// Derives the listeners of a Gateway; none if there is no such Gateway, or it is not ours.
+pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option<GatewayListeners> {
+    let gateway = reader.gateway(namespace, name)?;
+    if !is_ours(reader, gateway) {
+        return None;
+    }
+    let generation = gateway.metadata.generation();
+    let mut diagnostics = Vec::new();
+    let mut certificates = Vec::new();
+    let mut listeners = Vec::new();
+    let mut names: HashMap<&str, usize> = HashMap::new();
+    for (at, spec) in gateway.spec.listeners.iter().enumerate() {
+        let path = format!("spec.listeners[{at}]");
+        if spec.name.is_empty() {
+            let message = "the listener has no name";
+            diagnostics.push(Code::MissingField.at(format!("{path}.name"), message, "give it one: routes attach by it"));
+            continue;
+        }
+        if let Some(first) = names.insert(&spec.name, at) {
+            let message = format!("the name {:?} is that of spec.listeners[{first}] too", spec.name);
+            diagnostics.push(Code::DuplicateName.at(format!("{path}.name"), message, "give each listener a name of its own"));
+            continue;
+        }
+        listeners.push(one(reader, gateway, spec, &path, &mut diagnostics, &mut certificates));
+    }
+    certificates.sort_by(|a: &Arc<Certificate>, b| a.key.cmp(&b.key));
+    certificates.dedup_by(|a, b| a.key == b.key);
+    let addresses = gateway.spec.addresses.iter().filter_map(|address| {
+        let address_type = address.address_type.clone().unwrap_or_else(|| "IPAddress".into());
+        Some(AddressStatus { address_type, value: address.value.clone()? })
+    });
+    let unsupported_address = gateway.spec.addresses.iter().find_map(|address| {
+        address.address_type.clone().filter(|kind| kind != "IPAddress" && kind != "Hostname")
+    });
+    Some(GatewayListeners {
+        generation,
+        listeners,
+        diagnostics,
+        certificates,
+        addresses: addresses.collect(),
+        unsupported_address,
+    })
+}
+
+/// A Gateway is ours if its class names our controller; standalone, all are.
+pub(crate) fn is_ours(reader: &Reader<'_>, gateway: &Gateway) -> bool {
+    reader.options.standalone
+        || reader
+            .gateway_class("", &gateway.spec.gateway_class_name)
+            .is_some_and(|class| class.spec.controller_name == reader.options.controller_name)
+}
+
+fn one(
+    reader: &Reader<'_>,
+    gateway: &Gateway,
+    spec: &ListenerSpec,
+    path: &str,
+    diagnostics: &mut Vec<Diagnostic>,
+    certificates: &mut Vec<Arc<Certificate>>,
+) -> ListenerState {
+    let generation = gateway.metadata.generation();
+    let (namespace, name) = (gateway.metadata.namespace(), gateway.metadata.name.as_str());
+    let mut accepted = Ok(());
+    let mut conflicted = None;
+    let hostname = match spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()).map(str::parse::<HostPattern>) {
+        None => None,
+        Some(Ok(hostname)) => Some(hostname),
+        Some(Err(error)) => {
+            diagnostics.push(Code::InvalidHostname.at(format!("{path}.hostname"), error.to_string(), "correct the hostname"));
+            accepted = Err(("Invalid", error.to_string()));
+            None
+        }
+    };
+    let protocol = match spec.protocol.as_str() {
+        "HTTP" => Some(ListenerProtocol::Http),
+        "HTTPS" => Some(ListenerProtocol::Https),
+        other => {
+            let message = format!("the protocol {other:?} is not served");
+            diagnostics.push(Code::UnsupportedProtocol.at(format!("{path}.protocol"), &message, "use HTTP or HTTPS"));
+            accepted = Err(("UnsupportedProtocol", message));
+            None
+        }
+    };
+    if spec.port == 0 {
+        let message = "the port must be from 1 to 65535";
+        diagnostics.push(Code::Invalid.at(format!("{path}.port"), message, "give the listener a port"));
+        accepted = Err(("PortUnavailable", message.into()));
+    }
+    if accepted.is_ok()
+        && let Some((reason, message)) = conflict(reader, gateway, spec)
+    {
+        let remedy = "give one of them another hostname or port, or remove it";
+        diagnostics.push(Code::ListenerConflict.at(path, &message, remedy));
+        conflicted = Some((reason, message.clone()));
+        accepted = Err((reason, message));
+    }
+    let (kinds, kinds_problem) = kinds(protocol, spec);
+    let mut resolved = match kinds_problem {
+        Some(message) => {
+            let at = format!("{path}.allowedRoutes.kinds");
+            diagnostics.push(Code::InvalidRouteKinds.at(at, &message, "allow HTTPRoute or GRPCRoute only"));
+            Err(("InvalidRouteKinds", message))
+        }
+        None => Ok(()),
+    };
+    let mut tls = None;
+    if protocol == Some(ListenerProtocol::Https) {
+        match terminate(reader, namespace, spec, path, diagnostics) {
+            Ok(found) => {
+                tls = Some(ListenerTls { certificates: found.iter().map(|certificate| certificate.key.clone()).collect() });
+                certificates.extend(found);
+            }
+            Err(problem) => resolved = Err(problem),
+        }
+    }
+    let key = ListenerKey::from(format!("{namespace}/{name}/{}", spec.name));
+    let served = accepted.is_ok() && (tls.is_some() || protocol == Some(ListenerProtocol::Http));
+    let model = protocol.filter(|_| served).map(|protocol| {
+        Arc::new(Listener {
+            key: key.clone(),
+            gateway: GatewayKey::from(format!("{namespace}/{name}")),
+            port: spec.port,
+            protocol,
+            hostname: hostname.clone(),
+            tls,
+        })
+    });
+    let programmed = match (&accepted, &resolved, &model) {
+        (_, _, Some(_)) => condition("Programmed", true, "Programmed", "The listener is served", generation),
+        (Err((_, message)), ..) | (_, Err((_, message)), _) => {
+            condition("Programmed", false, "Invalid", message, generation)
+        }
+        _ => condition("Programmed", false, "Pending", "The listener is not served yet", generation),
+    };
+    let mut conditions = vec![
+        match &accepted {
+            Ok(()) => condition("Accepted", true, "Accepted", "The listener is valid", generation),
+            Err((reason, message)) => condition("Accepted", false, reason, message, generation),
+        },
+        programmed,
+        match &resolved {
+            Ok(()) => condition("ResolvedRefs", true, "ResolvedRefs", "All references resolve", generation),
+            Err((reason, message)) => condition("ResolvedRefs", false, reason, message, generation),
+        },
+    ];
+    conditions.push(match conflicted {
+        Some((reason, message)) => condition("Conflicted", true, reason, message, generation),
+        None => condition("Conflicted", false, "NoConflicts", "No other listener is in the way", generation),
+    });
+    let allowed = spec.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    let namespaces = match allowed.and_then(|namespaces| namespaces.from.as_deref()) {
+        Some("All") => Namespaces::All,
+        Some("None") => Namespaces::None,
+        Some("Selector") => {
+            Namespaces::Selected(allowed.and_then(|namespaces| namespaces.selector.clone()).unwrap_or_default())
+        }
+        _ => Namespaces::Only(namespace.to_owned()),
+    };
+    ListenerState { name: spec.name.clone(), port: spec.port, hostname, model, key, kinds, namespaces, conditions }
+}
+
+/// The first listener before this one that it cannot be told apart from. Standalone, those of other Gateways on the same
+/// port come first if their Gateway is older.
+fn conflict(reader: &Reader<'_>, gateway: &Gateway, spec: &ListenerSpec) -> Option<(&'static str, String)> {
+    let this = |other: &Gateway| other.metadata.name == gateway.metadata.name && other.metadata.namespace() == gateway.metadata.namespace();
+    let others = if reader.options.standalone { reader.gateways_on(spec.port) } else { Vec::new() };
+    let before = others.iter().map(|other| other.as_ref()).take_while(|other| !this(other)).chain(std::iter::once(gateway));
+    for other_gateway in before {
+        for other in &other_gateway.spec.listeners {
+            if this(other_gateway) && other.name == spec.name {
+                return None;
+            }
+            if other.port != spec.port || !matches!(other.protocol.as_str(), "HTTP" | "HTTPS") {
+                continue;
+            }
+            let whose = format!("{}/{} listener {:?}", other_gateway.metadata.namespace(), other_gateway.metadata.name, other.name);
+            if other.protocol != spec.protocol {
+                let message = format!("port {} is {} already, by {whose}", spec.port, other.protocol);
+                return Some(("ProtocolConflict", message));
+            }
+            let host = |listener: &ListenerSpec| listener.hostname.clone().filter(|hostname| !hostname.is_empty());
+            if host(other) == host(spec) {
+                let message = format!("{whose} has the same port and hostname");
+                return Some(("HostnameConflict", message));
+            }
+        }
+    }
+    None
+}
+
+/// The kinds of routes a listener takes, and what is wrong with those it names.
+fn kinds(protocol: Option<ListenerProtocol>, spec: &ListenerSpec) -> (Vec<RouteKindStatus>, Option<String>) {
+    let kind = |name: &str| RouteKindStatus { group: GATEWAY_GROUP.into(), kind: name.into() };
+    if protocol.is_none() {
+        return (Vec::new(), None);
+    }
+    let served = ["HTTPRoute", "GRPCRoute"];
+    let named = spec.allowed_routes.as_ref().map(|allowed| allowed.kinds.as_slice()).unwrap_or_default();
+    if named.is_empty() {
+        return (served.iter().map(|name| kind(name)).collect(), None);
+    }
+    let fits = |group: Option<&str>, name: &str| group.unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP && served.contains(&name);
+    let (good, bad): (Vec<_>, Vec<_>) = named.iter().partition(|named| fits(named.group.as_deref(), &named.kind));
+    let problem = bad.first().map(|bad| format!("routes of kind {:?} cannot attach to this listener", bad.kind));
+    (good.iter().map(|good| kind(&good.kind)).collect(), problem)
+}
+
+type Problem = (&'static str, String);
+
+/// Finds the certificates of an HTTPS listener.
+fn terminate(
+    reader: &Reader<'_>,
+    namespace: &str,
+    spec: &ListenerSpec,
+    path: &str,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Result<Vec<Arc<Certificate>>, Problem> {
+    let tls = spec.tls.as_ref();
+    if tls.and_then(|tls| tls.mode.as_deref()) == Some("Passthrough") {
+        let message = "an HTTPS listener cannot pass TLS through".to_owned();
+        diagnostics.push(Code::Invalid.at(format!("{path}.tls.mode"), &message, "use Terminate"));
+        return Err(("InvalidCertificateRef", message));
+    }
+    let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
+    if references.is_empty() {
+        let message = "an HTTPS listener needs a certificate".to_owned();
+        diagnostics.push(Code::MissingField.at(format!("{path}.tls.certificateRefs"), &message, "refer to a kubernetes.io/tls Secret"));
+        return Err(("InvalidCertificateRef", message));
+    }
+    let mut found = Vec::new();
+    let mut problem = None;
+    for (at, reference) in references.iter().enumerate() {
+        match certificate(reader, namespace, reference) {
+            Ok(certificate) => found.push(Arc::new(certificate)),
+            Err((code, reason, message, remedy)) => {
+                diagnostics.push(code.at(format!("{path}.tls.certificateRefs[{at}].name"), &message, remedy));
+                problem.get_or_insert((reason, message));
+            }
+        }
+    }
+    match problem {
+        // One that cannot be used makes the listener unresolved, but those that can are still shown.
+        Some(problem) if found.is_empty() => Err(problem),
+        _ => Ok(found),
+    }
+}
+
+type Refused = (Code, &'static str, String, String);
+
+fn certificate(reader: &Reader<'_>, namespace: &str, reference: &SecretReference) -> Result<Certificate, Refused> {
+    let invalid = |message: String, remedy: &str| (Code::InvalidCertificate, "InvalidCertificateRef", message, remedy.to_owned());
+    if !reference.group.is_empty() || reference.kind != "Secret" {
+        let message = format!("a certificate cannot be a {} of group {:?}", reference.kind, reference.group);
+        return Err(invalid(message, "refer to a Secret"));
+    }
+    let to = reference.namespace.as_deref().unwrap_or(namespace);
+    let full = format!("{to}/{}", reference.name);
+    if !reader.permits((Kind::Gateway, namespace), ("", "Secret", to, &reference.name)) {
+        let message = format!("no ReferenceGrant in {to} lets Gateways of {namespace} use the Secret {}", reference.name);
+        let remedy = format!("add a ReferenceGrant to {to}, from Gateway in {namespace} to Secret {}", reference.name);
+        return Err((Code::MissingGrant, "RefNotPermitted", message, remedy));
+    }
+    let Some(secret) = reader.secret(to, &reference.name) else {
+        return Err(invalid(format!("there is no Secret {full}"), "create it, with type kubernetes.io/tls"));
+    };
+    let part = |name: &str| {
+        pem(secret, name).ok_or_else(|| invalid(format!("the Secret {full} has no {name}"), "put PEM text there, in base64"))
+    };
+    let (chain_pem, key_pem) = (part("tls.crt")?, part("tls.key")?);
+    check(&chain_pem, &key_pem).map_err(|why| invalid(format!("the Secret {full}: {why}"), "replace its tls.crt and tls.key"))?;
+    Ok(Certificate { key: CertificateKey::from(full), chain_pem, private_key: PrivateKeyPem::new(&key_pem) })
+}
+
+fn pem(secret: &Secret, name: &str) -> Option<String> {
+    if let Some(text) = secret.string_data.get(name) {
+        return Some(text.clone());
+    }
+    // Base64 in a manifest may be folded over lines.
+    let packed: String = secret.data.get(name)?.split_whitespace().collect();
+    String::from_utf8(STANDARD.decode(packed).ok()?).ok()
+}
+
+/// Whether chain and key can be read and belong together.
+fn check(chain: &str, key: &str) -> Result<(), String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("tls.crt is not PEM: {error}"))?;
+    if certificates.is_empty() {
+        return Err("tls.crt holds no certificate".into());
+    }
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| "tls.key holds no private key as PEM".to_owned())?;
+    rustls::sign::CertifiedKey::from_der(certificates, key, &default_provider())
+        .map(drop)
+        .map_err(|error| format!("certificate and key cannot be used together: {error}"))
+}
+
+impl GatewayListeners {
+    /// The Gateway's status, given how many routes are attached to each listener.
+    pub(crate) fn status(&self, attached: impl Fn(&ListenerKey) -> usize) -> GatewayStatus {
+        let valid = self.listeners.iter().filter(|listener| listener.holds("Accepted")).count();
+        let served = self.listeners.iter().filter(|listener| listener.model.is_some()).count();
+        let generation = self.generation;
+        let accepted = match (&self.unsupported_address, valid) {
+            (Some(kind), _) => {
+                condition("Accepted", false, "UnsupportedAddress", format!("addresses of type {kind} are not supported"), generation)
+            }
+            (None, 0) => condition("Accepted", false, "ListenersNotValid", "no listener is valid", generation),
+            (None, valid) if valid < self.listeners.len() => {
+                condition("Accepted", true, "ListenersNotValid", "some listeners are not valid", generation)
+            }
+            _ => condition("Accepted", true, "Accepted", "The Gateway is valid", generation),
+        };
+        let programmed = if served > 0 && self.unsupported_address.is_none() {
+            condition("Programmed", true, "Programmed", "The Gateway is served", generation)
+        } else {
+            condition("Programmed", false, "Invalid", "no listener is served", generation)
+        };
+        GatewayStatus {
+            addresses: self.addresses.clone(),
+            conditions: vec![accepted, programmed],
+            listeners: self
+                .listeners
+                .iter()
+                .map(|listener| ListenerStatus {
+                    name: listener.name.clone(),
+                    supported_kinds: listener.kinds.clone(),
+                    attached_routes: i32::try_from(attached(&listener.key)).unwrap_or(i32::MAX),
+                    conditions: listener.conditions.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl ListenerState {
+    pub(crate) fn holds(&self, kind: &str) -> bool {
+        self.conditions.iter().any(|condition| condition.condition_type == kind && condition.status == "True")
+    }
+}

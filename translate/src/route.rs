@@ -1,0 +1,259 @@
+//! Routes: the listeners they attach to, their rules, and how they stand with each parent.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use weft_crds::{Condition, GrpcRoute, HttpRoute, Kind, Metadata, ObjectRef, ParentReference, ParentStatus, RouteStatus};
+use weft_model::{BackendTarget, Filter, HostPattern, ListenerKey, Route, RouteKey, RouteKind, RouteOwner, ServiceKey};
+
+use crate::{
+    diagnostic::{Code, Diagnostic, Level},
+    listener::{GatewayListeners, ListenerState},
+    rule::{LoweredRule, Lowering},
+    status::condition,
+    validate,
+    world::Reader,
+};
+
+/// What became of a route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteResult {
+    pub(crate) routes: Vec<Arc<Route>>,
+    /// The listeners it counts for, served or not.
+    pub(crate) attached: BTreeSet<ListenerKey>,
+    /// The services it uses.
+    pub(crate) services: BTreeSet<ServiceKey>,
+    pub(crate) status: RouteStatus,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
+/// An HTTPRoute or a GRPCRoute.
+enum Either<'w> {
+    Http(&'w HttpRoute),
+    Grpc(&'w GrpcRoute),
+}
+
+impl Either<'_> {
+    fn metadata(&self) -> &Metadata {
+        match self {
+            Self::Http(route) => &route.metadata,
+            Self::Grpc(route) => &route.metadata,
+        }
+    }
+
+    fn parents(&self) -> &[ParentReference] {
+        match self {
+            Self::Http(route) => &route.spec.parent_refs,
+            Self::Grpc(route) => &route.spec.parent_refs,
+        }
+    }
+
+    fn hostnames(&self) -> &[String] {
+        match self {
+            Self::Http(route) => &route.spec.hostnames,
+            Self::Grpc(route) => &route.spec.hostnames,
+        }
+    }
+
+    fn lower(&self, lowering: &Lowering<'_, '_>) -> Vec<LoweredRule> {
+        let path = |at: usize| format!("spec.rules[{at}]");
+        match self {
+            Self::Http(route) => {
+                route.spec.rules.iter().enumerate().map(|(at, rule)| lowering.http(rule, &path(at))).collect()
+            }
+            Self::Grpc(route) => {
+                route.spec.rules.iter().enumerate().map(|(at, rule)| lowering.grpc(rule, &path(at))).collect()
+            }
+        }
+    }
+}
+
+/// Derives a route; none if there is no such route.
+pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<RouteResult> {
+    let (namespace, name) = (reference.namespace.as_str(), reference.name.as_str());
+    let route = match reference.kind {
+        Kind::GrpcRoute => Either::Grpc(reader.grpc_route(namespace, name)?),
+        _ => Either::Http(reader.http_route(namespace, name)?),
+    };
+    let mut result = RouteResult::default();
+    let refused = match &route {
+        Either::Http(route) => validate::http_route(route),
+        Either::Grpc(route) => validate::grpc_route(route),
+    };
+    let hostnames = hostnames(route.hostnames(), &mut result.diagnostics);
+    result.diagnostics.extend(refused);
+    let lowering = Lowering { reader, kind: reference.kind, namespace };
+    let rules = route.lower(&lowering);
+    // What the API server would have refused is not served; everything else is.
+    let invalid = result.diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error)
+        || rules.iter().any(|rule| rule.matches.is_empty());
+    let resolved = resolved(&rules, route.metadata().generation());
+    let mut listeners = BTreeSet::new();
+    if route.parents().is_empty() {
+        let message = "the route has no parentRefs, so nothing sends it requests";
+        result.diagnostics.push(Code::NoParent.at("spec.parentRefs", message, "name the Gateway it is for"));
+    }
+    for (at, parent) in route.parents().iter().enumerate() {
+        let path = format!("spec.parentRefs[{at}]");
+        if !parent.is_gateway() {
+            continue;
+        }
+        let Some(gateway) = reader.listeners(parent, namespace) else {
+            let whose = parent.namespace.as_deref().unwrap_or(namespace);
+            let message = format!("there is no Gateway {whose}/{} of ours", parent.name);
+            result.diagnostics.push(Code::ParentNotFound.at(format!("{path}.name"), message, "create it, or correct the name"));
+            continue;
+        };
+        let attached = attach(reader, reference.kind, namespace, parent, gateway, &hostnames);
+        let generation = route.metadata().generation();
+        let accepted = match attached {
+            Ok(_) if invalid => condition("Accepted", false, "UnsupportedValue", "the route is not valid", generation),
+            Ok(found) => {
+                result.attached.extend(found.iter().map(|listener| listener.key.clone()));
+                listeners.extend(found.iter().filter(|listener| listener.model.is_some()).map(|l| l.key.clone()));
+                condition("Accepted", true, "Accepted", "The route is attached", generation)
+            }
+            Err((code, reason, message)) => {
+                let remedy = "see the Gateway's listeners: their names, ports, hostnames and allowedRoutes";
+                result.diagnostics.push(code.at(path, &message, remedy));
+                condition("Accepted", false, reason, message, generation)
+            }
+        };
+        result.status.parents.push(ParentStatus {
+            parent_ref: parent.clone(),
+            controller_name: reader.options.controller_name.clone(),
+            conditions: vec![accepted, resolved.clone()],
+        });
+    }
+    for rule in &rules {
+        result.diagnostics.extend(rule.diagnostics.iter().cloned());
+        result.diagnostics.extend(rule.unresolved.iter().map(|unresolved| unresolved.diagnostic.clone()));
+    }
+    if !listeners.is_empty() && !invalid {
+        let listeners: Vec<ListenerKey> = listeners.into_iter().collect();
+        result.routes = rules
+            .into_iter()
+            .enumerate()
+            .map(|(at, rule)| Arc::new(model(reference, route.metadata(), at, rule, &listeners, &hostnames)))
+            .collect();
+        result.services = result.routes.iter().flat_map(|route| services(route)).collect();
+    }
+    Some(result)
+}
+
+fn hostnames(texts: &[String], diagnostics: &mut Vec<Diagnostic>) -> Vec<HostPattern> {
+    let mut hostnames = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        match text.parse::<HostPattern>() {
+            Ok(hostname) if hostnames.contains(&hostname) => {}
+            Ok(hostname) => hostnames.push(hostname),
+            Err(error) => {
+                let path = format!("spec.hostnames[{at}]");
+                diagnostics.push(Code::InvalidHostname.at(path, error.to_string(), "correct the hostname"));
+            }
+        }
+    }
+    hostnames
+}
+
+type Refused = (Code, &'static str, String);
+
+/// Finds the listeners of a Gateway that take a route.
+fn attach<'g>(
+    reader: &Reader<'_>,
+    kind: Kind,
+    namespace: &str,
+    parent: &ParentReference,
+    gateway: &'g GatewayListeners,
+    hostnames: &[HostPattern],
+) -> Result<Vec<&'g ListenerState>, Refused> {
+    let named: Vec<_> = gateway
+        .listeners
+        .iter()
+        .filter(|listener| parent.section_name.as_ref().is_none_or(|name| *name == listener.name))
+        .filter(|listener| parent.port.is_none_or(|port| port == listener.port))
+        .collect();
+    if named.is_empty() {
+        let message = match (&parent.section_name, parent.port) {
+            (Some(name), Some(port)) => format!("the Gateway has no listener {name:?} on port {port}"),
+            (Some(name), None) => format!("the Gateway has no listener {name:?}"),
+            (None, Some(port)) => format!("the Gateway has no listener on port {port}"),
+            (None, None) => "the Gateway has no listener".to_owned(),
+        };
+        return Err((Code::NoParent, "NoMatchingParent", message));
+    }
+    let allowed: Vec<_> = named
+        .into_iter()
+        .filter(|listener| listener.kinds.iter().any(|allowed| allowed.kind == kind.name()))
+        .filter(|listener| listener.namespaces.allow(reader, namespace))
+        .collect();
+    if allowed.is_empty() {
+        let message = format!("no listener there allows a {kind} of the namespace {namespace}");
+        return Err((Code::NotAllowed, "NotAllowedByListeners", message));
+    }
+    let meets = |listener: &&ListenerState| {
+        let Some(own) = &listener.hostname else { return true };
+        hostnames.is_empty() || hostnames.iter().any(|hostname| hostname.intersect(own).is_some())
+    };
+    let found: Vec<_> = allowed.into_iter().filter(meets).collect();
+    if found.is_empty() {
+        let message = "none of the route's hostnames is one that a listener answers for".to_owned();
+        return Err((Code::HostnameMismatch, "NoMatchingListenerHostname", message));
+    }
+    Ok(found)
+}
+
+fn resolved(rules: &[LoweredRule], generation: i64) -> Condition {
+    match rules.iter().flat_map(|rule| &rule.unresolved).next() {
+        Some(first) => condition("ResolvedRefs", false, first.reason, &first.diagnostic.message, generation),
+        None => condition("ResolvedRefs", true, "ResolvedRefs", "All references resolve", generation),
+    }
+}
+
+fn model(
+    reference: &ObjectRef,
+    metadata: &Metadata,
+    at: usize,
+    rule: LoweredRule,
+    listeners: &[ListenerKey],
+    hostnames: &[HostPattern],
+) -> Route {
+    let kind = if reference.kind == Kind::GrpcRoute { RouteKind::Grpc } else { RouteKind::Http };
+    Route {
+        key: RouteKey::from(format!("{}/{}/{}/{at}", reference.kind, reference.namespace, reference.name)),
+        owner: RouteOwner {
+            kind,
+            namespace: reference.namespace.clone(),
+            name: reference.name.clone(),
+            rule: u32::try_from(at).unwrap_or(u32::MAX),
+            rule_name: rule.name,
+            created: metadata.created(),
+        },
+        listeners: listeners.to_vec(),
+        hostnames: hostnames.to_vec(),
+        matches: rule.matches,
+        filters: rule.filters,
+        backends: rule.backends,
+        timeouts: rule.timeouts,
+        retry: rule.retry,
+        broken: rule.broken,
+    }
+}
+
+/// The services a rule sends requests to, copies included.
+fn services(route: &Route) -> Vec<ServiceKey> {
+    let mirrors = |filters: &[Filter]| {
+        let mirrored = filters.iter().filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => mirror.service.clone(),
+            _ => None,
+        });
+        mirrored.collect::<Vec<_>>()
+    };
+    let mut services = mirrors(&route.filters);
+    for backend in &route.backends {
+        services.extend(mirrors(&backend.filters));
+        if let BackendTarget::Service(service) = &backend.target {
+            services.push(service.clone());
+        }
+    }
+    services
+}

@@ -1,0 +1,284 @@
+//! Rules of routes, lowered onto the model's.
+
+use std::time::Duration;
+
+use regex_automata::meta::Regex;
+use weft_crds::{
+    GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRouteMatch, HttpRouteRule, Kind,
+    RetrySpec,
+};
+use weft_model::{
+    Backend, BackendTarget, Filter, HeaderMatch, PathMatch, QueryMatch, Retry, RouteMatch, StringMatch, Timeouts,
+};
+
+use crate::{
+    backend::{self, Unresolved},
+    diagnostic::{Code, Diagnostic},
+    duration, filter,
+    world::Reader,
+};
+
+/// A rule, but for what it shares with the others of its route.
+pub(crate) struct LoweredRule {
+    pub(crate) name: Option<String>,
+    pub(crate) matches: Vec<RouteMatch>,
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) backends: Vec<Backend>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) broken: Option<String>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    pub(crate) unresolved: Vec<Unresolved>,
+}
+
+/// What a rule is lowered with.
+pub(crate) struct Lowering<'r, 'w> {
+    pub(crate) reader: &'r Reader<'w>,
+    pub(crate) kind: Kind,
+    pub(crate) namespace: &'r str,
+}
+
+impl Lowering<'_, '_> {
+    pub(crate) fn http(&self, rule: &HttpRouteRule, path: &str) -> LoweredRule {
+        let mut lowered = self.common(rule.name.clone(), &rule.filters, &rule.backend_refs, path);
+        let whole = [HttpRouteMatch::default()];
+        let matches = if rule.matches.is_empty() { &whole } else { rule.matches.as_slice() };
+        for (at, spec) in matches.iter().enumerate() {
+            match http_match(spec, &format!("{path}.matches[{at}]")) {
+                Ok(found) => lowered.matches.push(found),
+                Err(diagnostic) => lowered.diagnostics.push(*diagnostic),
+            }
+        }
+        if let Some(timeouts) = &rule.timeouts {
+            let mut read = |text: Option<&str>, field: &str| {
+                let text = text?;
+                let found = duration::parse(text);
+                if found.is_none() {
+                    lowered.diagnostics.push(invalid_duration(format!("{path}.timeouts.{field}"), text));
+                }
+                found.filter(|limit| !limit.is_zero())
+            };
+            lowered.timeouts = Timeouts {
+                request: read(timeouts.request.as_deref(), "request"),
+                backend_request: read(timeouts.backend_request.as_deref(), "backendRequest"),
+            };
+            if let (Some(request), Some(each)) = (lowered.timeouts.request, lowered.timeouts.backend_request)
+                && each > request
+            {
+                let message = "backendRequest is longer than request";
+                let at = format!("{path}.timeouts.backendRequest");
+                lowered.diagnostics.push(Code::Invalid.at(at, message, "make it no longer than request"));
+            }
+        }
+        lowered.retry = rule.retry.as_ref().map(|spec| retry(spec, path, &mut lowered.diagnostics));
+        if rule.session_persistence.is_some() {
+            let message = "session persistence is not served yet: requests are balanced one by one";
+            let at = format!("{path}.sessionPersistence");
+            lowered.diagnostics.push(Code::NotServedYet.at(at, message, "leave it out until it is"));
+        }
+        lowered
+    }
+
+    pub(crate) fn grpc(&self, rule: &GrpcRouteRule, path: &str) -> LoweredRule {
+        let mut lowered = self.common(rule.name.clone(), &rule.filters, &rule.backend_refs, path);
+        let whole = [GrpcRouteMatch::default()];
+        let matches = if rule.matches.is_empty() { &whole } else { rule.matches.as_slice() };
+        for (at, spec) in matches.iter().enumerate() {
+            match grpc_match(spec, &format!("{path}.matches[{at}]")) {
+                Ok(found) => lowered.matches.push(found),
+                Err(diagnostic) => lowered.diagnostics.push(*diagnostic),
+            }
+        }
+        lowered
+    }
+
+    fn common(
+        &self,
+        name: Option<String>,
+        filters: &[weft_crds::HttpRouteFilter],
+        references: &[HttpBackendRef],
+        path: &str,
+    ) -> LoweredRule {
+        let rule_filters = filter::lower(self.reader, self.kind, self.namespace, filters, &format!("{path}.filters"));
+        let mut lowered = LoweredRule {
+            name,
+            matches: Vec::new(),
+            filters: rule_filters.filters,
+            backends: Vec::new(),
+            timeouts: Timeouts::default(),
+            retry: None,
+            broken: rule_filters.broken,
+            diagnostics: rule_filters.diagnostics,
+            unresolved: rule_filters.unresolved,
+        };
+        for (at, reference) in references.iter().enumerate() {
+            let path = format!("{path}.backendRefs[{at}]");
+            let resolved = backend::resolve(self.reader, self.kind, self.namespace, &reference.backend, &path);
+            let target = match resolved {
+                Ok(service) => BackendTarget::Service(service),
+                Err(unresolved) => {
+                    let target = BackendTarget::Invalid(format!("{}: {}", unresolved.reason, unresolved.diagnostic.message));
+                    lowered.unresolved.push(*unresolved);
+                    target
+                }
+            };
+            let own = filter::lower(self.reader, self.kind, self.namespace, &reference.filters, &format!("{path}.filters"));
+            lowered.diagnostics.extend(own.diagnostics);
+            lowered.unresolved.extend(own.unresolved);
+            let target = match own.broken {
+                Some(why) => BackendTarget::Invalid(why),
+                None => target,
+            };
+            lowered.backends.push(Backend { weight: reference.weight, target, filters: own.filters });
+        }
+        let redirects = lowered.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
+        if !redirects && lowered.backends.iter().all(|backend| backend.weight == 0) {
+            let what = if lowered.backends.is_empty() { "has no backend" } else { "has only backends of weight 0" };
+            let message = format!("the rule {what}: its requests are answered 500");
+            lowered.diagnostics.push(Code::NoBackend.at(format!("{path}.backendRefs"), message, "add a backend with a weight"));
+        }
+        lowered
+    }
+}
+
+fn invalid_duration(path: String, text: &str) -> Diagnostic {
+    Code::InvalidDuration.at(path, format!("{text:?} is not a duration"), "write it like 500ms, 10s or 1m30s (GEP-2257)")
+}
+
+fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagnostic>> {
+    let invalid = |field: &str, message: String, remedy: &str| Box::new(Code::Invalid.at(format!("{path}.{field}"), message, remedy));
+    let (kind, value) = match &spec.path {
+        Some(path) => (path.match_type.as_deref().unwrap_or("PathPrefix"), path.value.as_deref().unwrap_or("/")),
+        None => ("PathPrefix", "/"),
+    };
+    if kind != "RegularExpression" {
+        if !value.starts_with('/') {
+            return Err(invalid("path.value", format!("the path {value:?} does not start with /"), "start it with /"));
+        }
+        let forbidden = ["//", "/./", "/../", "%2f", "%2F", "#"].into_iter().find(|part| value.contains(part));
+        if let Some(part) = forbidden.or_else(|| ["/..", "/."].into_iter().find(|end| value.ends_with(end))) {
+            return Err(invalid("path.value", format!("the path {value:?} may not hold {part:?}"), "write the path in its plain form"));
+        }
+    }
+    let matched = match kind {
+        "Exact" => PathMatch::Exact(value.to_owned()),
+        "PathPrefix" => {
+            let trimmed = value.trim_end_matches('/');
+            PathMatch::Prefix(if trimmed.is_empty() { "/" } else { trimmed }.to_owned())
+        }
+        "RegularExpression" => {
+            compiles(value, &format!("{path}.path.value"))?;
+            PathMatch::Regex(value.to_owned())
+        }
+        other => {
+            let message = format!("{other:?} is not a way to match a path");
+            return Err(invalid("path.type", message, "use Exact, PathPrefix or RegularExpression"));
+        }
+    };
+    if let Some(method) = &spec.method {
+        const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+        if !METHODS.contains(&method.as_str()) {
+            return Err(invalid("method", format!("{method:?} is not a method"), "use one of GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH"));
+        }
+    }
+    let mut query: Vec<QueryMatch> = Vec::new();
+    for (at, spec) in spec.query_params.iter().enumerate() {
+        let value = string_match(spec, &format!("{path}.queryParams[{at}]"))?;
+        // Of several conditions on one parameter only the first counts.
+        if query.iter().all(|known| known.name != spec.name) {
+            query.push(QueryMatch { name: spec.name.clone(), value });
+        }
+    }
+    Ok(RouteMatch { path: matched, method: spec.method.clone(), headers: headers(&spec.headers, path)?, query })
+}
+
+fn grpc_match(spec: &GrpcRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagnostic>> {
+    let matched = match &spec.method {
+        None => PathMatch::Prefix("/".into()),
+        Some(method) => grpc_path(method, &format!("{path}.method"))?,
+    };
+    Ok(RouteMatch { path: matched, method: None, headers: headers(&spec.headers, path)?, query: Vec::new() })
+}
+
+/// The path of a gRPC call is `/service/method`.
+fn grpc_path(spec: &GrpcMethodMatch, path: &str) -> Result<PathMatch, Box<Diagnostic>> {
+    let (service, method) = (spec.service.as_deref().filter(|s| !s.is_empty()), spec.method.as_deref().filter(|m| !m.is_empty()));
+    let any = "[^/]+";
+    match spec.match_type.as_deref().unwrap_or("Exact") {
+        "Exact" => Ok(match (service, method) {
+            (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
+            (Some(service), None) => PathMatch::Prefix(format!("/{service}")),
+            (None, Some(method)) => PathMatch::Regex(format!("/{any}/{}", escape(method))),
+            (None, None) => {
+                let message = "the match names neither a service nor a method";
+                return Err(Box::new(Code::MissingField.at(path, message, "name one of them")));
+            }
+        }),
+        "RegularExpression" => {
+            for (field, part) in [("service", service), ("method", method)] {
+                compiles(part.unwrap_or(any), &format!("{path}.{field}"))?;
+            }
+            Ok(PathMatch::Regex(format!("/(?:{})/(?:{})", service.unwrap_or(any), method.unwrap_or(any))))
+        }
+        other => {
+            let message = format!("{other:?} is not a way to match a method");
+            Err(Box::new(Code::Invalid.at(format!("{path}.type"), message, "use Exact or RegularExpression")))
+        }
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.chars().flat_map(|c| (!c.is_alphanumeric() && c != '_').then_some('\\').into_iter().chain([c])).collect()
+}
+
+fn headers(specs: &[HttpHeaderMatch], path: &str) -> Result<Vec<HeaderMatch>, Box<Diagnostic>> {
+    let mut headers: Vec<HeaderMatch> = Vec::new();
+    for (at, spec) in specs.iter().enumerate() {
+        let value = string_match(spec, &format!("{path}.headers[{at}]"))?;
+        let name = spec.name.to_ascii_lowercase();
+        // Of several conditions on one header only the first counts.
+        if headers.iter().all(|known| known.name != name) {
+            headers.push(HeaderMatch { name, value });
+        }
+    }
+    Ok(headers)
+}
+
+fn string_match(spec: &HttpHeaderMatch, path: &str) -> Result<StringMatch, Box<Diagnostic>> {
+    if spec.name.is_empty() {
+        return Err(Box::new(Code::MissingField.at(format!("{path}.name"), "the name is empty", "name what is compared")));
+    }
+    match spec.match_type.as_deref().unwrap_or("Exact") {
+        "Exact" => Ok(StringMatch::Exact(spec.value.clone())),
+        "RegularExpression" => {
+            compiles(&spec.value, &format!("{path}.value"))?;
+            Ok(StringMatch::Regex(spec.value.clone()))
+        }
+        other => {
+            let message = format!("{other:?} is not a way to match a value");
+            Err(Box::new(Code::Invalid.at(format!("{path}.type"), message, "use Exact or RegularExpression")))
+        }
+    }
+}
+
+fn compiles(pattern: &str, path: &str) -> Result<(), Box<Diagnostic>> {
+    Regex::new(pattern).map(drop).map_err(|error| {
+        let message = format!("{pattern:?} is not a regular expression: {error}");
+        Box::new(Code::InvalidRegex.at(path, message, "correct the expression (RE2 syntax, without look-around)"))
+    })
+}
+
+fn retry(spec: &RetrySpec, path: &str, diagnostics: &mut Vec<Diagnostic>) -> Retry {
+    let backoff: Option<Duration> = spec.backoff.as_deref().and_then(|text| {
+        let found = duration::parse(text);
+        if found.is_none() {
+            diagnostics.push(invalid_duration(format!("{path}.retry.backoff"), text));
+        }
+        found
+    });
+    for (at, code) in spec.codes.iter().enumerate().filter(|(_, code)| !(400..600).contains(*code)) {
+        let message = format!("{code} is not a status after which a request is tried again");
+        diagnostics.push(Code::Invalid.at(format!("{path}.retry.codes[{at}]"), message, "use codes from 400 to 599"));
+    }
+    Retry { codes: spec.codes.clone(), attempts: spec.attempts.unwrap_or(1), backoff }
+}

@@ -1,0 +1,75 @@
+//! Services and who answers for them.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use weft_crds::{Endpoint, EndpointSlice};
+use weft_model::{Service, ServiceKey, WorkloadKey};
+
+use crate::{backend, world::Reader};
+
+/// What became of a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceResult {
+    pub(crate) service: Arc<Service>,
+    /// Who answers, and on which port.
+    pub(crate) endpoints: BTreeMap<WorkloadKey, Answering>,
+}
+
+/// Someone who answers for a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answering {
+    pub(crate) address: IpAddr,
+    pub(crate) zone: Option<String>,
+    pub(crate) port: u16,
+}
+
+/// Derives a Service port; none if there is no such Service or port.
+pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceResult> {
+    let (namespace, name, number) = key.parts();
+    let service = reader.service(namespace, name)?;
+    let port = service.spec.ports.iter().find(|port| port.port == number)?;
+    let protocol = backend::protocol(port.app_protocol.as_deref())?;
+    let port_name = port.name.as_deref().unwrap_or_default();
+    let slices = reader.slices(namespace, name);
+    let mut endpoints = collect(namespace, port_name, &slices, |endpoint| {
+        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+    });
+    if endpoints.is_empty() {
+        // While everything is on its way out, what still serves is better than nothing (KEP-1669).
+        endpoints = collect(namespace, port_name, &slices, |endpoint| {
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            conditions.serving == Some(true) && conditions.terminating == Some(true)
+        });
+    }
+    Some(ServiceResult { service: Arc::new(Service { key: key.clone(), protocol }), endpoints })
+}
+
+fn collect(
+    namespace: &str,
+    port_name: &str,
+    slices: &[&Arc<EndpointSlice>],
+    takes_part: impl Fn(&Endpoint) -> bool,
+) -> BTreeMap<WorkloadKey, Answering> {
+    let mut found: BTreeMap<WorkloadKey, Answering> = BTreeMap::new();
+    for slice in slices {
+        let port = slice.ports.iter().find(|port| port.name.as_deref().unwrap_or_default() == port_name);
+        let Some(port) = port.and_then(|port| port.port) else { continue };
+        for endpoint in slice.endpoints.iter().filter(|endpoint| takes_part(endpoint)) {
+            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok()) else { continue };
+            let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+            let key = match pod.and_then(|pod| pod.name.as_deref()) {
+                Some(pod) => WorkloadKey::from(format!("{namespace}/{pod}")),
+                None => WorkloadKey::from(format!("{namespace}/{}/{address}", slice.metadata.name)),
+            };
+            let answering = Answering { address, zone: endpoint.zone.clone(), port };
+            // A pod of two families is one workload: its IPv4 address is used.
+            match found.get(&key) {
+                Some(known) if known.address.is_ipv4() => {}
+                _ => {
+                    found.insert(key, answering);
+                }
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,27 @@
+//! Statuses as the API has them.
+
+use serde::Serialize;
+use weft_crds::{Condition, GatewayClassStatus, GatewayStatus, RouteStatus};
+
+/// The status of an object, in the API's form but for `lastTransitionTime`, which whoever writes it adds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    /// Of a GatewayClass.
+    GatewayClass(GatewayClassStatus),
+    /// Of a Gateway.
+    Gateway(GatewayStatus),
+    /// Of an HTTPRoute or a GRPCRoute.
+    Route(RouteStatus),
+}
+
+/// A condition.
+pub(crate) fn condition(kind: &str, holds: bool, reason: &str, message: impl Into<String>, generation: i64) -> Condition {
+    Condition {
+        condition_type: kind.into(),
+        status: if holds { "True" } else { "False" }.into(),
+        reason: reason.into(),
+        message: message.into(),
+        observed_generation: generation,
+    }
+}

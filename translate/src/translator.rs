@@ -1,0 +1,487 @@
+//! What is derived from what, and what to derive again after an edit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef, SupportedFeature};
+use weft_model::{Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
+
+use crate::{
+    diagnostic::{Code, Diagnostic},
+    listener::{self, GatewayListeners},
+    route::{self, RouteResult},
+    service::{self, ServiceResult},
+    status::{Status, condition},
+    world::{Dependency, Reader, World},
+};
+
+/// How to translate.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The controller that our GatewayClasses name, and that our statuses are written under.
+    pub controller_name: String,
+    /// There is one process for everything: Gateways of every class are ours, and those on one port share it.
+    pub standalone: bool,
+}
+
+/// A change of the world.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// The object is new or has changed.
+    Put(Object),
+    /// The object is gone.
+    Delete(ObjectRef),
+}
+
+/// What follows from edits.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// For the data plane, in the order in which they are to be applied.
+    pub changes: Vec<Change>,
+    /// The statuses that have changed.
+    pub statuses: Vec<(ObjectRef, Status)>,
+    /// The whole list of each object whose list has changed; empty when nothing is wrong any more.
+    pub diagnostics: Vec<(ObjectRef, Vec<Diagnostic>)>,
+    /// How many derivations were made: what the edits cost.
+    pub derived: usize,
+}
+
+/// Something to derive. The order is that of the stages: what comes later reads what came before.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Node {
+    Class(ObjectRef),
+    Gateway(ObjectRef),
+    Route(ObjectRef),
+    Service(ServiceKey),
+    Workload(WorkloadKey),
+    GatewayStatus(ObjectRef),
+    /// Matches of routes that are hidden by others on the same listener.
+    Endpoints(ObjectRef),
+}
+
+/// Translates, and remembers what was read for what.
+pub struct Translator {
+    options: Options,
+    world: World,
+    readers: HashMap<Dependency, HashSet<Node>>,
+    reads: HashMap<Node, HashSet<Dependency>>,
+    gateways: BTreeMap<ObjectRef, Arc<GatewayListeners>>,
+    routes: BTreeMap<ObjectRef, RouteResult>,
+    services: BTreeMap<ServiceKey, ServiceResult>,
+    /// How many routes use a service.
+    used: HashMap<ServiceKey, usize>,
+    /// How many routes are attached to a listener.
+    attached: HashMap<ListenerKey, usize>,
+    /// The services a workload answers for.
+    serving: HashMap<WorkloadKey, BTreeSet<ServiceKey>>,
+    resources: BTreeMap<Key, Resource>,
+    /// How many Gateways show a certificate.
+    certificates: HashMap<Key, usize>,
+    statuses: BTreeMap<ObjectRef, Status>,
+    diagnostics: BTreeMap<ObjectRef, Vec<Diagnostic>>,
+}
+
+/// What one run gathers.
+#[derive(Default)]
+struct Run {
+    dirty: BTreeSet<Node>,
+    /// Resources as they were before the run.
+    before: BTreeMap<Key, Option<Resource>>,
+    statuses: BTreeSet<ObjectRef>,
+    diagnostics: BTreeSet<ObjectRef>,
+    derived: usize,
+}
+
+impl Translator {
+    /// Of an empty world.
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            world: World::default(),
+            readers: HashMap::new(),
+            reads: HashMap::new(),
+            gateways: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            used: HashMap::new(),
+            attached: HashMap::new(),
+            serving: HashMap::new(),
+            resources: BTreeMap::new(),
+            certificates: HashMap::new(),
+            statuses: BTreeMap::new(),
+            diagnostics: BTreeMap::new(),
+        }
+    }
+
+    /// Takes edits over, all at once.
+    pub fn apply(&mut self, edits: Vec<Edit>) -> Output {
+        let mut run = Run::default();
+        for edit in edits {
+            let (reference, object) = match edit {
+                Edit::Put(object) => (object.reference(), Some(object)),
+                Edit::Delete(reference) => (reference, None),
+            };
+            match reference.kind {
+                Kind::GatewayClass => {
+                    run.dirty.insert(Node::Class(reference.clone()));
+                }
+                Kind::Gateway => {
+                    run.dirty.insert(Node::Gateway(reference.clone()));
+                }
+                Kind::HttpRoute | Kind::GrpcRoute => {
+                    run.dirty.insert(Node::Route(reference.clone()));
+                }
+                _ => {}
+            }
+            for dependency in self.world.replace(&reference, object) {
+                self.touch(&mut run, &dependency);
+            }
+        }
+        while let Some(node) = run.dirty.pop_first() {
+            run.derived += 1;
+            self.derive(&mut run, node);
+        }
+        self.output(run)
+    }
+
+    /// Everything the data plane has been told, in the order of [`Key`].
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.values()
+    }
+
+    /// Every status.
+    pub fn statuses(&self) -> impl Iterator<Item = (&ObjectRef, &Status)> {
+        self.statuses.iter()
+    }
+
+    /// Everything that is wrong.
+    pub fn diagnostics(&self) -> impl Iterator<Item = (&ObjectRef, &Diagnostic)> {
+        self.diagnostics.iter().flat_map(|(reference, list)| list.iter().map(move |diagnostic| (reference, diagnostic)))
+    }
+
+    fn touch(&self, run: &mut Run, dependency: &Dependency) {
+        if let Some(nodes) = self.readers.get(dependency) {
+            run.dirty.extend(nodes.iter().cloned());
+        }
+    }
+
+    /// Derives through a recorder, and remembers what was read.
+    fn read<T>(&mut self, node: &Node, derive: impl FnOnce(&Reader<'_>) -> T) -> T {
+        let reader = Reader::new(&self.options, &self.world, &self.gateways);
+        let result = derive(&reader);
+        let read = reader.into_read();
+        let before = self.reads.remove(node).unwrap_or_default();
+        for gone in before.difference(&read) {
+            if let Some(nodes) = self.readers.get_mut(gone) {
+                nodes.remove(node);
+                if nodes.is_empty() {
+                    self.readers.remove(gone);
+                }
+            }
+        }
+        for new in read.difference(&before) {
+            self.readers.entry(new.clone()).or_default().insert(node.clone());
+        }
+        if !read.is_empty() {
+            self.reads.insert(node.clone(), read);
+        }
+        result
+    }
+
+    fn derive(&mut self, run: &mut Run, node: Node) {
+        match &node {
+            Node::Class(reference) => self.class(run, &node, reference),
+            Node::Gateway(reference) => self.gateway(run, &node, reference),
+            Node::Route(reference) => self.route(run, &node, reference),
+            Node::Service(key) => self.service(run, &node, key),
+            Node::Workload(key) => self.workload(run, key),
+            Node::GatewayStatus(reference) => self.gateway_status(run, reference),
+            Node::Endpoints(reference) => self.diagnose(run, reference),
+        }
+    }
+
+    fn class(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let status = self.read(node, |reader| {
+            let class = reader.gateway_class("", &reference.name)?;
+            (class.spec.controller_name == reader.options.controller_name).then(|| {
+                let accepted = condition("Accepted", true, "Accepted", "The class is served", class.metadata.generation());
+                Status::GatewayClass(GatewayClassStatus { conditions: vec![accepted], supported_features: features() })
+            })
+        });
+        self.set_status(run, reference, status);
+    }
+
+    fn gateway(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let derived = self.read(node, |reader| listener::derive(reader, &reference.namespace, &reference.name)).map(Arc::new);
+        let before = match &derived {
+            Some(derived) => self.gateways.insert(reference.clone(), derived.clone()),
+            None => self.gateways.remove(reference),
+        };
+        run.dirty.insert(Node::GatewayStatus(reference.clone()));
+        if before == derived {
+            return;
+        }
+        let resources = |listeners: &GatewayListeners| -> BTreeMap<Key, Resource> {
+            let served = listeners.listeners.iter().filter_map(|listener| listener.model.clone()).map(Resource::Listener);
+            served.map(|resource| (resource.key(), resource)).collect()
+        };
+        let (old, new) = (before.as_deref().map(&resources), derived.as_deref().map(&resources));
+        let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+        for key in old.keys().filter(|key| !new.contains_key(key)) {
+            self.set_resource(run, key.clone(), None);
+        }
+        for (key, resource) in new {
+            self.set_resource(run, key, Some(resource));
+        }
+        for certificate in derived.iter().flat_map(|derived| &derived.certificates) {
+            let resource = Resource::Certificate(certificate.clone());
+            *self.certificates.entry(resource.key()).or_default() += 1;
+            self.set_resource(run, resource.key(), Some(resource));
+        }
+        for certificate in before.iter().flat_map(|before| &before.certificates) {
+            let key = Key::Certificate(certificate.key.clone());
+            let uses = self.certificates.entry(key.clone()).or_default();
+            *uses -= 1;
+            if *uses == 0 {
+                self.certificates.remove(&key);
+                self.set_resource(run, key, None);
+            }
+        }
+        self.touch(run, &Dependency::Listeners(reference.clone()));
+        let diagnostics = derived.map(|derived| derived.diagnostics.clone()).unwrap_or_default();
+        self.set_diagnostics(run, reference, diagnostics);
+    }
+
+    fn route(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let derived = self.read(node, |reader| route::derive(reader, reference));
+        let before = self.routes.remove(reference).unwrap_or_default();
+        let after = derived.clone().unwrap_or_default();
+        run.dirty.insert(Node::Endpoints(reference.clone()));
+        let count = |counts: &mut HashMap<ListenerKey, usize>, key: &ListenerKey, up: bool| {
+            let count = counts.entry(key.clone()).or_default();
+            *count = if up { *count + 1 } else { *count - 1 };
+        };
+        for key in before.attached.symmetric_difference(&after.attached) {
+            count(&mut self.attached, key, after.attached.contains(key));
+            if let Some((gateway, _)) = key.as_str().rsplit_once('/')
+                && let Some((namespace, name)) = gateway.split_once('/')
+            {
+                run.dirty.insert(Node::GatewayStatus(ObjectRef::new(Kind::Gateway, namespace, name)));
+            }
+        }
+        for key in after.services.difference(&before.services) {
+            let uses = self.used.entry(key.clone()).or_default();
+            *uses += 1;
+            if *uses == 1 {
+                run.dirty.insert(Node::Service(key.clone()));
+            }
+        }
+        for key in before.services.difference(&after.services) {
+            let uses = self.used.entry(key.clone()).or_default();
+            *uses -= 1;
+            if *uses == 0 {
+                self.used.remove(key);
+                run.dirty.insert(Node::Service(key.clone()));
+            }
+        }
+        let kept: HashSet<Key> = after.routes.iter().map(|route| Key::Route(route.key.clone())).collect();
+        for route in &before.routes {
+            let key = Key::Route(route.key.clone());
+            if !kept.contains(&key) {
+                self.set_resource(run, key, None);
+            }
+        }
+        for route in &after.routes {
+            self.set_resource(run, Key::Route(route.key.clone()), Some(Resource::Route(route.clone())));
+        }
+        self.set_status(run, reference, derived.as_ref().map(|derived| Status::Route(derived.status.clone())));
+        if let Some(derived) = derived {
+            self.routes.insert(reference.clone(), derived);
+        }
+    }
+
+    fn service(&mut self, run: &mut Run, node: &Node, key: &ServiceKey) {
+        let wanted = self.used.contains_key(key);
+        let derived = self.read(node, |reader| if wanted { service::derive(reader, key) } else { None });
+        let before = self.services.remove(key);
+        let empty = BTreeMap::new();
+        let old = before.as_ref().map_or(&empty, |before| &before.endpoints);
+        let new = derived.as_ref().map_or(&empty, |derived| &derived.endpoints);
+        for workload in old.keys().filter(|workload| !new.contains_key(workload)) {
+            if let Some(services) = self.serving.get_mut(workload) {
+                services.remove(key);
+            }
+        }
+        for workload in new.keys() {
+            self.serving.entry(workload.clone()).or_default().insert(key.clone());
+        }
+        for workload in old.keys().chain(new.keys()).filter(|workload| old.get(workload) != new.get(workload)) {
+            run.dirty.insert(Node::Workload(workload.clone()));
+        }
+        let resource = derived.as_ref().map(|derived| Resource::Service(derived.service.clone()));
+        self.set_resource(run, Key::Service(key.clone()), resource);
+        // Whether a backend has endpoints is said at the routes that use it; nothing else of theirs depends on it.
+        if old.is_empty() != new.is_empty() || before.is_some() != derived.is_some() {
+            let (namespace, name, _) = key.parts();
+            let service = Dependency::Object(ObjectRef::new(Kind::Service, namespace, name));
+            let routes = self.readers.get(&service).into_iter().flatten();
+            let routes: Vec<Node> = routes
+                .filter_map(|node| match node {
+                    Node::Route(reference) => Some(Node::Endpoints(reference.clone())),
+                    _ => None,
+                })
+                .collect();
+            run.dirty.extend(routes);
+        }
+        if let Some(derived) = derived {
+            self.services.insert(key.clone(), derived);
+        }
+    }
+
+    fn workload(&mut self, run: &mut Run, key: &WorkloadKey) {
+        let services = self.serving.get(key).cloned().unwrap_or_default();
+        let mut workload: Option<Workload> = None;
+        for service in services {
+            let Some(answering) = self.services.get(&service).and_then(|derived| derived.endpoints.get(key)) else { continue };
+            let workload = workload.get_or_insert_with(|| Workload {
+                key: key.clone(),
+                address: answering.address,
+                services: BTreeMap::new(),
+                zone: answering.zone.clone(),
+            });
+            workload.services.insert(service, answering.port);
+        }
+        if workload.is_none() {
+            self.serving.remove(key);
+        }
+        let resource = workload.map(|workload| Resource::Workload(Arc::new(workload)));
+        self.set_resource(run, Key::Workload(key.clone()), resource);
+    }
+
+    fn gateway_status(&mut self, run: &mut Run, reference: &ObjectRef) {
+        let attached = |listener: &ListenerKey| self.attached.get(listener).copied().unwrap_or(0);
+        let status = self.gateways.get(reference).map(|listeners| Status::Gateway(listeners.status(attached)));
+        self.set_status(run, reference, status);
+    }
+
+    /// What is wrong with a route, with what only shows once services are known.
+    fn diagnose(&mut self, run: &mut Run, reference: &ObjectRef) {
+        let Some(derived) = self.routes.get(reference) else { return self.set_diagnostics(run, reference, Vec::new()) };
+        let mut diagnostics = derived.diagnostics.clone();
+        for route in &derived.routes {
+            for (at, backend) in route.backends.iter().enumerate() {
+                let weft_model::BackendTarget::Service(key) = &backend.target else { continue };
+                if self.services.get(key).is_some_and(|service| service.endpoints.is_empty()) {
+                    let path = format!("spec.rules[{}].backendRefs[{at}]", route.owner.rule);
+                    let message = format!("the Service {key} has no endpoints that are ready");
+                    let remedy = "start its pods, or add an EndpointSlice; `weft up --echo` answers for it";
+                    diagnostics.push(Code::NoEndpoints.at(path, message, remedy));
+                }
+            }
+        }
+        self.set_diagnostics(run, reference, diagnostics);
+    }
+
+    fn set_resource(&mut self, run: &mut Run, key: Key, resource: Option<Resource>) {
+        let before = match resource {
+            Some(resource) => self.resources.insert(key.clone(), resource),
+            None => self.resources.remove(&key),
+        };
+        run.before.entry(key).or_insert(before);
+    }
+
+    fn set_status(&mut self, run: &mut Run, reference: &ObjectRef, status: Option<Status>) {
+        let changed = match status {
+            Some(status) => {
+                let changed = self.statuses.get(reference) != Some(&status);
+                self.statuses.insert(reference.clone(), status);
+                changed
+            }
+            None => {
+                self.statuses.remove(reference);
+                false
+            }
+        };
+        if changed {
+            run.statuses.insert(reference.clone());
+        }
+    }
+
+    fn set_diagnostics(&mut self, run: &mut Run, reference: &ObjectRef, mut list: Vec<Diagnostic>) {
+        list.sort_by(|a, b| (a.level, &a.path, a.code).cmp(&(b.level, &b.path, b.code)));
+        list.dedup();
+        let before = if list.is_empty() {
+            self.diagnostics.remove(reference).unwrap_or_default()
+        } else {
+            self.diagnostics.insert(reference.clone(), list.clone()).unwrap_or_default()
+        };
+        if before != list {
+            run.diagnostics.insert(reference.clone());
+        }
+    }
+
+    /// Make before break: what is new or changed comes first, in the order of [`Key`]; what is gone goes in the reverse.
+    fn output(&self, run: Run) -> Output {
+        let mut changes = Vec::new();
+        let mut removals = Vec::new();
+        for (key, before) in run.before {
+            match (before, self.resources.get(&key)) {
+                (before, Some(after)) if before.as_ref() != Some(after) => changes.push(Change::Upsert(after.clone())),
+                (Some(_), None) => removals.push(Change::Remove(key)),
+                _ => {}
+            }
+        }
+        changes.extend(removals.into_iter().rev());
+        let statuses = run.statuses.into_iter().filter_map(|reference| {
+            let status = self.statuses.get(&reference)?.clone();
+            Some((reference, status))
+        });
+        let diagnostics = run.diagnostics.into_iter().map(|reference| {
+            let list = self.diagnostics.get(&reference).cloned().unwrap_or_default();
+            (reference, list)
+        });
+        Output { changes, statuses: statuses.collect(), diagnostics: diagnostics.collect(), derived: run.derived }
+    }
+}
+
+/// What of Gateway API is served, sorted.
+fn features() -> Vec<SupportedFeature> {
+    const FEATURES: [&str; 31] = [
+        "GRPCRoute",
+        "GRPCRouteNamedRouteRule",
+        "Gateway",
+        "GatewayHTTPListenerIsolation",
+        "GatewayHTTPSListenerDetectMisdirectedRequests",
+        "GatewayPort8080",
+        "HTTPRoute",
+        "HTTPRoute303RedirectStatusCode",
+        "HTTPRoute307RedirectStatusCode",
+        "HTTPRoute308RedirectStatusCode",
+        "HTTPRouteBackendProtocolH2C",
+        "HTTPRouteBackendProtocolWebSocket",
+        "HTTPRouteBackendRequestHeaderModification",
+        "HTTPRouteBackendTimeout",
+        "HTTPRouteCORS",
+        "HTTPRouteDestinationPortMatching",
+        "HTTPRouteHostRewrite",
+        "HTTPRouteMethodMatching",
+        "HTTPRouteNamedRouteRule",
+        "HTTPRouteParentRefPort",
+        "HTTPRoutePathRedirect",
+        "HTTPRoutePathRewrite",
+        "HTTPRoutePortRedirect",
+        "HTTPRouteQueryParamMatching",
+        "HTTPRouteRequestMirror",
+        "HTTPRouteRequestMultipleMirrors",
+        "HTTPRouteRequestPercentageMirror",
+        "HTTPRouteRequestTimeout",
+        "HTTPRouteResponseHeaderModification",
+        "HTTPRouteRetry",
+        "HTTPRouteSchemeRedirect",
+    ];
+    let mut features: Vec<_> = FEATURES.iter().map(|name| SupportedFeature { name: (*name).into() }).collect();
+    features.push(SupportedFeature { name: "ReferenceGrant".into() });
+    features
+}

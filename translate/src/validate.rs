@@ -1,0 +1,155 @@
+//! Rules of the API that its server enforces on routes (schema bounds and CEL), so that a folder is held to the same.
+
+use std::collections::HashSet;
+
+use weft_crds::{GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule};
+
+use crate::diagnostic::{Code, Diagnostic};
+
+const RULES: usize = 16;
+const MATCHES_OF_ALL: usize = 128;
+const MATCHES: usize = 64;
+const BACKENDS: usize = 16;
+const FILTERS: usize = 16;
+const HOSTNAMES: usize = 16;
+
+/// What the API server would refuse of an HTTPRoute.
+pub(crate) fn http_route(route: &HttpRoute) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let spec = &route.spec;
+    at_most(&mut found, "spec.hostnames", spec.hostnames.len(), HOSTNAMES);
+    at_most(&mut found, "spec.rules", spec.rules.len(), RULES);
+    let matches = spec.rules.iter().map(|rule| rule.matches.len()).sum();
+    at_most(&mut found, "spec.rules", matches, MATCHES_OF_ALL);
+    names(&mut found, spec.rules.iter().map(|rule| rule.name.as_deref()));
+    for (at, rule) in spec.rules.iter().enumerate() {
+        let path = format!("spec.rules[{at}]");
+        at_most(&mut found, &format!("{path}.matches"), rule.matches.len(), MATCHES);
+        at_most(&mut found, &format!("{path}.backendRefs"), rule.backend_refs.len(), BACKENDS);
+        filters(&mut found, &rule.filters, &format!("{path}.filters"));
+        for (at, backend) in rule.backend_refs.iter().enumerate() {
+            filters(&mut found, &backend.filters, &format!("{path}.backendRefs[{at}].filters"));
+        }
+        let redirect = rule.filters.iter().position(|filter| filter.request_redirect.is_some());
+        if let Some(at) = redirect
+            && !rule.backend_refs.is_empty()
+        {
+            let message = "a rule that redirects has no use for backends";
+            found.push(Code::Invalid.at(format!("{path}.filters[{at}]"), message, "remove the redirect or the backendRefs"));
+        }
+        prefix_match(&mut found, rule, &path);
+    }
+    found
+}
+
+/// What the API server would refuse of a GRPCRoute.
+pub(crate) fn grpc_route(route: &GrpcRoute) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let spec = &route.spec;
+    at_most(&mut found, "spec.hostnames", spec.hostnames.len(), HOSTNAMES);
+    at_most(&mut found, "spec.rules", spec.rules.len(), RULES);
+    let matches = spec.rules.iter().map(|rule| rule.matches.len()).sum();
+    at_most(&mut found, "spec.rules", matches, MATCHES_OF_ALL);
+    names(&mut found, spec.rules.iter().map(|rule| rule.name.as_deref()));
+    for (at, rule) in spec.rules.iter().enumerate() {
+        let path = format!("spec.rules[{at}]");
+        at_most(&mut found, &format!("{path}.backendRefs"), rule.backend_refs.len(), BACKENDS);
+        filters(&mut found, &rule.filters, &format!("{path}.filters"));
+    }
+    found
+}
+
+fn at_most(found: &mut Vec<Diagnostic>, path: &str, count: usize, most: usize) {
+    if count > most {
+        let message = format!("there are {count} where the API allows {most}");
+        found.push(Code::Invalid.at(path, message, "spread them over several routes"));
+    }
+}
+
+fn names<'r>(found: &mut Vec<Diagnostic>, names: impl Iterator<Item = Option<&'r str>>) {
+    let mut seen = HashSet::new();
+    for (at, name) in names.enumerate() {
+        if let Some(name) = name
+            && !seen.insert(name)
+        {
+            let message = format!("the name {name:?} stands twice");
+            found.push(Code::DuplicateName.at(format!("spec.rules[{at}].name"), message, "give each rule a name of its own"));
+        }
+    }
+}
+
+fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str) {
+    at_most(found, path, filters.len(), FILTERS);
+    let mut seen = HashSet::new();
+    for (at, filter) in filters.iter().enumerate() {
+        let path = format!("{path}[{at}]");
+        let kind = filter.filter_type.as_str();
+        if !seen.insert(kind) && !matches!(kind, "RequestMirror" | "ExtensionRef") {
+            let message = format!("a filter of type {kind} stands twice");
+            found.push(Code::DuplicateName.at(format!("{path}.type"), message, "join them into one"));
+        }
+        if kind == "URLRewrite" && seen.contains("RequestRedirect") || kind == "RequestRedirect" && seen.contains("URLRewrite") {
+            let message = "a rule cannot both redirect and rewrite";
+            found.push(Code::Invalid.at(format!("{path}.type"), message, "keep one of the two"));
+        }
+        for modifier in [&filter.request_header_modifier, &filter.response_header_modifier].into_iter().flatten() {
+            let names = modifier.set.iter().chain(&modifier.add).map(|header| &header.name).chain(&modifier.remove);
+            if let Some(bad) = names.into_iter().find(|name| name.parse::<HeaderToken>().is_err()) {
+                let message = format!("{bad:?} is not a header's name");
+                found.push(Code::Invalid.at(&path, message, "correct it"));
+            }
+        }
+        if let Some(redirect) = &filter.request_redirect {
+            let status = redirect.status_code.unwrap_or(302);
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+                let message = format!("{status} is not a status of a redirect");
+                found.push(Code::Invalid.at(format!("{path}.requestRedirect.statusCode"), message, "use 301, 302, 303, 307 or 308"));
+            }
+            if redirect.scheme.as_deref().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+                let at = format!("{path}.requestRedirect.scheme");
+                found.push(Code::Invalid.at(at, "the scheme is neither http nor https", "use one of them"));
+            }
+        }
+        if let Some(mirror) = &filter.request_mirror {
+            let at = format!("{path}.requestMirror");
+            if mirror.percent.is_some() && mirror.fraction.is_some() {
+                found.push(Code::Invalid.at(&at, "both percent and fraction are set", "keep one of the two"));
+            }
+            let over = mirror.fraction.is_some_and(|share| share.denominator == 0 || share.numerator > share.denominator);
+            if mirror.percent.is_some_and(|percent| percent > 100) || over {
+                found.push(Code::Invalid.at(at, "the share is over the whole", "make it at most 100 percent"));
+            }
+        }
+    }
+}
+
+/// A token of RFC 9110, 5.6.2.
+struct HeaderToken;
+
+impl std::str::FromStr for HeaderToken {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if !text.is_empty() && text.bytes().all(token) { Ok(Self) } else { Err(()) }
+    }
+}
+
+/// What replaces a matched prefix needs a prefix that was matched.
+fn prefix_match(found: &mut Vec<Diagnostic>, rule: &HttpRouteRule, path: &str) {
+    let replaces = rule.filters.iter().position(|filter| {
+        let redirect = filter.request_redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
+        let rewrite = filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+        redirect.or(rewrite).is_some_and(|path| path.modifier_type == "ReplacePrefixMatch")
+    });
+    let by_prefix = rule.matches.iter().all(|candidate| {
+        candidate.path.as_ref().is_none_or(|path| path.match_type.as_deref().unwrap_or("PathPrefix") == "PathPrefix")
+    });
+    if let Some(at) = replaces
+        && (!by_prefix || rule.matches.len() > 1)
+    {
+        let message = "ReplacePrefixMatch needs exactly one match, of type PathPrefix";
+        let remedy = "use ReplaceFullPath, or one PathPrefix match";
+        found.push(Code::Invalid.at(format!("{path}.filters[{at}]"), message, remedy));
+    }
+}
