@@ -146,24 +146,28 @@ impl PathTable {
     pub(super) fn remove(&mut self, candidate: &Candidate) {
         match &candidate.rule.route.matches[candidate.index].path {
             PathMatch::Exact(path) => {
-                let Some(candidates) = self.exact.get(path.as_str()) else {
-                    return;
-                };
-                if let [_] = candidates.as_slice() {
+                let place = self
+                    .exact
+                    .get(path.as_str())
+                    .and_then(|candidates| position(candidates, candidate));
+                let Some(index) = place else { return };
+                let candidates = self.exact.entry(&path.as_str().into(), Candidates::new);
+                candidates.remove(index);
+                if candidates.is_empty() {
                     self.exact.remove(path.as_str());
-                } else {
-                    remove_from(self.exact.entry(&path.as_str().into(), Candidates::new), candidate);
                 }
             }
             PathMatch::Prefix(prefix) => {
                 let key = prefix_key(prefix);
-                let Some(candidates) = self.prefixes.get(key) else {
-                    return;
-                };
-                if let [_] = candidates.as_slice() {
+                let place = self
+                    .prefixes
+                    .get(key)
+                    .and_then(|candidates| position(candidates, candidate));
+                let Some(index) = place else { return };
+                let candidates = self.prefixes.entry(&key.into(), Candidates::new);
+                candidates.remove(index);
+                if candidates.is_empty() {
                     self.prefixes.remove(key);
-                } else {
-                    remove_from(self.prefixes.entry(&key.into(), Candidates::new), candidate);
                 }
             }
             PathMatch::Regex(_) => {
@@ -182,12 +186,6 @@ impl PathTable {
 fn insert_into(candidates: &mut Candidates, candidate: &Candidate) {
     let index = candidates.partition_point(|other| other.rank() <= candidate.rank());
     candidates.insert(index, candidate.clone());
-}
-
-fn remove_from(candidates: &mut Candidates, candidate: &Candidate) {
-    if let Some(index) = position(candidates, candidate) {
-        candidates.remove(index);
-    }
 }
 
 /// A rule is in a list twice if two of its listeners share the hostname; either place will do.
