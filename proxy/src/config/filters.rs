@@ -75,7 +75,8 @@ impl Filters {
         self.0.is_none()
     }
 
-    /// The answer that takes the place of the backend's: to a CORS preflight, or a redirect. `prefix` is
+    /// The answer that takes the place of the backend's: to a CORS preflight, or a redirect, to which
+    /// [`Self::edit_response`] has been done already (scripts follow a redirect only if it allows them to). `prefix` is
     /// [`super::Match::prefix`], `scheme` that of the connection and `port` the listener's.
     pub fn answer<F: Fields>(
         &self,
@@ -88,7 +89,8 @@ impl Filters {
         // First, because browsers do not follow redirects of preflights (Fetch standard, CORS-preflight fetch).
         let preflight = compiled.cors.as_ref().and_then(|policy| policy.preflight(request));
         preflight.or_else(|| {
-            let answer = redirect::answer(compiled.redirect.as_ref()?, request, prefix, scheme, port);
+            let mut answer = redirect::answer(compiled.redirect.as_ref()?, request, prefix, scheme, port);
+            self.edit_response(&mut answer.headers, request.fields.get("origin"));
             Some(answer)
         })
     }

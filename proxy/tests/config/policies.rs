@@ -251,10 +251,18 @@ fn a_preflight_comes_before_a_redirect() {
     let answer = |line| {
         rule.filters
             .answer(&request(line, &fields).view(), 0, "http", 80)
-            .map(|answer| answer.status)
+            .expect("it is answered")
     };
-    assert_eq!(answer("OPTIONS a.com/"), Some(200));
-    assert_eq!(answer("GET a.com/"), Some(301));
+    assert_eq!(answer("OPTIONS a.com/").status, 200);
+    let redirect = answer("GET a.com/");
+    assert_eq!(
+        (redirect.status, text(&redirect.headers, "location")),
+        (301, Some("https://a.com/"))
+    );
+    assert_eq!(
+        text(&redirect.headers, "access-control-allow-origin"),
+        Some("https://www.foo.com")
+    );
 }
 
 #[test]
