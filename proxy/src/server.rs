@@ -294,7 +294,7 @@ impl Proxy {
     }
 
     /// Takes no more connections, lets what is in flight end, for at most [`Options::drain`], and stops.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         let mut draining = Vec::new();
         for worker in &self.workers {
             let (done, drained) = oneshot::channel();
@@ -305,7 +305,6 @@ impl Proxy {
         for drained in draining {
             let _ = drained.await;
         }
-        drop(self.workers);
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {

@@ -331,7 +331,7 @@ fn a_drain_lets_requests_end_and_closes_the_rest() {
     });
     eventually("both connections are counted", || fixture.stats().connections.open == 2);
     let proxy = fixture.proxy.take().expect("it runs");
-    let stopping = fixture.runtime.spawn(proxy.shutdown());
+    let stopping = fixture.runtime.spawn(async move { proxy.shutdown().await });
     assert!(idle.is_closed());
     release.send(()).expect("the backend waits");
     let response = busy.response("GET");

@@ -1,0 +1,105 @@
+//! The admin address: metrics, health and what is in use. It has a runtime of its own, apart from the data path.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::net::TcpListener;
+use weft_model::Resource;
+use weft_proxy::{Stats, Traffic};
+
+use crate::standalone::State;
+
+const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/stats    what was counted, as JSON\n";
+
+/// Binds the address and serves it until the task is dropped.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn start(address: SocketAddr, state: Arc<State>) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await?;
+    let bound = listener.local_addr()?;
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let state = state.clone();
+            tokio::spawn(async move {
+                let answer = service_fn(move |request| answer(state.clone(), request));
+                let mut server = http1::Builder::new();
+                server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+                if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
+                    tracing::debug!(%error, "a connection to the admin address ended");
+                }
+            });
+        }
+    });
+    Ok(bound)
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    const JSON: &str = "application/json";
+    let (status, kind, body) = match request.uri().path() {
+        "/" => (StatusCode::OK, TEXT, PAGES.to_owned()),
+        "/live" => (StatusCode::OK, TEXT, "live\n".to_owned()),
+        "/ready" => match state.not_ready() {
+            None => (StatusCode::OK, TEXT, "ready\n".to_owned()),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
+        },
+        "/metrics" => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            (StatusCode::OK, kind, state.proxy().metrics().await)
+        }
+        "/config" => {
+            let resources: Vec<Resource> = state.proxy().snapshot().resources().iter().map(Resource::redacted).collect();
+            (StatusCode::OK, JSON, serde_json::to_string_pretty(&resources).unwrap_or_default())
+        }
+        "/stats" => (StatusCode::OK, JSON, stats(&state.proxy().stats().await).to_string()),
+        _ => (StatusCode::NOT_FOUND, TEXT, format!("no such page; there are:\n{PAGES}")),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    Ok(response)
+}
+
+fn stats(stats: &Stats) -> serde_json::Value {
+    json!({
+        "routes": stats.routes.iter().map(|route| row(route.key.as_str(), &route.traffic)).collect::<Vec<_>>(),
+        "services": stats.services.iter().map(|service| {
+            let mut row = row(service.key.as_str(), &service.traffic);
+            row["endpoints"] = service.endpoints.into();
+            row
+        }).collect::<Vec<_>>(),
+        "failures": stats.flags.iter().map(|(flag, count)| (flag.as_str(), *count)).collect::<std::collections::BTreeMap<_, _>>(),
+        "connections": {
+            "accepted": stats.connections.accepted,
+            "open": stats.connections.open,
+            "refused": stats.connections.refused,
+            "upstreamOpened": stats.connections.upstream_opened,
+            "upstreamReused": stats.connections.upstream_reused,
+        },
+    })
+}
+
+fn row(name: &str, traffic: &Traffic) -> serde_json::Value {
+    let milliseconds = |share| traffic.latency.quantile(share).as_secs_f64() * 1000.0;
+    json!({
+        "name": name,
+        "requests": traffic.requests(),
+        "failures": traffic.failures,
+        "p50Ms": milliseconds(0.5),
+        "p95Ms": milliseconds(0.95),
+        "p99Ms": milliseconds(0.99),
+    })
+}

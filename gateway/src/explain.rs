@@ -1,0 +1,108 @@
+//! Where a request would go, and why nowhere else.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use weft_proxy::{
+    config::{Configuration, Explanation, explain as explain_config},
+    fields::RequestView,
+};
+use weft_translate::Edit;
+
+use crate::{analyze::translator, manifest::Loaded};
+
+/// A request that is asked about.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Scheme, host, port, path and query.
+    pub url: Uri,
+    /// The method.
+    pub method: Method,
+    /// The header fields. `Host` stands for the URL's.
+    pub headers: HeaderMap,
+}
+
+/// Why a question cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QuestionError {
+    /// The URL is not one.
+    #[error("{0:?} is not a URL: write it like http://shop.example:8080/cart?id=1")]
+    Url(String),
+    /// A header is not one.
+    #[error("{0:?} is not a header: write it like 'name: value'")]
+    Header(String),
+    /// The method is not one.
+    #[error("{0:?} is not a method: write it like GET or POST")]
+    Method(String),
+}
+
+impl Question {
+    /// Reads a question as a command line puts it.
+    ///
+    /// # Errors
+    /// A part of it is not what it should be.
+    pub fn new(url: &str, method: &str, headers: &[String]) -> Result<Self, QuestionError> {
+        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let parsed: Uri = full.parse().map_err(|_| QuestionError::Url(url.to_owned()))?;
+        if parsed.host().is_none() || !matches!(parsed.scheme_str(), Some("http" | "https")) {
+            return Err(QuestionError::Url(url.to_owned()));
+        }
+        let mut fields = HeaderMap::new();
+        for header in headers {
+            let wrong = || QuestionError::Header(header.clone());
+            let (name, value) = header.split_once(':').ok_or_else(wrong)?;
+            let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+            fields.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
+        }
+        let method = method.parse().map_err(|_| QuestionError::Method(method.to_owned()))?;
+        Ok(Self { url: parsed, method, headers: fields })
+    }
+
+    fn port(&self) -> u16 {
+        self.url.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
+    }
+
+    fn is_tls(&self) -> bool {
+        self.url.scheme_str() == Some("https")
+    }
+}
+
+/// Says which listener, route, rule and backend would take a request, and why not the others. Standalone listeners may
+/// be bound at an offset: the port is that of the manifests; when nothing listens there and only one port does for the
+/// scheme, that one is meant.
+pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
+    let mut configuration = Configuration::new();
+    let edits = loaded.objects.values().map(|located| Edit::Put(located.object.clone())).collect();
+    let snapshot = configuration.apply(translator().apply(edits).changes).snapshot;
+    let host = question.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or(question.url.host()).unwrap_or_default();
+    let mut port = question.port();
+    if snapshot.port(port).is_none() && question.url.port().is_none() {
+        let fitting: Vec<u16> = snapshot.ports().filter(|p| p.tls == question.is_tls()).map(|p| p.number).collect();
+        if let [only] = fitting.as_slice() {
+            port = *only;
+        }
+    }
+    let view = RequestView {
+        method: question.method.as_str(),
+        host,
+        path: question.url.path(),
+        query: question.url.query(),
+        fields: &question.headers,
+    };
+    let sni = question.is_tls().then(|| question.url.host().unwrap_or_default());
+    explain_config(&snapshot, port, sni, &view)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read_as_people_write_them() {
+        let question = Question::new("shop.example/cart?id=1", "POST", &["X-A: b".into()]).expect("a question");
+        assert_eq!((question.port(), question.url.query(), question.is_tls()), (80, Some("id=1"), false));
+        assert_eq!(question.headers["x-a"], "b");
+        assert!(Question::new("ftp://a", "GET", &[]).is_err());
+        assert!(Question::new("http://a", "GET", &["nothing".into()]).is_err());
+        assert!(Question::new("http://a", "G ET", &[]).is_err());
+    }
+}
