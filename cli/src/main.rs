@@ -1,2 +1,33 @@
-//! placeholder
-fn main() {}
+//! `weft`: from a gateway on a laptop to a mesh.
+
+mod analyze;
+mod args;
+mod explain;
+mod log;
+mod table;
+mod translate;
+mod up;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Args, Command};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Up(up) => up::run(up),
+        Command::Analyze(analyze) => analyze::run(&analyze),
+        Command::Translate(translate) => translate::run(&translate),
+        Command::Explain(explain) => explain::run(&explain),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -36,7 +36,9 @@ pub async fn start(address: SocketAddr, state: Arc<State>) -> io::Result<SocketA
             tokio::spawn(async move {
                 let answer = service_fn(move |request| answer(state.clone(), request));
                 let mut server = http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+                server
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(10));
                 if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
                     tracing::debug!(%error, "a connection to the admin address ended");
                 }
@@ -61,15 +63,31 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             (StatusCode::OK, kind, state.proxy().metrics().await)
         }
         "/config" => {
-            let resources: Vec<Resource> = state.proxy().snapshot().resources().iter().map(Resource::redacted).collect();
-            (StatusCode::OK, JSON, serde_json::to_string_pretty(&resources).unwrap_or_default())
+            let resources: Vec<Resource> = state
+                .proxy()
+                .snapshot()
+                .resources()
+                .iter()
+                .map(Resource::redacted)
+                .collect();
+            (
+                StatusCode::OK,
+                JSON,
+                serde_json::to_string_pretty(&resources).unwrap_or_default(),
+            )
         }
         "/stats" => (StatusCode::OK, JSON, stats(&state.proxy().stats().await).to_string()),
-        _ => (StatusCode::NOT_FOUND, TEXT, format!("no such page; there are:\n{PAGES}")),
+        _ => (
+            StatusCode::NOT_FOUND,
+            TEXT,
+            format!("no such page; there are:\n{PAGES}"),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     Ok(response)
 }
 

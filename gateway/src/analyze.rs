@@ -5,7 +5,7 @@ use weft_model::Resource;
 use weft_proxy::config::Configuration;
 use weft_translate::{CONTROLLER, Edit, Options, Status, Translator};
 
-use crate::manifest::{Level, Loaded, Place, Problem};
+use crate::files::{Level, Loaded, Place, Problem};
 
 /// What manifests come to.
 #[derive(Debug)]
@@ -20,13 +20,22 @@ pub struct Analysis {
 
 /// A translator as standalone mode has it.
 pub(crate) fn translator() -> Translator {
-    Translator::new(Options { controller_name: CONTROLLER.into(), standalone: true })
+    Translator::new(Options {
+        controller_name: CONTROLLER.into(),
+        standalone: true,
+    })
 }
 
 /// Translates manifests and gathers what is wrong with them.
 pub fn analyze(loaded: &Loaded) -> Analysis {
     let mut translator = translator();
-    let output = translator.apply(loaded.objects.values().map(|located| Edit::Put(located.object.clone())).collect());
+    let output = translator.apply(
+        loaded
+            .objects
+            .values()
+            .map(|located| Edit::Put(located.object.clone()))
+            .collect(),
+    );
     let mut problems = problems(loaded, &translator);
     for rejected in Configuration::new().apply(output.changes).rejected {
         problems.push(refused(&rejected.key.to_string(), &rejected.reason));
@@ -35,7 +44,10 @@ pub fn analyze(loaded: &Loaded) -> Analysis {
     Analysis {
         problems,
         resources: translator.resources().map(Resource::redacted).collect(),
-        statuses: translator.statuses().map(|(reference, status)| (reference.clone(), status.clone())).collect(),
+        statuses: translator
+            .statuses()
+            .map(|(reference, status)| (reference.clone(), status.clone()))
+            .collect(),
     }
 }
 
@@ -65,7 +77,15 @@ pub(crate) fn refused(what: &str, reason: &str) -> Problem {
 }
 
 fn sort(problems: &mut Vec<Problem>) {
-    let key = |problem: &Problem| (problem.place.clone().map(|Place { file, line, column }| (file, line, column)), problem.code.clone());
+    let key = |problem: &Problem| {
+        (
+            problem
+                .place
+                .clone()
+                .map(|Place { file, line, column }| (file, line, column)),
+            problem.code.clone(),
+        )
+    };
     problems.sort_by_cached_key(key);
     problems.dedup();
 }

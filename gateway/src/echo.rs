@@ -54,7 +54,13 @@ impl Echo {
             .filter(|service| self.answering.get(*service).is_none_or(BTreeSet::is_empty))
             .cloned()
             .collect();
-        for service in self.ours.keys().filter(|service| !bare.contains(*service)).cloned().collect::<Vec<_>>() {
+        for service in self
+            .ours
+            .keys()
+            .filter(|service| !bare.contains(*service))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             if let Some(task) = self.ours.remove(&service) {
                 task.abort();
             }
@@ -73,7 +79,8 @@ impl Echo {
                 services: [(service.clone(), port)].into(),
                 zone: None,
             }))));
-            self.ours.insert(service.clone(), tokio::spawn(serve(listener, service)));
+            self.ours
+                .insert(service.clone(), tokio::spawn(serve(listener, service)));
         }
         // Endpoints before the services and routes that send requests to them.
         added.extend(changes);
@@ -91,9 +98,13 @@ impl Echo {
             Change::Upsert(Resource::Workload(workload)) => {
                 self.forget(&workload.key);
                 for service in workload.services.keys() {
-                    self.answering.entry(service.clone()).or_default().insert(workload.key.clone());
+                    self.answering
+                        .entry(service.clone())
+                        .or_default()
+                        .insert(workload.key.clone());
                 }
-                self.serving.insert(workload.key.clone(), workload.services.keys().cloned().collect());
+                self.serving
+                    .insert(workload.key.clone(), workload.services.keys().cloned().collect());
             }
             Change::Remove(Key::Workload(key)) => self.forget(key),
             _ => {}
@@ -158,7 +169,10 @@ async fn answer(service: ServiceKey, request: Request<Incoming>) -> Result<Respo
     let status = parameter("status").and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());
     let mut headers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, value) in &head.headers {
-        headers.entry(name.as_str()).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
+        headers
+            .entry(name.as_str())
+            .or_default()
+            .push(String::from_utf8_lossy(value.as_bytes()).into_owned());
     }
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let (namespace, name, port) = service.parts();
@@ -178,7 +192,10 @@ async fn answer(service: ServiceKey, request: Request<Incoming>) -> Result<Respo
     text.push(b'\n');
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status.unwrap_or(StatusCode::OK);
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     Ok(response)
 }
 
@@ -203,7 +220,10 @@ mod tests {
     async fn ours_answers_until_another_does() {
         let mut echo = Echo::default();
         let key = ServiceKey::new("default", "web", 80);
-        let service = Change::Upsert(Resource::Service(Arc::new(Service { key: key.clone(), protocol: BackendProtocol::default() })));
+        let service = Change::Upsert(Resource::Service(Arc::new(Service {
+            key: key.clone(),
+            protocol: BackendProtocol::default(),
+        })));
         let changes = echo.complete(vec![service]).await.expect("loopback has a free port");
         assert!(matches!(&changes[0], Change::Upsert(Resource::Workload(workload)) if workload.address.is_loopback()));
         assert!(echo.complete(vec![]).await.expect("nothing to bind").is_empty());
@@ -213,9 +233,15 @@ mod tests {
             services: [(key, 80)].into(),
             zone: None,
         };
-        let changes = echo.complete(vec![Change::Upsert(Resource::Workload(Arc::new(other)))]).await.expect("nothing to bind");
+        let changes = echo
+            .complete(vec![Change::Upsert(Resource::Workload(Arc::new(other)))])
+            .await
+            .expect("nothing to bind");
         assert!(matches!(changes.last(), Some(Change::Remove(Key::Workload(_)))));
-        let changes = echo.complete(vec![Change::Remove(Key::Workload("default/pod".into()))]).await.expect("free port");
+        let changes = echo
+            .complete(vec![Change::Remove(Key::Workload("default/pod".into()))])
+            .await
+            .expect("free port");
         assert_eq!(changes.len(), 2);
     }
 

@@ -7,7 +7,7 @@ use weft_proxy::{
 };
 use weft_translate::Edit;
 
-use crate::{analyze::translator, manifest::Loaded};
+use crate::{analyze::translator, files::Loaded};
 
 /// A request that is asked about.
 #[derive(Clone, Debug)]
@@ -40,7 +40,11 @@ impl Question {
     /// # Errors
     /// A part of it is not what it should be.
     pub fn new(url: &str, method: &str, headers: &[String]) -> Result<Self, QuestionError> {
-        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let full = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("http://{url}")
+        };
         let parsed: Uri = full.parse().map_err(|_| QuestionError::Url(url.to_owned()))?;
         if parsed.host().is_none() || !matches!(parsed.scheme_str(), Some("http" | "https")) {
             return Err(QuestionError::Url(url.to_owned()));
@@ -53,7 +57,11 @@ impl Question {
             fields.append(name, HeaderValue::from_str(value.trim()).map_err(|_| wrong())?);
         }
         let method = method.parse().map_err(|_| QuestionError::Method(method.to_owned()))?;
-        Ok(Self { url: parsed, method, headers: fields })
+        Ok(Self {
+            url: parsed,
+            method,
+            headers: fields,
+        })
     }
 
     fn port(&self) -> u16 {
@@ -70,13 +78,24 @@ impl Question {
 /// scheme, that one is meant.
 pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
     let mut configuration = Configuration::new();
-    let edits = loaded.objects.values().map(|located| Edit::Put(located.object.clone())).collect();
+    let edits = loaded
+        .objects
+        .values()
+        .map(|located| Edit::Put(located.object.clone()))
+        .collect();
     let snapshot = configuration.apply(translator().apply(edits).changes).snapshot;
-    let host = question.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    let host = question
+        .headers
+        .get(http::header::HOST)
+        .and_then(|host| host.to_str().ok());
     let host = host.or(question.url.host()).unwrap_or_default();
     let mut port = question.port();
     if snapshot.port(port).is_none() && question.url.port().is_none() {
-        let fitting: Vec<u16> = snapshot.ports().filter(|p| p.tls == question.is_tls()).map(|p| p.number).collect();
+        let fitting: Vec<u16> = snapshot
+            .ports()
+            .filter(|p| p.tls == question.is_tls())
+            .map(|p| p.number)
+            .collect();
         if let [only] = fitting.as_slice() {
             port = *only;
         }
@@ -99,7 +118,10 @@ mod tests {
     #[test]
     fn questions_are_read_as_people_write_them() {
         let question = Question::new("shop.example/cart?id=1", "POST", &["X-A: b".into()]).expect("a question");
-        assert_eq!((question.port(), question.url.query(), question.is_tls()), (80, Some("id=1"), false));
+        assert_eq!(
+            (question.port(), question.url.query(), question.is_tls()),
+            (80, Some("id=1"), false)
+        );
         assert_eq!(question.headers["x-a"], "b");
         assert!(Question::new("ftp://a", "GET", &[]).is_err());
         assert!(Question::new("http://a", "GET", &["nothing".into()]).is_err());

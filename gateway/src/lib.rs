@@ -4,7 +4,7 @@ pub mod admin;
 pub mod analyze;
 pub mod echo;
 pub mod explain;
-pub mod manifest;
+pub mod files;
 pub mod standalone;
 
 pub use standalone::{Standalone, StandaloneOptions, State};

@@ -27,7 +27,7 @@ use crate::{
     admin,
     analyze::{self, refused},
     echo::Echo,
-    manifest::{File, Loaded, Problem, Sources, SourcesError},
+    files::{File, Loaded, Problem, Sources, SourcesError},
 };
 
 /// After a file has changed, further changes are waited for this long: editors write in several steps.
@@ -150,7 +150,12 @@ impl Standalone {
             let _watcher = watcher;
             reloader.run(changes).await;
         });
-        Ok(Self { state, applied, task, admin })
+        Ok(Self {
+            state,
+            applied,
+            task,
+            admin,
+        })
     }
 
     /// What the outside may see.
@@ -204,11 +209,25 @@ impl Reloader {
                 let _ = sender.try_send(());
             }
         });
-        let Ok(mut watcher) = watcher else { return (None, receiver) };
+        let Ok(mut watcher) = watcher else {
+            return (None, receiver);
+        };
         for path in self.sources.paths().iter().filter(|path| path.as_os_str() != "-") {
-            let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(Path::new(".")) };
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            let mode = if path.is_dir() { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+            let folder = if path.is_dir() {
+                path.as_path()
+            } else {
+                path.parent().unwrap_or(Path::new("."))
+            };
+            let folder = if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            };
+            let mode = if path.is_dir() {
+                RecursiveMode::Recursive
+            } else {
+                RecursiveMode::NonRecursive
+            };
             if let Err(error) = watcher.watch(folder, mode) {
                 tracing::warn!(folder = %folder.display(), %error, "changes are only seen every few seconds");
             }
@@ -248,7 +267,9 @@ impl Reloader {
         let mut signatures = HashMap::new();
         let mut folders: Vec<PathBuf> = self.sources.paths().to_vec();
         while let Some(path) = folders.pop() {
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let Ok(metadata) = std::fs::metadata(&path) else {
+                continue;
+            };
             if metadata.is_dir() {
                 let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
                 folders.extend(entries.map(|entry| entry.path()));
@@ -274,11 +295,20 @@ impl Reloader {
         let loaded = Loaded::join(self.files.values());
         let mut edits = Vec::new();
         for (reference, located) in &loaded.objects {
-            if self.loaded.objects.get(reference).is_none_or(|before| before.object != located.object) {
+            if self
+                .loaded
+                .objects
+                .get(reference)
+                .is_none_or(|before| before.object != located.object)
+            {
                 edits.push(Edit::Put(located.object.clone()));
             }
         }
-        let gone = self.loaded.objects.keys().filter(|reference| !loaded.objects.contains_key(*reference));
+        let gone = self
+            .loaded
+            .objects
+            .keys()
+            .filter(|reference| !loaded.objects.contains_key(*reference));
         edits.extend(gone.cloned().map(Edit::Delete));
         self.loaded = loaded;
         let mut changes = self.translator.apply(edits).changes;
@@ -297,7 +327,11 @@ impl Reloader {
         }
         let generation = self.applied.borrow().generation + 1;
         let mut problems = analyze::problems(&self.loaded, &self.translator);
-        problems.extend(self.refused.iter().map(|(key, reason)| refused(&key.to_string(), reason)));
+        problems.extend(
+            self.refused
+                .iter()
+                .map(|(key, reason)| refused(&key.to_string(), reason)),
+        );
         self.applied.send_replace(Applied {
             generation,
             problems,
@@ -309,23 +343,36 @@ impl Reloader {
 
     /// The statuses, with the data plane's word on listeners.
     fn statuses(&self) -> BTreeMap<ObjectRef, Status> {
-        let mut statuses: BTreeMap<ObjectRef, Status> =
-            self.translator.statuses().map(|(reference, status)| (reference.clone(), status.clone())).collect();
+        let mut statuses: BTreeMap<ObjectRef, Status> = self
+            .translator
+            .statuses()
+            .map(|(reference, status)| (reference.clone(), status.clone()))
+            .collect();
         for (reference, status) in &mut statuses {
             let Status::Gateway(gateway) = status else { continue };
             let mut refused = 0;
             for listener in &mut gateway.listeners {
                 let key = ListenerKey::from(format!("{}/{}/{}", reference.namespace, reference.name, listener.name));
-                let Some(reason) = self.refused.get(&Key::Listener(key)) else { continue };
+                let Some(reason) = self.refused.get(&Key::Listener(key)) else {
+                    continue;
+                };
                 refused += 1;
-                for condition in listener.conditions.iter_mut().filter(|c| c.condition_type == "Programmed") {
+                for condition in listener
+                    .conditions
+                    .iter_mut()
+                    .filter(|c| c.condition_type == "Programmed")
+                {
                     condition.status = "False".into();
                     condition.reason = "Invalid".into();
                     condition.message.clone_from(reason);
                 }
             }
             if refused > 0 && refused == gateway.listeners.len() {
-                for condition in gateway.conditions.iter_mut().filter(|c| c.condition_type == "Programmed") {
+                for condition in gateway
+                    .conditions
+                    .iter_mut()
+                    .filter(|c| c.condition_type == "Programmed")
+                {
                     condition.status = "False".into();
                     condition.reason = "Invalid".into();
                     condition.message = "the data plane serves none of the listeners".into();

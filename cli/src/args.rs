@@ -1,0 +1,146 @@
+//! What can be said on the command line.
+
+use std::{net::IpAddr, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use weft_proxy::{AccessLog, LogFormat};
+
+/// A gateway for Gateway API manifests, with a cluster or without.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a folder of manifests on this machine.
+    Up(Up),
+    /// Report everything that is wrong with manifests.
+    Analyze(Analyze),
+    /// Print what the data plane would be told, and the statuses.
+    Translate(Translate),
+    /// Say where a request would go, and why nowhere else.
+    Explain(Explain),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Up {
+    /// Files or folders of manifests, or - for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Added to each listener's port: with 8000, a listener on port 80 is served on 8080.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) port_offset: u16,
+    /// Where listeners bind.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) address: IpAddr,
+    /// Cores to use [default: all].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<NonZeroUsize>,
+    /// Answer for every Service without endpoints, saying what was asked.
+    #[arg(long)]
+    pub(crate) echo: bool,
+    /// Where metrics, health and the configuration in use are shown.
+    #[arg(long, default_value = "127.0.0.1:15020", value_name = "ADDRESS")]
+    pub(crate) admin: SocketAddr,
+    /// How long requests in flight may take to end when stopped, like 30s or 500ms.
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub(crate) drain: Duration,
+    /// A line per request: off, json, or text in which {field} stands for a field of the JSON form
+    /// [default: off on a terminal, json elsewhere].
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) access_log: Option<String>,
+    /// The share of requests in the access log, from 0 to 1; requests that failed are always in it.
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    pub(crate) access_log_sample: f64,
+    /// No live view, even on a terminal.
+    #[arg(long)]
+    pub(crate) no_view: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Analyze {
+    /// Files or folders of manifests, or - for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// The form of the report.
+    #[arg(long, short, value_enum, default_value_t = Report::Text)]
+    pub(crate) output: Report,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Translate {
+    /// Files or folders of manifests, or - for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Explain {
+    /// Like http://shop.example:8080/cart?id=1; the port is that of the manifests.
+    pub(crate) url: String,
+    /// Files or folders of manifests, or - for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// A header field, as 'name: value'.
+    #[arg(long = "header", short = 'H', value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// The method.
+    #[arg(long, default_value = "GET")]
+    pub(crate) method: String,
+    /// The form of the answer.
+    #[arg(long, short, value_enum, default_value_t = Report::Text)]
+    pub(crate) output: Report,
+}
+
+/// The form of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Report {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Up {
+    /// What the access log is to be, given whether there is a live view.
+    pub(crate) fn log(&self, view: bool) -> AccessLog {
+        let format = match self.access_log.as_deref() {
+            Some("off") => None,
+            Some("json") => Some(LogFormat::Json),
+            Some(text) => Some(LogFormat::Text(text.to_owned())),
+            None => (!view).then_some(LogFormat::Json),
+        };
+        AccessLog { format: format.filter(|_| !view), sample: self.access_log_sample }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time: write it like 30s or 500ms");
+    let (number, unit): (&str, fn(u64) -> Duration) = match text.strip_suffix("ms") {
+        Some(number) => (number, Duration::from_millis),
+        None => (text.strip_suffix('s').ok_or_else(wrong)?, Duration::from_secs),
+    };
+    number.parse().map(unit).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("30").is_err() && duration("s").is_err());
+    }
+}

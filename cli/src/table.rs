@@ -1,0 +1,60 @@
+//! Gateways, listeners and routes with their conditions, as kubectl prints such things.
+
+use comfy_table::{Table, presets::NOTHING};
+use weft_crds::{Condition, Kind};
+use weft_gateway::standalone::Applied;
+use weft_translate::Status;
+
+/// All tables, one below the other.
+pub(crate) fn tables(applied: &Applied) -> String {
+    let mut gateways = table(&["GATEWAY", "LISTENER", "ROUTES", "ACCEPTED", "PROGRAMMED", "RESOLVEDREFS"]);
+    let mut routes = table(&["KIND", "ROUTE", "PARENT", "ACCEPTED", "RESOLVEDREFS"]);
+    for (reference, status) in &applied.statuses {
+        let name = format!("{}/{}", reference.namespace, reference.name);
+        match status {
+            Status::Gateway(gateway) => {
+                for listener in &gateway.listeners {
+                    gateways.add_row([
+                        name.clone(),
+                        listener.name.clone(),
+                        listener.attached_routes.to_string(),
+                        holds(&listener.conditions, "Accepted"),
+                        holds(&listener.conditions, "Programmed"),
+                        holds(&listener.conditions, "ResolvedRefs"),
+                    ]);
+                }
+            }
+            Status::Route(route) => {
+                let kind = if reference.kind == Kind::GrpcRoute { "GRPCRoute" } else { "HTTPRoute" };
+                for parent in &route.parents {
+                    let section = parent.parent_ref.section_name.as_ref();
+                    let section = section.map(|section| format!("/{section}")).unwrap_or_default();
+                    routes.add_row([
+                        kind.to_owned(),
+                        name.clone(),
+                        format!("{}{section}", parent.parent_ref.name),
+                        holds(&parent.conditions, "Accepted"),
+                        holds(&parent.conditions, "ResolvedRefs"),
+                    ]);
+                }
+            }
+            Status::GatewayClass(_) => {}
+        }
+    }
+    format!("{gateways}\n\n{routes}\n")
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header);
+    table
+}
+
+/// `True`, or `False` and why.
+fn holds(conditions: &[Condition], kind: &str) -> String {
+    match conditions.iter().find(|condition| condition.condition_type == kind) {
+        Some(condition) if condition.status == "True" => "True".into(),
+        Some(condition) => format!("{} ({})", condition.status, condition.reason),
+        None => "Unknown".into(),
+    }
+}
