@@ -28,5 +28,10 @@ pub(crate) fn run(args: &Analyze) -> anyhow::Result<ExitCode> {
 /// How many problems there are of each level.
 pub(crate) fn summary(problems: &[Problem]) -> String {
     let count = |level| problems.iter().filter(|problem| problem.level == level).count();
-    format!("{} errors, {} warnings, {} notes", count(Level::Error), count(Level::Warning), count(Level::Info))
+    format!(
+        "{} errors, {} warnings, {} notes",
+        count(Level::Error),
+        count(Level::Warning),
+        count(Level::Info)
+    )
 }

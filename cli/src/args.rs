@@ -113,7 +113,10 @@ impl Up {
             Some(text) => Some(LogFormat::Text(text.to_owned())),
             None => (!view).then_some(LogFormat::Json),
         };
-        AccessLog { format: format.filter(|_| !view), sample: self.access_log_sample }
+        AccessLog {
+            format: format.filter(|_| !view),
+            sample: self.access_log_sample,
+        }
     }
 }
 

@@ -17,7 +17,10 @@ pub(crate) fn run(args: &Explain) -> anyhow::Result<ExitCode> {
     let explanation = explain(&loaded, &question);
     match args.output {
         Report::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
-        Report::Text => print!("{}", text(&explanation, &format!("{} {}", question.method, question.url))),
+        Report::Text => print!(
+            "{}",
+            text(&explanation, &format!("{} {}", question.method, question.url))
+        ),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -27,33 +30,52 @@ fn text(explanation: &Explanation, asked: &str) -> String {
     let mut lines = vec![asked.to_owned()];
     let listeners: Vec<_> = explanation.listeners.iter().map(ToString::to_string).collect();
     if !listeners.is_empty() {
-        let hostname = explanation.hostname.as_ref().map_or("any host".to_owned(), ToString::to_string);
+        let hostname = explanation
+            .hostname
+            .as_ref()
+            .map_or("any host".to_owned(), ToString::to_string);
         lines.push(format!("  listener  {} ({hostname})", listeners.join(", ")));
     }
     match (&explanation.verdict, &explanation.taken) {
         (_, Some(taken)) => {
-            let name = taken.rule_name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-            lines.push(format!("  route     {}{name}, match {}", taken.route, taken.match_index));
+            let name = taken
+                .rule_name
+                .as_ref()
+                .map(|name| format!(" ({name})"))
+                .unwrap_or_default();
+            lines.push(format!(
+                "  route     {}{name}, match {}",
+                taken.route, taken.match_index
+            ));
             if let Some(why) = &taken.broken {
                 lines.push(format!("  answers   500: {why}"));
             }
             for share in &taken.backends {
                 lines.push(match &share.target {
                     BackendTarget::Service(key) => {
-                        format!("  backend   {key}  {:.1} %  {} endpoints", share.percent, share.endpoints)
+                        format!(
+                            "  backend   {key}  {:.1} %  {} endpoints",
+                            share.percent, share.endpoints
+                        )
                     }
                     BackendTarget::Invalid(why) => format!("  backend   answers 500  {:.1} %  {why}", share.percent),
                 });
             }
         }
-        (Verdict::Misdirected, _) => lines.push("  answers   421: the host belongs to another listener than the name of the TLS connection".into()),
+        (Verdict::Misdirected, _) => lines
+            .push("  answers   421: the host belongs to another listener than the name of the TLS connection".into()),
         (Verdict::NoPort, _) => lines.push("  nothing listens on that port".into()),
         (Verdict::NoListener, _) => lines.push("  answers   404: no listener answers for that host".into()),
         _ => lines.push("  answers   404: no route takes it".into()),
     }
     if !explanation.passed.is_empty() {
         lines.push("  not taken by".into());
-        lines.extend(explanation.passed.iter().map(|passed| format!("    {}  {}", passed.route, passed.text)));
+        lines.extend(
+            explanation
+                .passed
+                .iter()
+                .map(|passed| format!("    {}  {}", passed.route, passed.text)),
+        );
     }
     lines.join("\n") + "\n"
 }

@@ -7,7 +7,14 @@ use weft_translate::Status;
 
 /// All tables, one below the other.
 pub(crate) fn tables(applied: &Applied) -> String {
-    let mut gateways = table(&["GATEWAY", "LISTENER", "ROUTES", "ACCEPTED", "PROGRAMMED", "RESOLVEDREFS"]);
+    let mut gateways = table(&[
+        "GATEWAY",
+        "LISTENER",
+        "ROUTES",
+        "ACCEPTED",
+        "PROGRAMMED",
+        "RESOLVEDREFS",
+    ]);
     let mut routes = table(&["KIND", "ROUTE", "PARENT", "ACCEPTED", "RESOLVEDREFS"]);
     for (reference, status) in &applied.statuses {
         let name = format!("{}/{}", reference.namespace, reference.name);
@@ -25,7 +32,11 @@ pub(crate) fn tables(applied: &Applied) -> String {
                 }
             }
             Status::Route(route) => {
-                let kind = if reference.kind == Kind::GrpcRoute { "GRPCRoute" } else { "HTTPRoute" };
+                let kind = if reference.kind == Kind::GrpcRoute {
+                    "GRPCRoute"
+                } else {
+                    "HTTPRoute"
+                };
                 for parent in &route.parents {
                     let section = parent.parent_ref.section_name.as_ref();
                     let section = section.map(|section| format!("/{section}")).unwrap_or_default();

@@ -16,6 +16,9 @@ pub(crate) fn run(args: &Translate) -> anyhow::Result<ExitCode> {
             json!({"kind": reference.kind.name(), "namespace": reference.namespace, "name": reference.name, "status": status})
         })
         .collect();
-    println!("{}", serde_json::to_string_pretty(&json!({"resources": analysis.resources, "statuses": statuses}))?);
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&json!({"resources": analysis.resources, "statuses": statuses}))?
+    );
     Ok(ExitCode::SUCCESS)
 }

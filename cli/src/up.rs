@@ -1,18 +1,10 @@
 //! `weft up`.
 
-use std::{
-    io::IsTerminal as _,
-    num::NonZeroUsize,
-    process::ExitCode,
-};
+use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use weft_gateway::{
-    Standalone, StandaloneOptions,
-    files::Sources,
-    standalone::Applied,
-};
+use weft_gateway::{Standalone, StandaloneOptions, files::Sources, standalone::Applied};
 use weft_proxy::{Limits, Options};
 use weft_translate::Status;
 
@@ -38,7 +30,10 @@ pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
         admin: Some(args.admin),
     };
     // The data plane has threads of its own; this one is for files, echo and the admin pages.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(args, options, view))
 }
 
@@ -92,18 +87,28 @@ fn report(args: &Up, applied: &Applied) {
     }
     eprintln!("{}", table::tables(applied));
     if !applied.unknown.is_empty() {
-        let kinds: Vec<String> = applied.unknown.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+        let kinds: Vec<String> = applied
+            .unknown
+            .iter()
+            .map(|(kind, count)| format!("{kind} ({count})"))
+            .collect();
         eprintln!("not read: {}\n", kinds.join(", "));
     }
     if !applied.problems.is_empty() {
         eprintln!("{}: see `weft analyze`", summary(&applied.problems));
     }
     let served = applied.statuses.values().any(|status| match status {
-        Status::Gateway(gateway) => gateway.conditions.iter().any(|c| c.condition_type == "Programmed" && c.status == "True"),
+        Status::Gateway(gateway) => gateway
+            .conditions
+            .iter()
+            .any(|c| c.condition_type == "Programmed" && c.status == "True"),
         _ => false,
     });
     if served {
-        eprintln!("listening on {}, ports as in the listeners plus {}", args.address, args.port_offset);
+        eprintln!(
+            "listening on {}, ports as in the listeners plus {}",
+            args.address, args.port_offset
+        );
     } else {
         eprintln!("no Gateway is served yet: add one to the manifests, they are read again when they change");
     }

@@ -30,7 +30,10 @@ impl View {
     pub(crate) fn open() -> io::Result<Self> {
         terminal::enable_raw_mode()?;
         execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide)?;
-        Ok(Self { before: HashMap::new(), at: Instant::now() })
+        Ok(Self {
+            before: HashMap::new(),
+            at: Instant::now(),
+        })
     }
 
     /// Waits for a second, or until `q` or Ctrl-C is pressed: then the answer is true.
@@ -40,7 +43,8 @@ impl View {
             if event::poll(LOOK)?
                 && let event::Event::Key(key) = event::read()?
             {
-                let interrupted = key.code == event::KeyCode::Char('c') && key.modifiers.contains(event::KeyModifiers::CONTROL);
+                let interrupted =
+                    key.code == event::KeyCode::Char('c') && key.modifiers.contains(event::KeyModifiers::CONTROL);
                 if key.code == event::KeyCode::Char('q') || interrupted {
                     return Ok(true);
                 }
@@ -58,8 +62,16 @@ impl View {
             stats.connections.open,
             summary(&applied.problems)
         )];
-        let routes = stats.routes.iter().map(|route| (route.key.to_string(), &route.traffic)).collect();
-        let services = stats.services.iter().map(|service| (service.key.to_string(), &service.traffic)).collect();
+        let routes = stats
+            .routes
+            .iter()
+            .map(|route| (route.key.to_string(), &route.traffic))
+            .collect();
+        let services = stats
+            .services
+            .iter()
+            .map(|service| (service.key.to_string(), &service.traffic))
+            .collect();
         for (title, rows) in [("ROUTE", routes), ("BACKEND", services)] {
             lines.push(String::new());
             lines.extend(self.rows(title, rows, elapsed));
@@ -87,18 +99,29 @@ impl View {
             })
             .collect();
         windows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        let header = format!("{title:<48} {:>9} {:>8} {:>9} {:>9} {:>9}", "RPS", "SUCCESS", "P50", "P95", "P99");
+        let header = format!(
+            "{title:<48} {:>9} {:>8} {:>9} {:>9} {:>9}",
+            "RPS", "SUCCESS", "P50", "P95", "P99"
+        );
         let rows = windows.into_iter().map(|(name, requests, failures, latency)| {
             let success = match requests {
                 0 => "-".to_owned(),
-                requests => format!("{:.1}%", 100.0 * (requests.saturating_sub(failures)) as f64 / requests as f64),
+                requests => format!(
+                    "{:.1}%",
+                    100.0 * (requests.saturating_sub(failures)) as f64 / requests as f64
+                ),
             };
             let quantile = |share| match latency.count() {
                 0 => "-".to_owned(),
                 _ => format!("{:.1}ms", latency.quantile(share).as_secs_f64() * 1000.0),
             };
             let rps = requests as f64 / elapsed;
-            format!("{name:<48} {rps:>9.1} {success:>8} {:>9} {:>9} {:>9}", quantile(0.5), quantile(0.95), quantile(0.99))
+            format!(
+                "{name:<48} {rps:>9.1} {success:>8} {:>9} {:>9} {:>9}",
+                quantile(0.5),
+                quantile(0.95),
+                quantile(0.99)
+            )
         });
         std::iter::once(header).chain(rows).collect()
     }

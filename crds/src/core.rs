@@ -205,7 +205,9 @@ pub struct Secret {
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Secret").field("metadata", &self.metadata).finish_non_exhaustive()
+        f.debug_struct("Secret")
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
     }
 }
 

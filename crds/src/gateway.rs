@@ -202,7 +202,10 @@ pub struct SelectorRequirement {
 impl LabelSelector {
     /// Whether labels satisfy all that is asked. An unknown operator is satisfied by nothing.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let equal = self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+        let equal = self
+            .match_labels
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value));
         equal
             && self.match_expressions.iter().all(|requirement| {
                 let value = labels.get(&requirement.key);

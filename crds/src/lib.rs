@@ -12,8 +12,8 @@ mod status;
 
 pub use crate::{
     core::{
-        ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret, Service,
-        ServicePort, ServiceSpec,
+        ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret,
+        Service, ServicePort, ServiceSpec,
     },
     gateway::{
         AllowedKind, AllowedRoutes, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec, GatewaySpec, GrantFrom,

@@ -97,7 +97,9 @@ impl Kind {
     /// alike are taken alike.
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let found = Self::ALL.iter().find(|known| known.group() == group && known.name() == kind)?;
+        let found = Self::ALL
+            .iter()
+            .find(|known| known.group() == group && known.name() == kind)?;
         matches!(version, "v1" | "v1beta1").then_some(*found)
     }
 }
@@ -123,7 +125,11 @@ impl ObjectRef {
     /// Names an object.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         let namespace = if kind.is_cluster_scoped() { "" } else { namespace };
-        Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -150,8 +156,14 @@ mod tests {
 
     #[test]
     fn kinds_are_found_by_group_version_and_name() {
-        assert_eq!(Kind::of("gateway.networking.k8s.io/v1", "HTTPRoute"), Some(Kind::HttpRoute));
-        assert_eq!(Kind::of("gateway.networking.k8s.io/v1beta1", "ReferenceGrant"), Some(Kind::ReferenceGrant));
+        assert_eq!(
+            Kind::of("gateway.networking.k8s.io/v1", "HTTPRoute"),
+            Some(Kind::HttpRoute)
+        );
+        assert_eq!(
+            Kind::of("gateway.networking.k8s.io/v1beta1", "ReferenceGrant"),
+            Some(Kind::ReferenceGrant)
+        );
         assert_eq!(Kind::of("v1", "Service"), Some(Kind::Service));
         assert_eq!(Kind::of("apps/v1", "Deployment"), None);
         assert_eq!(Kind::of("specs.smi-spec.io/v1alpha4", "HTTPRoute"), None);
@@ -163,7 +175,9 @@ mod tests {
             "metadata": {"name": "a"},
             "spec": {"parentRefs": [{"name": "g"}], "rules": [{"backendRefs": [{"name": "s", "port": 80}]}]},
         });
-        let Ok(Object::HttpRoute(route)) = Object::from_value(Kind::HttpRoute, value) else { panic!("a route") };
+        let Ok(Object::HttpRoute(route)) = Object::from_value(Kind::HttpRoute, value) else {
+            panic!("a route")
+        };
         assert!(route.spec.parent_refs[0].is_gateway());
         let backend = &route.spec.rules[0].backend_refs[0];
         assert_eq!((backend.backend.kind.as_str(), backend.weight), ("Service", 1));
@@ -173,6 +187,10 @@ mod tests {
     fn an_error_says_where() {
         let value = serde_json::json!({"metadata": {"name": "a"}, "spec": {"rules": [{"backendRefs": [{"name": "s", "port": "x"}]}]}});
         let error = Object::from_value(Kind::HttpRoute, value).expect_err("a port is a number");
-        assert!(error.path().to_string().starts_with("spec.rules[0].backendRefs[0]"), "{}", error.path());
+        assert!(
+            error.path().to_string().starts_with("spec.rules[0].backendRefs[0]"),
+            "{}",
+            error.path()
+        );
     }
 }

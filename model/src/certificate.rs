@@ -41,7 +41,10 @@ impl PrivateKeyPem {
 impl Certificate {
     /// The same certificate with its key replaced by [`PrivateKeyPem::REDACTED`], to be shown.
     pub fn redacted(&self) -> Self {
-        Self { private_key: PrivateKeyPem::new(PrivateKeyPem::REDACTED), ..self.clone() }
+        Self {
+            private_key: PrivateKeyPem::new(PrivateKeyPem::REDACTED),
+            ..self.clone()
+        }
     }
 }
 

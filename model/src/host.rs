@@ -15,7 +15,9 @@ pub enum HostPattern {
 
 /// The text is not a hostname.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a hostname: use lower-case labels separated by dots, with at most one leading `*.`, and no port or IP address")]
+#[error(
+    "{0:?} is not a hostname: use lower-case labels separated by dots, with at most one leading `*.`, and no port or IP address"
+)]
 pub struct HostPatternError(pub String);
 
 impl HostPattern {
@@ -52,13 +54,19 @@ impl FromStr for HostPattern {
             (1..=63).contains(&label.len())
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         let address = name.parse::<std::net::IpAddr>().is_ok();
         if text.len() > 253 || address || !name.split('.').all(label) {
             return Err(HostPatternError(text.to_owned()));
         }
-        Ok(if wildcard { Self::Wildcard(format!(".{name}")) } else { Self::Exact(name.to_owned()) })
+        Ok(if wildcard {
+            Self::Wildcard(format!(".{name}"))
+        } else {
+            Self::Exact(name.to_owned())
+        })
     }
 }
 
@@ -116,7 +124,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_hostname_is_refused() {
-        for text in ["", "*", "*.", "a..b", "A.com", "1.2.3.4", "a:80", "-a.com", "*.*.com", "a_b.com"] {
+        for text in [
+            "", "*", "*.", "a..b", "A.com", "1.2.3.4", "a:80", "-a.com", "*.*.com", "a_b.com",
+        ] {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
         }
     }

@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Certificate, CertificateKey, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, Workload, WorkloadKey};
+use crate::{
+    Certificate, CertificateKey, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, Workload, WorkloadKey,
+};
 
 /// A resource of any kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

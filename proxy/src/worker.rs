@@ -40,10 +40,22 @@ pub(crate) struct Worker {
     coarse: Cell<Instant>,
     random: Cell<u64>,
     flags: [Cell<u64>; Flag::COUNT],
-    snapshot: RefCell<Rc<Arc<Snapshot>>>,
+    snapshot: RefCell<Rc<InUse>>,
     upstreams: RefCell<ById<Rc<Upstream>>>,
     rules: RefCell<ById<Rc<RuleState>>>,
     listeners: RefCell<HashMap<u16, Rc<Cells>>>,
+}
+
+/// The snapshot in use. Requests count their share of it on this worker alone: counted on the [`Arc`] itself, every
+/// request of every worker would write to one place in memory.
+pub(crate) struct InUse(Arc<Snapshot>);
+
+impl std::ops::Deref for InUse {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
 }
 
 /// What a worker knows of a rule beside its configuration.
@@ -89,7 +101,7 @@ impl Worker {
             coarse: Cell::new(Instant::now()),
             random: Cell::new(seed | 1),
             flags: [const { Cell::new(0) }; Flag::COUNT],
-            snapshot: RefCell::new(Rc::new(snapshot)),
+            snapshot: RefCell::new(Rc::new(InUse(snapshot))),
             upstreams: RefCell::default(),
             rules: RefCell::default(),
             listeners: RefCell::default(),
@@ -97,7 +109,7 @@ impl Worker {
     }
 
     /// The configuration in use. A request keeps what it began with.
-    pub(crate) fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+    pub(crate) fn snapshot(&self) -> Rc<InUse> {
         self.snapshot.borrow().clone()
     }
 
@@ -112,7 +124,7 @@ impl Worker {
                 }
                 None => false,
             });
-        *self.snapshot.borrow_mut() = Rc::new(snapshot);
+        *self.snapshot.borrow_mut() = Rc::new(InUse(snapshot));
     }
 
     /// The state of a service, made with its first request.

@@ -23,27 +23,67 @@ pub(crate) fn resolve(
     path: &str,
 ) -> Result<ServiceKey, Box<Unresolved>> {
     let fail = |reason, code: Code, field: &str, message: String, remedy: String| {
-        let path = if field.is_empty() { path.to_owned() } else { format!("{path}.{field}") };
-        Box::new(Unresolved { reason, diagnostic: code.at(path, message, remedy) })
+        let path = if field.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}.{field}")
+        };
+        Box::new(Unresolved {
+            reason,
+            diagnostic: code.at(path, message, remedy),
+        })
     };
     if !reference.group.is_empty() || reference.kind != "Service" {
-        let message = format!("a backend of kind {} in group {:?} is not served", reference.kind, reference.group);
-        return Err(fail("InvalidKind", Code::BackendKind, "kind", message, "refer to a Service".into()));
+        let message = format!(
+            "a backend of kind {} in group {:?} is not served",
+            reference.kind, reference.group
+        );
+        return Err(fail(
+            "InvalidKind",
+            Code::BackendKind,
+            "kind",
+            message,
+            "refer to a Service".into(),
+        ));
     }
     let to = reference.namespace.as_deref().unwrap_or(namespace);
     let full = format!("{to}/{}", reference.name);
     if !reader.permits((kind, namespace), ("", "Service", to, &reference.name)) {
-        let message = format!("no ReferenceGrant in {to} lets a {kind} of {namespace} use the Service {}", reference.name);
-        let remedy = format!("add a ReferenceGrant to {to}, from {kind} in {namespace} to Service {}", reference.name);
-        return Err(fail("RefNotPermitted", Code::MissingGrant, "namespace", message, remedy));
+        let message = format!(
+            "no ReferenceGrant in {to} lets a {kind} of {namespace} use the Service {}",
+            reference.name
+        );
+        let remedy = format!(
+            "add a ReferenceGrant to {to}, from {kind} in {namespace} to Service {}",
+            reference.name
+        );
+        return Err(fail(
+            "RefNotPermitted",
+            Code::MissingGrant,
+            "namespace",
+            message,
+            remedy,
+        ));
     }
     let Some(service) = reader.service(to, &reference.name) else {
         let message = format!("there is no Service {full}");
-        return Err(fail("BackendNotFound", Code::BackendNotFound, "name", message, "create it, or correct the name".into()));
+        return Err(fail(
+            "BackendNotFound",
+            Code::BackendNotFound,
+            "name",
+            message,
+            "create it, or correct the name".into(),
+        ));
     };
     let Some(port) = reference.port else {
         let message = format!("a reference to the Service {full} needs a port");
-        return Err(fail("BackendNotFound", Code::MissingField, "", message, "add the port".into()));
+        return Err(fail(
+            "BackendNotFound",
+            Code::MissingField,
+            "",
+            message,
+            "add the port".into(),
+        ));
     };
     let Some(found) = service.spec.ports.iter().find(|candidate| candidate.port == port) else {
         let known: Vec<String> = service.spec.ports.iter().map(|port| port.port.to_string()).collect();
@@ -53,12 +93,28 @@ pub(crate) fn resolve(
     };
     if found.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
         let message = format!("port {port} of the Service {full} is not TCP");
-        return Err(fail("UnsupportedProtocol", Code::BackendProtocol, "port", message, "use a TCP port".into()));
+        return Err(fail(
+            "UnsupportedProtocol",
+            Code::BackendProtocol,
+            "port",
+            message,
+            "use a TCP port".into(),
+        ));
     }
-    if let Some(unknown) = found.app_protocol.as_deref().filter(|name| protocol(Some(name)).is_none()) {
+    if let Some(unknown) = found
+        .app_protocol
+        .as_deref()
+        .filter(|name| protocol(Some(name)).is_none())
+    {
         let message = format!("the Service {full} declares the appProtocol {unknown:?}, which is not served");
         let remedy = "use http, kubernetes.io/h2c, kubernetes.io/ws or grpc, or none".to_owned();
-        return Err(fail("UnsupportedProtocol", Code::BackendProtocol, "port", message, remedy));
+        return Err(fail(
+            "UnsupportedProtocol",
+            Code::BackendProtocol,
+            "port",
+            message,
+            remedy,
+        ));
     }
     Ok(ServiceKey::new(to, &reference.name, port))
 }

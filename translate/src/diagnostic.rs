@@ -90,8 +90,19 @@ codes! {
 
 impl Code {
     /// A diagnostic of this kind.
-    pub(crate) fn at(self, path: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) -> Diagnostic {
-        Diagnostic { code: self, level: self.level(), path: path.into(), message: message.into(), remedy: remedy.into() }
+    pub(crate) fn at(
+        self,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Diagnostic {
+        Diagnostic {
+            code: self,
+            level: self.level(),
+            path: path.into(),
+            message: message.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -115,7 +126,12 @@ mod tests {
     fn every_code_is_documented_once() {
         let page = include_str!("../../docs/diagnostics.md");
         for code in Code::ALL {
-            let row = format!("| {} | {} | {} |", code.as_str(), format!("{:?}", code.level()).to_lowercase(), code.title());
+            let row = format!(
+                "| {} | {} | {} |",
+                code.as_str(),
+                format!("{:?}", code.level()).to_lowercase(),
+                code.title()
+            );
             assert_eq!(page.matches(&row).count(), 1, "docs/diagnostics.md needs the row {row}");
         }
     }

@@ -64,17 +64,29 @@ fn one(
             "RequestHeaderModifier" | "ResponseHeaderModifier" | "RequestMirror" | "ExtensionRef"
         )
     {
-        return Err(unsupported(format!("a GRPCRoute has no filter of type {:?}", filter.filter_type)));
+        return Err(unsupported(format!(
+            "a GRPCRoute has no filter of type {:?}",
+            filter.filter_type
+        )));
     }
     Ok(Some(match filter.filter_type.as_str() {
-        "RequestHeaderModifier" => {
-            Filter::RequestHeaders(edit(filter.request_header_modifier.as_ref().ok_or_else(|| missing("requestHeaderModifier"))?))
-        }
+        "RequestHeaderModifier" => Filter::RequestHeaders(edit(
+            filter
+                .request_header_modifier
+                .as_ref()
+                .ok_or_else(|| missing("requestHeaderModifier"))?,
+        )),
         "ResponseHeaderModifier" => Filter::ResponseHeaders(edit(
-            filter.response_header_modifier.as_ref().ok_or_else(|| missing("responseHeaderModifier"))?,
+            filter
+                .response_header_modifier
+                .as_ref()
+                .ok_or_else(|| missing("responseHeaderModifier"))?,
         )),
         "RequestRedirect" => {
-            let redirect = filter.request_redirect.as_ref().ok_or_else(|| missing("requestRedirect"))?;
+            let redirect = filter
+                .request_redirect
+                .as_ref()
+                .ok_or_else(|| missing("requestRedirect"))?;
             Filter::Redirect(Redirect {
                 scheme: redirect.scheme.clone(),
                 hostname: redirect.hostname.clone(),
@@ -85,7 +97,10 @@ fn one(
         }
         "URLRewrite" => {
             let spec = filter.url_rewrite.as_ref().ok_or_else(|| missing("urlRewrite"))?;
-            Filter::Rewrite(Rewrite { hostname: spec.hostname.clone(), path: rewrite(spec.path.as_ref(), &missing)? })
+            Filter::Rewrite(Rewrite {
+                hostname: spec.hostname.clone(),
+                path: rewrite(spec.path.as_ref(), &missing)?,
+            })
         }
         "RequestMirror" => {
             let mirror = filter.request_mirror.as_ref().ok_or_else(|| missing("requestMirror"))?;
@@ -97,9 +112,19 @@ fn one(
                     None
                 }
             };
-            let percent = mirror.percent.map(|percent| Fraction { numerator: percent, denominator: 100 });
-            let share = mirror.fraction.or(percent).unwrap_or(Fraction { numerator: 1, denominator: 1 });
-            Filter::Mirror(Mirror { service, numerator: share.numerator, denominator: share.denominator.max(1) })
+            let percent = mirror.percent.map(|percent| Fraction {
+                numerator: percent,
+                denominator: 100,
+            });
+            let share = mirror.fraction.or(percent).unwrap_or(Fraction {
+                numerator: 1,
+                denominator: 1,
+            });
+            Filter::Mirror(Mirror {
+                service,
+                numerator: share.numerator,
+                denominator: share.denominator.max(1),
+            })
         }
         "CORS" => {
             let cors = filter.cors.as_ref().ok_or_else(|| missing("cors"))?;
@@ -113,8 +138,14 @@ fn one(
             })
         }
         "ExtensionRef" => {
-            let name = filter.extension_ref.as_ref().map(|to| format!("{}/{} {}", to.group, to.kind, to.name));
-            return Err(unsupported(format!("the extension {} is not known", name.unwrap_or_default())));
+            let name = filter
+                .extension_ref
+                .as_ref()
+                .map(|to| format!("{}/{} {}", to.group, to.kind, to.name));
+            return Err(unsupported(format!(
+                "the extension {} is not known",
+                name.unwrap_or_default()
+            )));
         }
         other => return Err(unsupported(format!("a filter of type {other:?} is not served"))),
     }))
@@ -122,9 +153,19 @@ fn one(
 
 fn edit(filter: &HeaderFilter) -> HeaderEdit {
     let changes = |headers: &[weft_crds::HeaderValue]| {
-        headers.iter().map(|header| HeaderChange { name: header.name.clone(), value: header.value.clone() }).collect()
+        headers
+            .iter()
+            .map(|header| HeaderChange {
+                name: header.name.clone(),
+                value: header.value.clone(),
+            })
+            .collect()
     };
-    HeaderEdit { set: changes(&filter.set), add: changes(&filter.add), remove: filter.remove.clone() }
+    HeaderEdit {
+        set: changes(&filter.set),
+        add: changes(&filter.add),
+        remove: filter.remove.clone(),
+    }
 }
 
 fn rewrite(
@@ -133,12 +174,16 @@ fn rewrite(
 ) -> Result<Option<PathRewrite>, Box<Diagnostic>> {
     let Some(path) = path else { return Ok(None) };
     Ok(Some(match path.modifier_type.as_str() {
-        "ReplaceFullPath" => {
-            PathRewrite::Full(path.replace_full_path.clone().ok_or_else(|| missing("path.replaceFullPath"))?)
-        }
-        "ReplacePrefixMatch" => {
-            PathRewrite::Prefix(path.replace_prefix_match.clone().ok_or_else(|| missing("path.replacePrefixMatch"))?)
-        }
+        "ReplaceFullPath" => PathRewrite::Full(
+            path.replace_full_path
+                .clone()
+                .ok_or_else(|| missing("path.replaceFullPath"))?,
+        ),
+        "ReplacePrefixMatch" => PathRewrite::Prefix(
+            path.replace_prefix_match
+                .clone()
+                .ok_or_else(|| missing("path.replacePrefixMatch"))?,
+        ),
         _ => return Err(missing("path.type of ReplaceFullPath or ReplacePrefixMatch")),
     }))
 }

@@ -6,8 +6,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use weft_crds::{
-    AddressStatus, Condition, Gateway, GatewayStatus, Kind, LabelSelector, ListenerSpec, ListenerStatus, RouteKindStatus,
-    Secret, SecretReference,
+    AddressStatus, Condition, Gateway, GatewayStatus, Kind, LabelSelector, ListenerSpec, ListenerStatus,
+    RouteKindStatus, Secret, SecretReference,
 };
 use weft_model::{
     Certificate, CertificateKey, GatewayKey, HostPattern, Listener, ListenerKey, ListenerProtocol, ListenerTls,
@@ -86,12 +86,20 @@ pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option
         let path = format!("spec.listeners[{at}]");
         if spec.name.is_empty() {
             let message = "the listener has no name";
-            diagnostics.push(Code::MissingField.at(format!("{path}.name"), message, "give it one: routes attach by it"));
+            diagnostics.push(Code::MissingField.at(
+                format!("{path}.name"),
+                message,
+                "give it one: routes attach by it",
+            ));
             continue;
         }
         if let Some(first) = names.insert(&spec.name, at) {
             let message = format!("the name {:?} is that of spec.listeners[{first}] too", spec.name);
-            diagnostics.push(Code::DuplicateName.at(format!("{path}.name"), message, "give each listener a name of its own"));
+            diagnostics.push(Code::DuplicateName.at(
+                format!("{path}.name"),
+                message,
+                "give each listener a name of its own",
+            ));
             continue;
         }
         listeners.push(one(reader, gateway, spec, &path, &mut diagnostics, &mut certificates));
@@ -100,10 +108,16 @@ pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option
     certificates.dedup_by(|a, b| a.key == b.key);
     let addresses = gateway.spec.addresses.iter().filter_map(|address| {
         let address_type = address.address_type.clone().unwrap_or_else(|| "IPAddress".into());
-        Some(AddressStatus { address_type, value: address.value.clone()? })
+        Some(AddressStatus {
+            address_type,
+            value: address.value.clone()?,
+        })
     });
     let unsupported_address = gateway.spec.addresses.iter().find_map(|address| {
-        address.address_type.clone().filter(|kind| kind != "IPAddress" && kind != "Hostname")
+        address
+            .address_type
+            .clone()
+            .filter(|kind| kind != "IPAddress" && kind != "Hostname")
     });
     Some(GatewayListeners {
         generation,
@@ -135,11 +149,20 @@ fn one(
     let (namespace, name) = (gateway.metadata.namespace(), gateway.metadata.name.as_str());
     let mut accepted = Ok(());
     let mut conflicted = None;
-    let hostname = match spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()).map(str::parse::<HostPattern>) {
+    let hostname = match spec
+        .hostname
+        .as_deref()
+        .filter(|hostname| !hostname.is_empty())
+        .map(str::parse::<HostPattern>)
+    {
         None => None,
         Some(Ok(hostname)) => Some(hostname),
         Some(Err(error)) => {
-            diagnostics.push(Code::InvalidHostname.at(format!("{path}.hostname"), error.to_string(), "correct the hostname"));
+            diagnostics.push(Code::InvalidHostname.at(
+                format!("{path}.hostname"),
+                error.to_string(),
+                "correct the hostname",
+            ));
             accepted = Err(("Invalid", error.to_string()));
             None
         }
@@ -180,7 +203,9 @@ fn one(
     if protocol == Some(ListenerProtocol::Https) {
         match terminate(reader, namespace, spec, path, diagnostics) {
             Ok(found) => {
-                tls = Some(ListenerTls { certificates: found.iter().map(|certificate| certificate.key.clone()).collect() });
+                tls = Some(ListenerTls {
+                    certificates: found.iter().map(|certificate| certificate.key.clone()).collect(),
+                });
                 certificates.extend(found);
             }
             Err(problem) => resolved = Err(problem),
@@ -203,7 +228,13 @@ fn one(
         (Err((_, message)), ..) | (_, Err((_, message)), _) => {
             condition("Programmed", false, "Invalid", message, generation)
         }
-        _ => condition("Programmed", false, "Pending", "The listener is not served yet", generation),
+        _ => condition(
+            "Programmed",
+            false,
+            "Pending",
+            "The listener is not served yet",
+            generation,
+        ),
     };
     let mut conditions = vec![
         match &accepted {
@@ -212,32 +243,68 @@ fn one(
         },
         programmed,
         match &resolved {
-            Ok(()) => condition("ResolvedRefs", true, "ResolvedRefs", "All references resolve", generation),
+            Ok(()) => condition(
+                "ResolvedRefs",
+                true,
+                "ResolvedRefs",
+                "All references resolve",
+                generation,
+            ),
             Err((reason, message)) => condition("ResolvedRefs", false, reason, message, generation),
         },
     ];
     conditions.push(match conflicted {
         Some((reason, message)) => condition("Conflicted", true, reason, message, generation),
-        None => condition("Conflicted", false, "NoConflicts", "No other listener is in the way", generation),
+        None => condition(
+            "Conflicted",
+            false,
+            "NoConflicts",
+            "No other listener is in the way",
+            generation,
+        ),
     });
-    let allowed = spec.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    let allowed = spec
+        .allowed_routes
+        .as_ref()
+        .and_then(|allowed| allowed.namespaces.as_ref());
     let namespaces = match allowed.and_then(|namespaces| namespaces.from.as_deref()) {
         Some("All") => Namespaces::All,
         Some("None") => Namespaces::None,
-        Some("Selector") => {
-            Namespaces::Selected(allowed.and_then(|namespaces| namespaces.selector.clone()).unwrap_or_default())
-        }
+        Some("Selector") => Namespaces::Selected(
+            allowed
+                .and_then(|namespaces| namespaces.selector.clone())
+                .unwrap_or_default(),
+        ),
         _ => Namespaces::Only(namespace.to_owned()),
     };
-    ListenerState { name: spec.name.clone(), port: spec.port, hostname, model, key, kinds, namespaces, conditions }
+    ListenerState {
+        name: spec.name.clone(),
+        port: spec.port,
+        hostname,
+        model,
+        key,
+        kinds,
+        namespaces,
+        conditions,
+    }
 }
 
 /// The first listener before this one that it cannot be told apart from. Standalone, those of other Gateways on the same
 /// port come first if their Gateway is older.
 fn conflict(reader: &Reader<'_>, gateway: &Gateway, spec: &ListenerSpec) -> Option<(&'static str, String)> {
-    let this = |other: &Gateway| other.metadata.name == gateway.metadata.name && other.metadata.namespace() == gateway.metadata.namespace();
-    let others = if reader.options.standalone { reader.gateways_on(spec.port) } else { Vec::new() };
-    let before = others.iter().map(|other| other.as_ref()).take_while(|other| !this(other)).chain(std::iter::once(gateway));
+    let this = |other: &Gateway| {
+        other.metadata.name == gateway.metadata.name && other.metadata.namespace() == gateway.metadata.namespace()
+    };
+    let others = if reader.options.standalone {
+        reader.gateways_on(spec.port)
+    } else {
+        Vec::new()
+    };
+    let before = others
+        .iter()
+        .map(|other| other.as_ref())
+        .take_while(|other| !this(other))
+        .chain(std::iter::once(gateway));
     for other_gateway in before {
         for other in &other_gateway.spec.listeners {
             if this(other_gateway) && other.name == spec.name {
@@ -246,7 +313,12 @@ fn conflict(reader: &Reader<'_>, gateway: &Gateway, spec: &ListenerSpec) -> Opti
             if other.port != spec.port || !matches!(other.protocol.as_str(), "HTTP" | "HTTPS") {
                 continue;
             }
-            let whose = format!("{}/{} listener {:?}", other_gateway.metadata.namespace(), other_gateway.metadata.name, other.name);
+            let whose = format!(
+                "{}/{} listener {:?}",
+                other_gateway.metadata.namespace(),
+                other_gateway.metadata.name,
+                other.name
+            );
             if other.protocol != spec.protocol {
                 let message = format!("port {} is {} already, by {whose}", spec.port, other.protocol);
                 return Some(("ProtocolConflict", message));
@@ -263,18 +335,30 @@ fn conflict(reader: &Reader<'_>, gateway: &Gateway, spec: &ListenerSpec) -> Opti
 
 /// The kinds of routes a listener takes, and what is wrong with those it names.
 fn kinds(protocol: Option<ListenerProtocol>, spec: &ListenerSpec) -> (Vec<RouteKindStatus>, Option<String>) {
-    let kind = |name: &str| RouteKindStatus { group: GATEWAY_GROUP.into(), kind: name.into() };
+    let kind = |name: &str| RouteKindStatus {
+        group: GATEWAY_GROUP.into(),
+        kind: name.into(),
+    };
     if protocol.is_none() {
         return (Vec::new(), None);
     }
     let served = ["HTTPRoute", "GRPCRoute"];
-    let named = spec.allowed_routes.as_ref().map(|allowed| allowed.kinds.as_slice()).unwrap_or_default();
+    let named = spec
+        .allowed_routes
+        .as_ref()
+        .map(|allowed| allowed.kinds.as_slice())
+        .unwrap_or_default();
     if named.is_empty() {
         return (served.iter().map(|name| kind(name)).collect(), None);
     }
-    let fits = |group: Option<&str>, name: &str| group.unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP && served.contains(&name);
-    let (good, bad): (Vec<_>, Vec<_>) = named.iter().partition(|named| fits(named.group.as_deref(), &named.kind));
-    let problem = bad.first().map(|bad| format!("routes of kind {:?} cannot attach to this listener", bad.kind));
+    let fits =
+        |group: Option<&str>, name: &str| group.unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP && served.contains(&name);
+    let (good, bad): (Vec<_>, Vec<_>) = named
+        .iter()
+        .partition(|named| fits(named.group.as_deref(), &named.kind));
+    let problem = bad
+        .first()
+        .map(|bad| format!("routes of kind {:?} cannot attach to this listener", bad.kind));
     (good.iter().map(|good| kind(&good.kind)).collect(), problem)
 }
 
@@ -297,7 +381,11 @@ fn terminate(
     let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
     if references.is_empty() {
         let message = "an HTTPS listener needs a certificate".to_owned();
-        diagnostics.push(Code::MissingField.at(format!("{path}.tls.certificateRefs"), &message, "refer to a kubernetes.io/tls Secret"));
+        diagnostics.push(Code::MissingField.at(
+            format!("{path}.tls.certificateRefs"),
+            &message,
+            "refer to a kubernetes.io/tls Secret",
+        ));
         return Err(("InvalidCertificateRef", message));
     }
     let mut found = Vec::new();
@@ -321,27 +409,56 @@ fn terminate(
 type Refused = (Code, &'static str, String, String);
 
 fn certificate(reader: &Reader<'_>, namespace: &str, reference: &SecretReference) -> Result<Certificate, Refused> {
-    let invalid = |message: String, remedy: &str| (Code::InvalidCertificate, "InvalidCertificateRef", message, remedy.to_owned());
+    let invalid = |message: String, remedy: &str| {
+        (
+            Code::InvalidCertificate,
+            "InvalidCertificateRef",
+            message,
+            remedy.to_owned(),
+        )
+    };
     if !reference.group.is_empty() || reference.kind != "Secret" {
-        let message = format!("a certificate cannot be a {} of group {:?}", reference.kind, reference.group);
+        let message = format!(
+            "a certificate cannot be a {} of group {:?}",
+            reference.kind, reference.group
+        );
         return Err(invalid(message, "refer to a Secret"));
     }
     let to = reference.namespace.as_deref().unwrap_or(namespace);
     let full = format!("{to}/{}", reference.name);
     if !reader.permits((Kind::Gateway, namespace), ("", "Secret", to, &reference.name)) {
-        let message = format!("no ReferenceGrant in {to} lets Gateways of {namespace} use the Secret {}", reference.name);
-        let remedy = format!("add a ReferenceGrant to {to}, from Gateway in {namespace} to Secret {}", reference.name);
+        let message = format!(
+            "no ReferenceGrant in {to} lets Gateways of {namespace} use the Secret {}",
+            reference.name
+        );
+        let remedy = format!(
+            "add a ReferenceGrant to {to}, from Gateway in {namespace} to Secret {}",
+            reference.name
+        );
         return Err((Code::MissingGrant, "RefNotPermitted", message, remedy));
     }
     let Some(secret) = reader.secret(to, &reference.name) else {
-        return Err(invalid(format!("there is no Secret {full}"), "create it, with type kubernetes.io/tls"));
+        return Err(invalid(
+            format!("there is no Secret {full}"),
+            "create it, with type kubernetes.io/tls",
+        ));
     };
     let part = |name: &str| {
-        pem(secret, name).ok_or_else(|| invalid(format!("the Secret {full} has no {name}"), "put PEM text there, in base64"))
+        pem(secret, name).ok_or_else(|| {
+            invalid(
+                format!("the Secret {full} has no {name}"),
+                "put PEM text there, in base64",
+            )
+        })
     };
     let (chain_pem, key_pem) = (part("tls.crt")?, part("tls.key")?);
-    check(&chain_pem, &key_pem).map_err(|why| invalid(format!("the Secret {full}: {why}"), "replace its tls.crt and tls.key"))?;
-    Ok(Certificate { key: CertificateKey::from(full), chain_pem, private_key: PrivateKeyPem::new(&key_pem) })
+    check(&chain_pem, &key_pem)
+        .map_err(|why| invalid(format!("the Secret {full}: {why}"), "replace its tls.crt and tls.key"))?;
+    Ok(Certificate {
+        key: CertificateKey::from(full),
+        chain_pem,
+        private_key: PrivateKeyPem::new(&key_pem),
+    })
 }
 
 fn pem(secret: &Secret, name: &str) -> Option<String> {
@@ -361,7 +478,8 @@ fn check(chain: &str, key: &str) -> Result<(), String> {
     if certificates.is_empty() {
         return Err("tls.crt holds no certificate".into());
     }
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| "tls.key holds no private key as PEM".to_owned())?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| "tls.key holds no private key as PEM".to_owned())?;
     rustls::sign::CertifiedKey::from_der(certificates, key, &default_provider())
         .map(drop)
         .map_err(|error| format!("certificate and key cannot be used together: {error}"))
@@ -370,17 +488,39 @@ fn check(chain: &str, key: &str) -> Result<(), String> {
 impl GatewayListeners {
     /// The Gateway's status, given how many routes are attached to each listener.
     pub(crate) fn status(&self, attached: impl Fn(&ListenerKey) -> usize) -> GatewayStatus {
-        let valid = self.listeners.iter().filter(|listener| listener.holds("Accepted")).count();
-        let served = self.listeners.iter().filter(|listener| listener.model.is_some()).count();
+        let valid = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.holds("Accepted"))
+            .count();
+        let served = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.model.is_some())
+            .count();
         let generation = self.generation;
         let accepted = match (&self.unsupported_address, valid) {
-            (Some(kind), _) => {
-                condition("Accepted", false, "UnsupportedAddress", format!("addresses of type {kind} are not supported"), generation)
-            }
-            (None, 0) => condition("Accepted", false, "ListenersNotValid", "no listener is valid", generation),
-            (None, valid) if valid < self.listeners.len() => {
-                condition("Accepted", true, "ListenersNotValid", "some listeners are not valid", generation)
-            }
+            (Some(kind), _) => condition(
+                "Accepted",
+                false,
+                "UnsupportedAddress",
+                format!("addresses of type {kind} are not supported"),
+                generation,
+            ),
+            (None, 0) => condition(
+                "Accepted",
+                false,
+                "ListenersNotValid",
+                "no listener is valid",
+                generation,
+            ),
+            (None, valid) if valid < self.listeners.len() => condition(
+                "Accepted",
+                true,
+                "ListenersNotValid",
+                "some listeners are not valid",
+                generation,
+            ),
             _ => condition("Accepted", true, "Accepted", "The Gateway is valid", generation),
         };
         let programmed = if served > 0 && self.unsupported_address.is_none() {
@@ -407,6 +547,8 @@ impl GatewayListeners {
 
 impl ListenerState {
     pub(crate) fn holds(&self, kind: &str) -> bool {
-        self.conditions.iter().any(|condition| condition.condition_type == kind && condition.status == "True")
+        self.conditions
+            .iter()
+            .any(|condition| condition.condition_type == kind && condition.status == "True")
     }
 }

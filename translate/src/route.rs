@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use weft_crds::{Condition, GrpcRoute, HttpRoute, Kind, Metadata, ObjectRef, ParentReference, ParentStatus, RouteStatus};
+use weft_crds::{
+    Condition, GrpcRoute, HttpRoute, Kind, Metadata, ObjectRef, ParentReference, ParentStatus, RouteStatus,
+};
 use weft_model::{BackendTarget, Filter, HostPattern, ListenerKey, Route, RouteKey, RouteKind, RouteOwner, ServiceKey};
 
 use crate::{
@@ -57,12 +59,20 @@ impl Either<'_> {
     fn lower(&self, lowering: &Lowering<'_, '_>) -> Vec<LoweredRule> {
         let path = |at: usize| format!("spec.rules[{at}]");
         match self {
-            Self::Http(route) => {
-                route.spec.rules.iter().enumerate().map(|(at, rule)| lowering.http(rule, &path(at))).collect()
-            }
-            Self::Grpc(route) => {
-                route.spec.rules.iter().enumerate().map(|(at, rule)| lowering.grpc(rule, &path(at))).collect()
-            }
+            Self::Http(route) => route
+                .spec
+                .rules
+                .iter()
+                .enumerate()
+                .map(|(at, rule)| lowering.http(rule, &path(at)))
+                .collect(),
+            Self::Grpc(route) => route
+                .spec
+                .rules
+                .iter()
+                .enumerate()
+                .map(|(at, rule)| lowering.grpc(rule, &path(at)))
+                .collect(),
         }
     }
 }
@@ -81,16 +91,25 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     };
     let hostnames = hostnames(route.hostnames(), &mut result.diagnostics);
     result.diagnostics.extend(refused);
-    let lowering = Lowering { reader, kind: reference.kind, namespace };
+    let lowering = Lowering {
+        reader,
+        kind: reference.kind,
+        namespace,
+    };
     let rules = route.lower(&lowering);
     // What the API server would have refused is not served; everything else is.
-    let invalid = result.diagnostics.iter().any(|diagnostic| diagnostic.level == Level::Error)
+    let invalid = result
+        .diagnostics
+        .iter()
+        .any(|diagnostic| diagnostic.level == Level::Error)
         || rules.iter().any(|rule| rule.matches.is_empty());
     let resolved = resolved(&rules, route.metadata().generation());
     let mut listeners = BTreeSet::new();
     if route.parents().is_empty() {
         let message = "the route has no parentRefs, so nothing sends it requests";
-        result.diagnostics.push(Code::NoParent.at("spec.parentRefs", message, "name the Gateway it is for"));
+        result
+            .diagnostics
+            .push(Code::NoParent.at("spec.parentRefs", message, "name the Gateway it is for"));
     }
     for (at, parent) in route.parents().iter().enumerate() {
         let path = format!("spec.parentRefs[{at}]");
@@ -100,16 +119,33 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
         let Some(gateway) = reader.listeners(parent, namespace) else {
             let whose = parent.namespace.as_deref().unwrap_or(namespace);
             let message = format!("there is no Gateway {whose}/{} of ours", parent.name);
-            result.diagnostics.push(Code::ParentNotFound.at(format!("{path}.name"), message, "create it, or correct the name"));
+            result.diagnostics.push(Code::ParentNotFound.at(
+                format!("{path}.name"),
+                message,
+                "create it, or correct the name",
+            ));
             continue;
         };
         let attached = attach(reader, reference.kind, namespace, parent, gateway, &hostnames);
         let generation = route.metadata().generation();
         let accepted = match attached {
-            Ok(_) if invalid => condition("Accepted", false, "UnsupportedValue", "the route is not valid", generation),
+            Ok(_) if invalid => condition(
+                "Accepted",
+                false,
+                "UnsupportedValue",
+                "the route is not valid",
+                generation,
+            ),
             Ok(found) => {
-                result.attached.extend(found.iter().map(|listener| listener.key.clone()));
-                listeners.extend(found.iter().filter(|listener| listener.model.is_some()).map(|l| l.key.clone()));
+                result
+                    .attached
+                    .extend(found.iter().map(|listener| listener.key.clone()));
+                listeners.extend(
+                    found
+                        .iter()
+                        .filter(|listener| listener.model.is_some())
+                        .map(|l| l.key.clone()),
+                );
                 condition("Accepted", true, "Accepted", "The route is attached", generation)
             }
             Err((code, reason, message)) => {
@@ -126,7 +162,9 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     }
     for rule in &rules {
         result.diagnostics.extend(rule.diagnostics.iter().cloned());
-        result.diagnostics.extend(rule.unresolved.iter().map(|unresolved| unresolved.diagnostic.clone()));
+        result
+            .diagnostics
+            .extend(rule.unresolved.iter().map(|unresolved| unresolved.diagnostic.clone()));
     }
     if !listeners.is_empty() && !invalid {
         let listeners: Vec<ListenerKey> = listeners.into_iter().collect();
@@ -204,8 +242,20 @@ fn attach<'g>(
 
 fn resolved(rules: &[LoweredRule], generation: i64) -> Condition {
     match rules.iter().flat_map(|rule| &rule.unresolved).next() {
-        Some(first) => condition("ResolvedRefs", false, first.reason, &first.diagnostic.message, generation),
-        None => condition("ResolvedRefs", true, "ResolvedRefs", "All references resolve", generation),
+        Some(first) => condition(
+            "ResolvedRefs",
+            false,
+            first.reason,
+            &first.diagnostic.message,
+            generation,
+        ),
+        None => condition(
+            "ResolvedRefs",
+            true,
+            "ResolvedRefs",
+            "All references resolve",
+            generation,
+        ),
     }
 }
 
@@ -217,9 +267,16 @@ fn model(
     listeners: &[ListenerKey],
     hostnames: &[HostPattern],
 ) -> Route {
-    let kind = if reference.kind == Kind::GrpcRoute { RouteKind::Grpc } else { RouteKind::Http };
+    let kind = if reference.kind == Kind::GrpcRoute {
+        RouteKind::Grpc
+    } else {
+        RouteKind::Http
+    };
     Route {
-        key: RouteKey::from(format!("{}/{}/{}/{at}", reference.kind, reference.namespace, reference.name)),
+        key: RouteKey::from(format!(
+            "{}/{}/{}/{at}",
+            reference.kind, reference.namespace, reference.name
+        )),
         owner: RouteOwner {
             kind,
             namespace: reference.namespace.clone(),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use regex_automata::meta::Regex;
 use weft_crds::{
-    GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRouteMatch, HttpRouteRule, Kind,
-    RetrySpec,
+    GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRouteMatch, HttpRouteRule,
+    Kind, RetrySpec,
 };
 use weft_model::{
     Backend, BackendTarget, Filter, HeaderMatch, PathMatch, QueryMatch, Retry, RouteMatch, StringMatch, Timeouts,
@@ -42,7 +42,11 @@ impl Lowering<'_, '_> {
     pub(crate) fn http(&self, rule: &HttpRouteRule, path: &str) -> LoweredRule {
         let mut lowered = self.common(rule.name.clone(), &rule.filters, &rule.backend_refs, path);
         let whole = [HttpRouteMatch::default()];
-        let matches = if rule.matches.is_empty() { &whole } else { rule.matches.as_slice() };
+        let matches = if rule.matches.is_empty() {
+            &whole
+        } else {
+            rule.matches.as_slice()
+        };
         for (at, spec) in matches.iter().enumerate() {
             match http_match(spec, &format!("{path}.matches[{at}]")) {
                 Ok(found) => lowered.matches.push(found),
@@ -54,7 +58,9 @@ impl Lowering<'_, '_> {
                 let text = text?;
                 let found = duration::parse(text);
                 if found.is_none() {
-                    lowered.diagnostics.push(invalid_duration(format!("{path}.timeouts.{field}"), text));
+                    lowered
+                        .diagnostics
+                        .push(invalid_duration(format!("{path}.timeouts.{field}"), text));
                 }
                 found.filter(|limit| !limit.is_zero())
             };
@@ -67,14 +73,21 @@ impl Lowering<'_, '_> {
             {
                 let message = "backendRequest is longer than request";
                 let at = format!("{path}.timeouts.backendRequest");
-                lowered.diagnostics.push(Code::Invalid.at(at, message, "make it no longer than request"));
+                lowered
+                    .diagnostics
+                    .push(Code::Invalid.at(at, message, "make it no longer than request"));
             }
         }
-        lowered.retry = rule.retry.as_ref().map(|spec| retry(spec, path, &mut lowered.diagnostics));
+        lowered.retry = rule
+            .retry
+            .as_ref()
+            .map(|spec| retry(spec, path, &mut lowered.diagnostics));
         if rule.session_persistence.is_some() {
             let message = "session persistence is not served yet: requests are balanced one by one";
             let at = format!("{path}.sessionPersistence");
-            lowered.diagnostics.push(Code::NotServedYet.at(at, message, "leave it out until it is"));
+            lowered
+                .diagnostics
+                .push(Code::NotServedYet.at(at, message, "leave it out until it is"));
         }
         lowered
     }
@@ -82,7 +95,11 @@ impl Lowering<'_, '_> {
     pub(crate) fn grpc(&self, rule: &GrpcRouteRule, path: &str) -> LoweredRule {
         let mut lowered = self.common(rule.name.clone(), &rule.filters, &rule.backend_refs, path);
         let whole = [GrpcRouteMatch::default()];
-        let matches = if rule.matches.is_empty() { &whole } else { rule.matches.as_slice() };
+        let matches = if rule.matches.is_empty() {
+            &whole
+        } else {
+            rule.matches.as_slice()
+        };
         for (at, spec) in matches.iter().enumerate() {
             match grpc_match(spec, &format!("{path}.matches[{at}]")) {
                 Ok(found) => lowered.matches.push(found),
@@ -99,7 +116,13 @@ impl Lowering<'_, '_> {
         references: &[HttpBackendRef],
         path: &str,
     ) -> LoweredRule {
-        let rule_filters = filter::lower(self.reader, self.kind, self.namespace, filters, &format!("{path}.filters"));
+        let rule_filters = filter::lower(
+            self.reader,
+            self.kind,
+            self.namespace,
+            filters,
+            &format!("{path}.filters"),
+        );
         let mut lowered = LoweredRule {
             name,
             matches: Vec::new(),
@@ -117,47 +140,88 @@ impl Lowering<'_, '_> {
             let target = match resolved {
                 Ok(service) => BackendTarget::Service(service),
                 Err(unresolved) => {
-                    let target = BackendTarget::Invalid(format!("{}: {}", unresolved.reason, unresolved.diagnostic.message));
+                    let target =
+                        BackendTarget::Invalid(format!("{}: {}", unresolved.reason, unresolved.diagnostic.message));
                     lowered.unresolved.push(*unresolved);
                     target
                 }
             };
-            let own = filter::lower(self.reader, self.kind, self.namespace, &reference.filters, &format!("{path}.filters"));
+            let own = filter::lower(
+                self.reader,
+                self.kind,
+                self.namespace,
+                &reference.filters,
+                &format!("{path}.filters"),
+            );
             lowered.diagnostics.extend(own.diagnostics);
             lowered.unresolved.extend(own.unresolved);
             let target = match own.broken {
                 Some(why) => BackendTarget::Invalid(why),
                 None => target,
             };
-            lowered.backends.push(Backend { weight: reference.weight, target, filters: own.filters });
+            lowered.backends.push(Backend {
+                weight: reference.weight,
+                target,
+                filters: own.filters,
+            });
         }
-        let redirects = lowered.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
+        let redirects = lowered
+            .filters
+            .iter()
+            .any(|filter| matches!(filter, Filter::Redirect(_)));
         if !redirects && lowered.backends.iter().all(|backend| backend.weight == 0) {
-            let what = if lowered.backends.is_empty() { "has no backend" } else { "has only backends of weight 0" };
+            let what = if lowered.backends.is_empty() {
+                "has no backend"
+            } else {
+                "has only backends of weight 0"
+            };
             let message = format!("the rule {what}: its requests are answered 500");
-            lowered.diagnostics.push(Code::NoBackend.at(format!("{path}.backendRefs"), message, "add a backend with a weight"));
+            lowered.diagnostics.push(Code::NoBackend.at(
+                format!("{path}.backendRefs"),
+                message,
+                "add a backend with a weight",
+            ));
         }
         lowered
     }
 }
 
 fn invalid_duration(path: String, text: &str) -> Diagnostic {
-    Code::InvalidDuration.at(path, format!("{text:?} is not a duration"), "write it like 500ms, 10s or 1m30s (GEP-2257)")
+    Code::InvalidDuration.at(
+        path,
+        format!("{text:?} is not a duration"),
+        "write it like 500ms, 10s or 1m30s (GEP-2257)",
+    )
 }
 
 fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagnostic>> {
-    let invalid = |field: &str, message: String, remedy: &str| Box::new(Code::Invalid.at(format!("{path}.{field}"), message, remedy));
+    let invalid = |field: &str, message: String, remedy: &str| {
+        Box::new(Code::Invalid.at(format!("{path}.{field}"), message, remedy))
+    };
     let (kind, value) = match &spec.path {
-        Some(path) => (path.match_type.as_deref().unwrap_or("PathPrefix"), path.value.as_deref().unwrap_or("/")),
+        Some(path) => (
+            path.match_type.as_deref().unwrap_or("PathPrefix"),
+            path.value.as_deref().unwrap_or("/"),
+        ),
         None => ("PathPrefix", "/"),
     };
     if kind != "RegularExpression" {
         if !value.starts_with('/') {
-            return Err(invalid("path.value", format!("the path {value:?} does not start with /"), "start it with /"));
+            return Err(invalid(
+                "path.value",
+                format!("the path {value:?} does not start with /"),
+                "start it with /",
+            ));
         }
-        let forbidden = ["//", "/./", "/../", "%2f", "%2F", "#"].into_iter().find(|part| value.contains(part));
+        let forbidden = ["//", "/./", "/../", "%2f", "%2F", "#"]
+            .into_iter()
+            .find(|part| value.contains(part));
         if let Some(part) = forbidden.or_else(|| ["/..", "/."].into_iter().find(|end| value.ends_with(end))) {
-            return Err(invalid("path.value", format!("the path {value:?} may not hold {part:?}"), "write the path in its plain form"));
+            return Err(invalid(
+                "path.value",
+                format!("the path {value:?} may not hold {part:?}"),
+                "write the path in its plain form",
+            ));
         }
     }
     let matched = match kind {
@@ -172,13 +236,23 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
         }
         other => {
             let message = format!("{other:?} is not a way to match a path");
-            return Err(invalid("path.type", message, "use Exact, PathPrefix or RegularExpression"));
+            return Err(invalid(
+                "path.type",
+                message,
+                "use Exact, PathPrefix or RegularExpression",
+            ));
         }
     };
     if let Some(method) = &spec.method {
-        const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+        const METHODS: [&str; 9] = [
+            "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+        ];
         if !METHODS.contains(&method.as_str()) {
-            return Err(invalid("method", format!("{method:?} is not a method"), "use one of GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH"));
+            return Err(invalid(
+                "method",
+                format!("{method:?} is not a method"),
+                "use one of GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH",
+            ));
         }
     }
     let mut query: Vec<QueryMatch> = Vec::new();
@@ -186,10 +260,18 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
         let value = string_match(spec, &format!("{path}.queryParams[{at}]"))?;
         // Of several conditions on one parameter only the first counts.
         if query.iter().all(|known| known.name != spec.name) {
-            query.push(QueryMatch { name: spec.name.clone(), value });
+            query.push(QueryMatch {
+                name: spec.name.clone(),
+                value,
+            });
         }
     }
-    Ok(RouteMatch { path: matched, method: spec.method.clone(), headers: headers(&spec.headers, path)?, query })
+    Ok(RouteMatch {
+        path: matched,
+        method: spec.method.clone(),
+        headers: headers(&spec.headers, path)?,
+        query,
+    })
 }
 
 fn grpc_match(spec: &GrpcRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagnostic>> {
@@ -197,12 +279,20 @@ fn grpc_match(spec: &GrpcRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
         None => PathMatch::Prefix("/".into()),
         Some(method) => grpc_path(method, &format!("{path}.method"))?,
     };
-    Ok(RouteMatch { path: matched, method: None, headers: headers(&spec.headers, path)?, query: Vec::new() })
+    Ok(RouteMatch {
+        path: matched,
+        method: None,
+        headers: headers(&spec.headers, path)?,
+        query: Vec::new(),
+    })
 }
 
 /// The path of a gRPC call is `/service/method`.
 fn grpc_path(spec: &GrpcMethodMatch, path: &str) -> Result<PathMatch, Box<Diagnostic>> {
-    let (service, method) = (spec.service.as_deref().filter(|s| !s.is_empty()), spec.method.as_deref().filter(|m| !m.is_empty()));
+    let (service, method) = (
+        spec.service.as_deref().filter(|s| !s.is_empty()),
+        spec.method.as_deref().filter(|m| !m.is_empty()),
+    );
     let any = "[^/]+";
     match spec.match_type.as_deref().unwrap_or("Exact") {
         "Exact" => Ok(match (service, method) {
@@ -218,17 +308,32 @@ fn grpc_path(spec: &GrpcMethodMatch, path: &str) -> Result<PathMatch, Box<Diagno
             for (field, part) in [("service", service), ("method", method)] {
                 compiles(part.unwrap_or(any), &format!("{path}.{field}"))?;
             }
-            Ok(PathMatch::Regex(format!("/(?:{})/(?:{})", service.unwrap_or(any), method.unwrap_or(any))))
+            Ok(PathMatch::Regex(format!(
+                "/(?:{})/(?:{})",
+                service.unwrap_or(any),
+                method.unwrap_or(any)
+            )))
         }
         other => {
             let message = format!("{other:?} is not a way to match a method");
-            Err(Box::new(Code::Invalid.at(format!("{path}.type"), message, "use Exact or RegularExpression")))
+            Err(Box::new(Code::Invalid.at(
+                format!("{path}.type"),
+                message,
+                "use Exact or RegularExpression",
+            )))
         }
     }
 }
 
 fn escape(text: &str) -> String {
-    text.chars().flat_map(|c| (!c.is_alphanumeric() && c != '_').then_some('\\').into_iter().chain([c])).collect()
+    text.chars()
+        .flat_map(|c| {
+            (!c.is_alphanumeric() && c != '_')
+                .then_some('\\')
+                .into_iter()
+                .chain([c])
+        })
+        .collect()
 }
 
 fn headers(specs: &[HttpHeaderMatch], path: &str) -> Result<Vec<HeaderMatch>, Box<Diagnostic>> {
@@ -246,7 +351,11 @@ fn headers(specs: &[HttpHeaderMatch], path: &str) -> Result<Vec<HeaderMatch>, Bo
 
 fn string_match(spec: &HttpHeaderMatch, path: &str) -> Result<StringMatch, Box<Diagnostic>> {
     if spec.name.is_empty() {
-        return Err(Box::new(Code::MissingField.at(format!("{path}.name"), "the name is empty", "name what is compared")));
+        return Err(Box::new(Code::MissingField.at(
+            format!("{path}.name"),
+            "the name is empty",
+            "name what is compared",
+        )));
     }
     match spec.match_type.as_deref().unwrap_or("Exact") {
         "Exact" => Ok(StringMatch::Exact(spec.value.clone())),
@@ -256,7 +365,11 @@ fn string_match(spec: &HttpHeaderMatch, path: &str) -> Result<StringMatch, Box<D
         }
         other => {
             let message = format!("{other:?} is not a way to match a value");
-            Err(Box::new(Code::Invalid.at(format!("{path}.type"), message, "use Exact or RegularExpression")))
+            Err(Box::new(Code::Invalid.at(
+                format!("{path}.type"),
+                message,
+                "use Exact or RegularExpression",
+            )))
         }
     }
 }
@@ -264,7 +377,11 @@ fn string_match(spec: &HttpHeaderMatch, path: &str) -> Result<StringMatch, Box<D
 fn compiles(pattern: &str, path: &str) -> Result<(), Box<Diagnostic>> {
     Regex::new(pattern).map(drop).map_err(|error| {
         let message = format!("{pattern:?} is not a regular expression: {error}");
-        Box::new(Code::InvalidRegex.at(path, message, "correct the expression (RE2 syntax, without look-around)"))
+        Box::new(Code::InvalidRegex.at(
+            path,
+            message,
+            "correct the expression (RE2 syntax, without look-around)",
+        ))
     })
 }
 
@@ -276,9 +393,22 @@ fn retry(spec: &RetrySpec, path: &str, diagnostics: &mut Vec<Diagnostic>) -> Ret
         }
         found
     });
-    for (at, code) in spec.codes.iter().enumerate().filter(|(_, code)| !(400..600).contains(*code)) {
+    for (at, code) in spec
+        .codes
+        .iter()
+        .enumerate()
+        .filter(|(_, code)| !(400..600).contains(*code))
+    {
         let message = format!("{code} is not a status after which a request is tried again");
-        diagnostics.push(Code::Invalid.at(format!("{path}.retry.codes[{at}]"), message, "use codes from 400 to 599"));
+        diagnostics.push(Code::Invalid.at(
+            format!("{path}.retry.codes[{at}]"),
+            message,
+            "use codes from 400 to 599",
+        ));
     }
-    Retry { codes: spec.codes.clone(), attempts: spec.attempts.unwrap_or(1), backoff }
+    Retry {
+        codes: spec.codes.clone(),
+        attempts: spec.attempts.unwrap_or(1),
+        backoff,
+    }
 }

@@ -32,7 +32,11 @@ pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceRes
     let port_name = port.name.as_deref().unwrap_or_default();
     let slices = reader.slices(namespace, name);
     let mut endpoints = collect(namespace, port_name, &slices, |endpoint| {
-        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+        endpoint
+            .conditions
+            .as_ref()
+            .and_then(|conditions| conditions.ready)
+            .unwrap_or(true)
     });
     if endpoints.is_empty() {
         // While everything is on its way out, what still serves is better than nothing (KEP-1669).
@@ -41,7 +45,13 @@ pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceRes
             conditions.serving == Some(true) && conditions.terminating == Some(true)
         });
     }
-    Some(ServiceResult { service: Arc::new(Service { key: key.clone(), protocol }), endpoints })
+    Some(ServiceResult {
+        service: Arc::new(Service {
+            key: key.clone(),
+            protocol,
+        }),
+        endpoints,
+    })
 }
 
 fn collect(
@@ -52,16 +62,34 @@ fn collect(
 ) -> BTreeMap<WorkloadKey, Answering> {
     let mut found: BTreeMap<WorkloadKey, Answering> = BTreeMap::new();
     for slice in slices {
-        let port = slice.ports.iter().find(|port| port.name.as_deref().unwrap_or_default() == port_name);
-        let Some(port) = port.and_then(|port| port.port) else { continue };
+        let port = slice
+            .ports
+            .iter()
+            .find(|port| port.name.as_deref().unwrap_or_default() == port_name);
+        let Some(port) = port.and_then(|port| port.port) else {
+            continue;
+        };
         for endpoint in slice.endpoints.iter().filter(|endpoint| takes_part(endpoint)) {
-            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok()) else { continue };
-            let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+            let Some(address) = endpoint
+                .addresses
+                .first()
+                .and_then(|address| address.parse::<IpAddr>().ok())
+            else {
+                continue;
+            };
+            let pod = endpoint
+                .target_ref
+                .as_ref()
+                .filter(|target| target.kind.as_deref() == Some("Pod"));
             let key = match pod.and_then(|pod| pod.name.as_deref()) {
                 Some(pod) => WorkloadKey::from(format!("{namespace}/{pod}")),
                 None => WorkloadKey::from(format!("{namespace}/{}/{address}", slice.metadata.name)),
             };
-            let answering = Answering { address, zone: endpoint.zone.clone(), port };
+            let answering = Answering {
+                address,
+                zone: endpoint.zone.clone(),
+                port,
+            };
             // A pod of two families is one workload: its IPv4 address is used.
             match found.get(&key) {
                 Some(known) if known.address.is_ipv4() => {}

@@ -16,7 +16,13 @@ pub enum Status {
 }
 
 /// A condition.
-pub(crate) fn condition(kind: &str, holds: bool, reason: &str, message: impl Into<String>, generation: i64) -> Condition {
+pub(crate) fn condition(
+    kind: &str,
+    holds: bool,
+    reason: &str,
+    message: impl Into<String>,
+    generation: i64,
+) -> Condition {
     Condition {
         condition_type: kind.into(),
         status: if holds { "True" } else { "False" }.into(),

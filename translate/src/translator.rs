@@ -158,7 +158,9 @@ impl Translator {
 
     /// Everything that is wrong.
     pub fn diagnostics(&self) -> impl Iterator<Item = (&ObjectRef, &Diagnostic)> {
-        self.diagnostics.iter().flat_map(|(reference, list)| list.iter().map(move |diagnostic| (reference, diagnostic)))
+        self.diagnostics
+            .iter()
+            .flat_map(|(reference, list)| list.iter().map(move |diagnostic| (reference, diagnostic)))
     }
 
     fn touch(&self, run: &mut Run, dependency: &Dependency) {
@@ -206,15 +208,28 @@ impl Translator {
         let status = self.read(node, |reader| {
             let class = reader.gateway_class("", &reference.name)?;
             (class.spec.controller_name == reader.options.controller_name).then(|| {
-                let accepted = condition("Accepted", true, "Accepted", "The class is served", class.metadata.generation());
-                Status::GatewayClass(GatewayClassStatus { conditions: vec![accepted], supported_features: features() })
+                let accepted = condition(
+                    "Accepted",
+                    true,
+                    "Accepted",
+                    "The class is served",
+                    class.metadata.generation(),
+                );
+                Status::GatewayClass(GatewayClassStatus {
+                    conditions: vec![accepted],
+                    supported_features: features(),
+                })
             })
         });
         self.set_status(run, reference, status);
     }
 
     fn gateway(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
-        let derived = self.read(node, |reader| listener::derive(reader, &reference.namespace, &reference.name)).map(Arc::new);
+        let derived = self
+            .read(node, |reader| {
+                listener::derive(reader, &reference.namespace, &reference.name)
+            })
+            .map(Arc::new);
         let before = match &derived {
             Some(derived) => self.gateways.insert(reference.clone(), derived.clone()),
             None => self.gateways.remove(reference),
@@ -224,7 +239,11 @@ impl Translator {
             return;
         }
         let resources = |listeners: &GatewayListeners| -> BTreeMap<Key, Resource> {
-            let served = listeners.listeners.iter().filter_map(|listener| listener.model.clone()).map(Resource::Listener);
+            let served = listeners
+                .listeners
+                .iter()
+                .filter_map(|listener| listener.model.clone())
+                .map(Resource::Listener);
             served.map(|resource| (resource.key(), resource)).collect()
         };
         let (old, new) = (before.as_deref().map(&resources), derived.as_deref().map(&resources));
@@ -268,7 +287,8 @@ impl Translator {
             if let Some((gateway, _)) = key.as_str().rsplit_once('/')
                 && let Some((namespace, name)) = gateway.split_once('/')
             {
-                run.dirty.insert(Node::GatewayStatus(ObjectRef::new(Kind::Gateway, namespace, name)));
+                run.dirty
+                    .insert(Node::GatewayStatus(ObjectRef::new(Kind::Gateway, namespace, name)));
             }
         }
         for key in after.services.difference(&before.services) {
@@ -296,7 +316,11 @@ impl Translator {
         for route in &after.routes {
             self.set_resource(run, Key::Route(route.key.clone()), Some(Resource::Route(route.clone())));
         }
-        self.set_status(run, reference, derived.as_ref().map(|derived| Status::Route(derived.status.clone())));
+        self.set_status(
+            run,
+            reference,
+            derived.as_ref().map(|derived| Status::Route(derived.status.clone())),
+        );
         if let Some(derived) = derived {
             self.routes.insert(reference.clone(), derived);
         }
@@ -317,10 +341,16 @@ impl Translator {
         for workload in new.keys() {
             self.serving.entry(workload.clone()).or_default().insert(key.clone());
         }
-        for workload in old.keys().chain(new.keys()).filter(|workload| old.get(workload) != new.get(workload)) {
+        for workload in old
+            .keys()
+            .chain(new.keys())
+            .filter(|workload| old.get(workload) != new.get(workload))
+        {
             run.dirty.insert(Node::Workload(workload.clone()));
         }
-        let resource = derived.as_ref().map(|derived| Resource::Service(derived.service.clone()));
+        let resource = derived
+            .as_ref()
+            .map(|derived| Resource::Service(derived.service.clone()));
         self.set_resource(run, Key::Service(key.clone()), resource);
         // Whether a backend has endpoints is said at the routes that use it; nothing else of theirs depends on it.
         if old.is_empty() != new.is_empty() || before.is_some() != derived.is_some() {
@@ -344,7 +374,13 @@ impl Translator {
         let services = self.serving.get(key).cloned().unwrap_or_default();
         let mut workload: Option<Workload> = None;
         for service in services {
-            let Some(answering) = self.services.get(&service).and_then(|derived| derived.endpoints.get(key)) else { continue };
+            let Some(answering) = self
+                .services
+                .get(&service)
+                .and_then(|derived| derived.endpoints.get(key))
+            else {
+                continue;
+            };
             let workload = workload.get_or_insert_with(|| Workload {
                 key: key.clone(),
                 address: answering.address,
@@ -362,18 +398,29 @@ impl Translator {
 
     fn gateway_status(&mut self, run: &mut Run, reference: &ObjectRef) {
         let attached = |listener: &ListenerKey| self.attached.get(listener).copied().unwrap_or(0);
-        let status = self.gateways.get(reference).map(|listeners| Status::Gateway(listeners.status(attached)));
+        let status = self
+            .gateways
+            .get(reference)
+            .map(|listeners| Status::Gateway(listeners.status(attached)));
         self.set_status(run, reference, status);
     }
 
     /// What is wrong with a route, with what only shows once services are known.
     fn diagnose(&mut self, run: &mut Run, reference: &ObjectRef) {
-        let Some(derived) = self.routes.get(reference) else { return self.set_diagnostics(run, reference, Vec::new()) };
+        let Some(derived) = self.routes.get(reference) else {
+            return self.set_diagnostics(run, reference, Vec::new());
+        };
         let mut diagnostics = derived.diagnostics.clone();
         for route in &derived.routes {
             for (at, backend) in route.backends.iter().enumerate() {
-                let weft_model::BackendTarget::Service(key) = &backend.target else { continue };
-                if self.services.get(key).is_some_and(|service| service.endpoints.is_empty()) {
+                let weft_model::BackendTarget::Service(key) = &backend.target else {
+                    continue;
+                };
+                if self
+                    .services
+                    .get(key)
+                    .is_some_and(|service| service.endpoints.is_empty())
+                {
                     let path = format!("spec.rules[{}].backendRefs[{at}]", route.owner.rule);
                     let message = format!("the Service {key} has no endpoints that are ready");
                     let remedy = "start its pods, or add an EndpointSlice; `weft up --echo` answers for it";
@@ -415,7 +462,9 @@ impl Translator {
         let before = if list.is_empty() {
             self.diagnostics.remove(reference).unwrap_or_default()
         } else {
-            self.diagnostics.insert(reference.clone(), list.clone()).unwrap_or_default()
+            self.diagnostics
+                .insert(reference.clone(), list.clone())
+                .unwrap_or_default()
         };
         if before != list {
             run.diagnostics.insert(reference.clone());
@@ -442,7 +491,12 @@ impl Translator {
             let list = self.diagnostics.get(&reference).cloned().unwrap_or_default();
             (reference, list)
         });
-        Output { changes, statuses: statuses.collect(), diagnostics: diagnostics.collect(), derived: run.derived }
+        Output {
+            changes,
+            statuses: statuses.collect(),
+            diagnostics: diagnostics.collect(),
+            derived: run.derived,
+        }
     }
 }
 
@@ -481,7 +535,12 @@ fn features() -> Vec<SupportedFeature> {
         "HTTPRouteRetry",
         "HTTPRouteSchemeRedirect",
     ];
-    let mut features: Vec<_> = FEATURES.iter().map(|name| SupportedFeature { name: (*name).into() }).collect();
-    features.push(SupportedFeature { name: "ReferenceGrant".into() });
+    let mut features: Vec<_> = FEATURES
+        .iter()
+        .map(|name| SupportedFeature { name: (*name).into() })
+        .collect();
+    features.push(SupportedFeature {
+        name: "ReferenceGrant".into(),
+    });
     features
 }

@@ -25,17 +25,30 @@ pub(crate) fn http_route(route: &HttpRoute) -> Vec<Diagnostic> {
     for (at, rule) in spec.rules.iter().enumerate() {
         let path = format!("spec.rules[{at}]");
         at_most(&mut found, &format!("{path}.matches"), rule.matches.len(), MATCHES);
-        at_most(&mut found, &format!("{path}.backendRefs"), rule.backend_refs.len(), BACKENDS);
+        at_most(
+            &mut found,
+            &format!("{path}.backendRefs"),
+            rule.backend_refs.len(),
+            BACKENDS,
+        );
         filters(&mut found, &rule.filters, &format!("{path}.filters"));
         for (at, backend) in rule.backend_refs.iter().enumerate() {
-            filters(&mut found, &backend.filters, &format!("{path}.backendRefs[{at}].filters"));
+            filters(
+                &mut found,
+                &backend.filters,
+                &format!("{path}.backendRefs[{at}].filters"),
+            );
         }
         let redirect = rule.filters.iter().position(|filter| filter.request_redirect.is_some());
         if let Some(at) = redirect
             && !rule.backend_refs.is_empty()
         {
             let message = "a rule that redirects has no use for backends";
-            found.push(Code::Invalid.at(format!("{path}.filters[{at}]"), message, "remove the redirect or the backendRefs"));
+            found.push(Code::Invalid.at(
+                format!("{path}.filters[{at}]"),
+                message,
+                "remove the redirect or the backendRefs",
+            ));
         }
         prefix_match(&mut found, rule, &path);
     }
@@ -53,7 +66,12 @@ pub(crate) fn grpc_route(route: &GrpcRoute) -> Vec<Diagnostic> {
     names(&mut found, spec.rules.iter().map(|rule| rule.name.as_deref()));
     for (at, rule) in spec.rules.iter().enumerate() {
         let path = format!("spec.rules[{at}]");
-        at_most(&mut found, &format!("{path}.backendRefs"), rule.backend_refs.len(), BACKENDS);
+        at_most(
+            &mut found,
+            &format!("{path}.backendRefs"),
+            rule.backend_refs.len(),
+            BACKENDS,
+        );
         filters(&mut found, &rule.filters, &format!("{path}.filters"));
     }
     found
@@ -73,7 +91,11 @@ fn names<'r>(found: &mut Vec<Diagnostic>, names: impl Iterator<Item = Option<&'r
             && !seen.insert(name)
         {
             let message = format!("the name {name:?} stands twice");
-            found.push(Code::DuplicateName.at(format!("spec.rules[{at}].name"), message, "give each rule a name of its own"));
+            found.push(Code::DuplicateName.at(
+                format!("spec.rules[{at}].name"),
+                message,
+                "give each rule a name of its own",
+            ));
         }
     }
 }
@@ -88,12 +110,22 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
             let message = format!("a filter of type {kind} stands twice");
             found.push(Code::DuplicateName.at(format!("{path}.type"), message, "join them into one"));
         }
-        if kind == "URLRewrite" && seen.contains("RequestRedirect") || kind == "RequestRedirect" && seen.contains("URLRewrite") {
+        if kind == "URLRewrite" && seen.contains("RequestRedirect")
+            || kind == "RequestRedirect" && seen.contains("URLRewrite")
+        {
             let message = "a rule cannot both redirect and rewrite";
             found.push(Code::Invalid.at(format!("{path}.type"), message, "keep one of the two"));
         }
-        for modifier in [&filter.request_header_modifier, &filter.response_header_modifier].into_iter().flatten() {
-            let names = modifier.set.iter().chain(&modifier.add).map(|header| &header.name).chain(&modifier.remove);
+        for modifier in [&filter.request_header_modifier, &filter.response_header_modifier]
+            .into_iter()
+            .flatten()
+        {
+            let names = modifier
+                .set
+                .iter()
+                .chain(&modifier.add)
+                .map(|header| &header.name)
+                .chain(&modifier.remove);
             if let Some(bad) = names.into_iter().find(|name| name.parse::<HeaderToken>().is_err()) {
                 let message = format!("{bad:?} is not a header's name");
                 found.push(Code::Invalid.at(&path, message, "correct it"));
@@ -103,9 +135,17 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
             let status = redirect.status_code.unwrap_or(302);
             if !matches!(status, 301 | 302 | 303 | 307 | 308) {
                 let message = format!("{status} is not a status of a redirect");
-                found.push(Code::Invalid.at(format!("{path}.requestRedirect.statusCode"), message, "use 301, 302, 303, 307 or 308"));
+                found.push(Code::Invalid.at(
+                    format!("{path}.requestRedirect.statusCode"),
+                    message,
+                    "use 301, 302, 303, 307 or 308",
+                ));
             }
-            if redirect.scheme.as_deref().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+            if redirect
+                .scheme
+                .as_deref()
+                .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
+            {
                 let at = format!("{path}.requestRedirect.scheme");
                 found.push(Code::Invalid.at(at, "the scheme is neither http nor https", "use one of them"));
             }
@@ -115,7 +155,9 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
             if mirror.percent.is_some() && mirror.fraction.is_some() {
                 found.push(Code::Invalid.at(&at, "both percent and fraction are set", "keep one of the two"));
             }
-            let over = mirror.fraction.is_some_and(|share| share.denominator == 0 || share.numerator > share.denominator);
+            let over = mirror
+                .fraction
+                .is_some_and(|share| share.denominator == 0 || share.numerator > share.denominator);
             if mirror.percent.is_some_and(|percent| percent > 100) || over {
                 found.push(Code::Invalid.at(at, "the share is over the whole", "make it at most 100 percent"));
             }
@@ -131,19 +173,31 @@ impl std::str::FromStr for HeaderToken {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if !text.is_empty() && text.bytes().all(token) { Ok(Self) } else { Err(()) }
+        if !text.is_empty() && text.bytes().all(token) {
+            Ok(Self)
+        } else {
+            Err(())
+        }
     }
 }
 
 /// What replaces a matched prefix needs a prefix that was matched.
 fn prefix_match(found: &mut Vec<Diagnostic>, rule: &HttpRouteRule, path: &str) {
     let replaces = rule.filters.iter().position(|filter| {
-        let redirect = filter.request_redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
+        let redirect = filter
+            .request_redirect
+            .as_ref()
+            .and_then(|redirect| redirect.path.as_ref());
         let rewrite = filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
-        redirect.or(rewrite).is_some_and(|path| path.modifier_type == "ReplacePrefixMatch")
+        redirect
+            .or(rewrite)
+            .is_some_and(|path| path.modifier_type == "ReplacePrefixMatch")
     });
     let by_prefix = rule.matches.iter().all(|candidate| {
-        candidate.path.as_ref().is_none_or(|path| path.match_type.as_deref().unwrap_or("PathPrefix") == "PathPrefix")
+        candidate
+            .path
+            .as_ref()
+            .is_none_or(|path| path.match_type.as_deref().unwrap_or("PathPrefix") == "PathPrefix")
     });
     if let Some(at) = replaces
         && (!by_prefix || rule.matches.len() > 1)

@@ -53,11 +53,20 @@ impl World {
         if let Some(after) = &after {
             self.index(reference, after, true, &mut changed);
         }
-        if before.is_none() && after.is_none() { Vec::new() } else { changed }
+        if before.is_none() && after.is_none() {
+            Vec::new()
+        } else {
+            changed
+        }
     }
 
     fn index(&mut self, reference: &ObjectRef, object: &Object, put: bool, changed: &mut Vec<Dependency>) {
-        fn set<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<ObjectRef>>, key: K, of: &ObjectRef, put: bool) {
+        fn set<K: std::hash::Hash + Eq>(
+            index: &mut HashMap<K, BTreeSet<ObjectRef>>,
+            key: K,
+            of: &ObjectRef,
+            put: bool,
+        ) {
             let members = index.entry(key).or_default();
             if put {
                 members.insert(of.clone());
@@ -118,7 +127,12 @@ impl<'w> Reader<'w> {
         world: &'w World,
         listeners: &'w BTreeMap<ObjectRef, Arc<GatewayListeners>>,
     ) -> Self {
-        Self { options, world, listeners, read: RefCell::default() }
+        Self {
+            options,
+            world,
+            listeners,
+            read: RefCell::default(),
+        }
     }
 
     /// What was read.
@@ -148,8 +162,13 @@ impl<'w> Reader<'w> {
 
     /// The labels of a namespace. It has the one that the API server gives every namespace, even if no object says so.
     pub(crate) fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
-        let mut labels = self.namespace("", name).map(|ns| ns.metadata.labels.clone()).unwrap_or_default();
-        labels.entry("kubernetes.io/metadata.name".into()).or_insert_with(|| name.to_owned());
+        let mut labels = self
+            .namespace("", name)
+            .map(|ns| ns.metadata.labels.clone())
+            .unwrap_or_default();
+        labels
+            .entry("kubernetes.io/metadata.name".into())
+            .or_insert_with(|| name.to_owned());
         labels
     }
 
@@ -163,7 +182,9 @@ impl<'w> Reader<'w> {
         self.note(Dependency::Grants(to_namespace.to_owned()));
         let grants = self.world.grants.get(to_namespace).into_iter().flatten();
         grants.filter_map(|reference| self.world.get(reference)).any(|object| {
-            let Object::ReferenceGrant(grant) = object else { return false };
+            let Object::ReferenceGrant(grant) = object else {
+                return false;
+            };
             let grant: &ReferenceGrant = grant;
             grant.spec.from.iter().any(|from| {
                 from.group == from_kind.group() && from.kind == from_kind.name() && from.namespace == from_namespace
@@ -198,7 +219,11 @@ impl<'w> Reader<'w> {
             .collect();
         gateways.sort_by_key(|gateway| {
             let metadata = &gateway.metadata;
-            (metadata.created(), metadata.namespace().to_owned(), metadata.name.clone())
+            (
+                metadata.created(),
+                metadata.namespace().to_owned(),
+                metadata.name.clone(),
+            )
         });
         gateways
     }

@@ -76,7 +76,9 @@ pub struct Loaded {
 impl Sources {
     /// Of files and folders, or `-` for standard input.
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
-        Self { paths: paths.into_iter().map(Into::into).collect() }
+        Self {
+            paths: paths.into_iter().map(Into::into).collect(),
+        }
     }
 
     /// The paths, as they were named.
@@ -99,10 +101,16 @@ impl Sources {
     pub fn files(&self) -> Result<BTreeMap<PathBuf, File>, SourcesError> {
         let mut files = BTreeMap::new();
         for path in &self.paths {
-            let unreadable = |error| SourcesError::Unreadable { path: path.display().to_string(), error };
+            let unreadable = |error| SourcesError::Unreadable {
+                path: path.display().to_string(),
+                error,
+            };
             if path.as_os_str() == "-" {
                 let mut text = String::new();
-                io::stdin().take(LARGEST).read_to_string(&mut text).map_err(unreadable)?;
+                io::stdin()
+                    .take(LARGEST)
+                    .read_to_string(&mut text)
+                    .map_err(unreadable)?;
                 files.insert(path.clone(), File::parse(path, &text));
                 continue;
             }
@@ -124,15 +132,23 @@ impl Sources {
 /// mounted ConfigMaps, whose files are seen through their links.
 fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    let mut entries: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
     entries.sort();
     for entry in entries {
-        if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+        if entry
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+        {
             continue;
         }
         if entry.is_dir() {
             found.extend(manifests(&entry)?);
-        } else if entry.extension().is_some_and(|extension| matches!(extension.to_str(), Some("yaml" | "yml" | "json"))) {
+        } else if entry
+            .extension()
+            .is_some_and(|extension| matches!(extension.to_str(), Some("yaml" | "yml" | "json")))
+        {
             found.push(entry);
         }
     }
@@ -155,7 +171,11 @@ impl File {
                 problems: vec![Problem {
                     code: "M0001".into(),
                     level: Level::Error,
-                    place: Some(Place { file: Arc::new(path.to_owned()), line: 1, column: 1 }),
+                    place: Some(Place {
+                        file: Arc::new(path.to_owned()),
+                        line: 1,
+                        column: 1,
+                    }),
                     object: None,
                     message: format!("the file cannot be read: {error}"),
                     remedy: "see that it is UTF-8 text that may be read".into(),
@@ -174,7 +194,8 @@ impl File {
         if let Some(error) = error {
             file.broken = true;
             let remedy = "correct the YAML; what the file held before stays in use";
-            file.problems.push(problem(&path, &text, error.mark, "M0002", error.message, remedy.into()));
+            file.problems
+                .push(problem(&path, &text, error.mark, "M0002", error.message, remedy.into()));
         }
         for document in documents {
             file.document(&path, &text, document);
@@ -193,10 +214,16 @@ impl File {
         let (Some(version), Some(kind_name)) = (word("apiVersion"), word("kind")) else {
             let message = "the document has no apiVersion or no kind".to_owned();
             let remedy = "start it with both, like `apiVersion: v1` and `kind: Service`";
-            return self.problems.push(problem(path, text, document.mark, "M0003", message, remedy.into()));
+            return self
+                .problems
+                .push(problem(path, text, document.mark, "M0003", message, remedy.into()));
         };
         if kind_name == "List" || kind_name.ends_with("List") && document.get("items").is_some() {
-            if let Some(Node { kind: tree::NodeKind::Sequence(items), .. }) = document.get("items") {
+            if let Some(Node {
+                kind: tree::NodeKind::Sequence(items),
+                ..
+            }) = document.get("items")
+            {
                 for item in items.clone() {
                     self.document(path, text, item);
                 }
@@ -214,23 +241,33 @@ impl File {
                 Some(meant) => format!("did you mean {meant:?}? known fields: {known}"),
                 None => format!("known fields: {known}"),
             };
-            self.problems.push(problem(path, text, unknown.mark, "M0005", message, remedy));
+            self.problems
+                .push(problem(path, text, unknown.mark, "M0005", message, remedy));
         }
         match Object::from_value(kind, document.value()) {
             Ok(object) if object.metadata().name.is_empty() => {
                 let message = format!("the {kind} has no name");
                 let mark = document.place_of("metadata");
-                self.problems.push(problem(path, text, mark, "M0006", message, "add metadata.name".into()));
+                self.problems
+                    .push(problem(path, text, mark, "M0006", message, "add metadata.name".into()));
             }
             Ok(object) => {
-                let located = Located { object, file: path.clone(), text: text.clone(), tree: Arc::new(document) };
+                let located = Located {
+                    object,
+                    file: path.clone(),
+                    text: text.clone(),
+                    tree: Arc::new(document),
+                };
                 self.objects.push(located);
             }
             Err(error) => {
                 let at = error.path().to_string();
                 let mark = document.place_of(&at);
                 let message = format!("{at}: {}", error.inner());
-                let remedy = format!("see the fields of {kind} with `kubectl explain {}`", kind.name().to_lowercase());
+                let remedy = format!(
+                    "see the fields of {kind} with `kubectl explain {}`",
+                    kind.name().to_lowercase()
+                );
                 self.problems.push(problem(path, text, mark, "M0004", message, remedy));
             }
         }
@@ -238,11 +275,18 @@ impl File {
 }
 
 fn problem(path: &Arc<PathBuf>, text: &str, mark: Mark, code: &str, message: String, remedy: String) -> Problem {
-    let snippet = text.lines().nth(mark.line - 1).map(|line| line.chars().take(160).collect());
+    let snippet = text
+        .lines()
+        .nth(mark.line - 1)
+        .map(|line| line.chars().take(160).collect());
     Problem {
         code: code.into(),
         level: Level::Error,
-        place: Some(Place { file: path.clone(), line: mark.line, column: mark.column }),
+        place: Some(Place {
+            file: path.clone(),
+            line: mark.line,
+            column: mark.column,
+        }),
         object: None,
         message,
         remedy,
@@ -254,14 +298,25 @@ impl Located {
     /// Where a field of the object stands.
     pub fn place_of(&self, path: &str) -> Place {
         let mark = self.tree.place_of(path);
-        Place { file: self.file.clone(), line: mark.line, column: mark.column }
+        Place {
+            file: self.file.clone(),
+            line: mark.line,
+            column: mark.column,
+        }
     }
 
     /// What is wrong with the object, at its place.
     pub fn problem(&self, diagnostic: &Diagnostic) -> Problem {
         let mark = self.tree.place_of(&diagnostic.path);
         let message = diagnostic.message.clone();
-        let mut found = problem(&self.file, &self.text, mark, diagnostic.code.as_str(), message, diagnostic.remedy.clone());
+        let mut found = problem(
+            &self.file,
+            &self.text,
+            mark,
+            diagnostic.code.as_str(),
+            message,
+            diagnostic.remedy.clone(),
+        );
         found.level = diagnostic.level;
         found.object = Some(self.object.reference().to_string());
         // A Secret's lines are not for showing.
@@ -287,9 +342,14 @@ impl Loaded {
                 let place = located.place_of("metadata.name");
                 if let Some(first) = places.get(&reference) {
                     let message = format!("{reference} stands twice: the first is at {first}");
-                    let mark = Mark { line: place.line, column: place.column };
+                    let mark = Mark {
+                        line: place.line,
+                        column: place.column,
+                    };
                     let remedy = "remove one of them, or give it another name".to_owned();
-                    loaded.problems.push(problem(&located.file, &located.text, mark, "M0007", message, remedy));
+                    loaded
+                        .problems
+                        .push(problem(&located.file, &located.text, mark, "M0007", message, remedy));
                     continue;
                 }
                 places.insert(reference.clone(), place);
@@ -324,7 +384,10 @@ mod tests {
     fn a_wrong_type_is_shown_where_it_stands() {
         let file = file("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n  - port: http\n");
         assert_eq!(file.problems[0].code, "M0004");
-        assert_eq!(file.problems[0].place.as_ref().expect("placed").to_string(), "a.yaml:6:5");
+        assert_eq!(
+            file.problems[0].place.as_ref().expect("placed").to_string(),
+            "a.yaml:6:5"
+        );
         assert!(file.objects.is_empty());
     }
 

@@ -38,15 +38,31 @@ fn walk(root: &Value, schema: &Value, node: &Node, top: bool, found: &mut Vec<Un
         }
         NodeKind::Mapping(entries) => {
             // A map of anything, or a schema that says nothing, knows every field.
-            let open = parts.iter().any(|part| part.get("additionalProperties").is_some_and(|more| *more != Value::Bool(false)));
-            let properties: Vec<_> = parts.iter().filter_map(|part| part.get("properties")?.as_object()).collect();
+            let open = parts.iter().any(|part| {
+                part.get("additionalProperties")
+                    .is_some_and(|more| *more != Value::Bool(false))
+            });
+            let properties: Vec<_> = parts
+                .iter()
+                .filter_map(|part| part.get("properties")?.as_object())
+                .collect();
             for (name, mark, value) in entries {
                 if let Some(property) = properties.iter().find_map(|properties| properties.get(name)) {
                     walk(root, property, value, false, found);
-                } else if !open && !properties.is_empty() && !(top && matches!(name.as_str(), "apiVersion" | "kind")) {
-                    let mut known: Vec<String> = properties.iter().flat_map(|properties| properties.keys().cloned()).collect();
+                } else if !open && !properties.is_empty() {
+                    if top && matches!(name.as_str(), "apiVersion" | "kind") {
+                        continue;
+                    }
+                    let mut known: Vec<String> = properties
+                        .iter()
+                        .flat_map(|properties| properties.keys().cloned())
+                        .collect();
                     known.sort();
-                    found.push(Unknown { mark: *mark, name: name.clone(), known });
+                    found.push(Unknown {
+                        mark: *mark,
+                        name: name.clone(),
+                        known,
+                    });
                 }
             }
         }
@@ -59,7 +75,11 @@ fn parts<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
     let mut at = 0;
     while let Some(schema) = parts.get(at).copied() {
         at += 1;
-        if let Some(pointer) = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix('#')) {
+        if let Some(pointer) = schema
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|reference| reference.strip_prefix('#'))
+        {
             parts.extend(root.pointer(pointer));
         }
         for key in ["anyOf", "oneOf", "allOf"] {
@@ -72,8 +92,12 @@ fn parts<'s>(root: &'s Value, schema: &'s Value) -> Vec<&'s Value> {
 /// The known name that was most likely meant.
 pub(crate) fn meant<'k>(name: &str, known: &'k [String]) -> Option<&'k str> {
     let lower = name.to_lowercase();
-    let near = known.iter().map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate));
-    near.filter(|(distance, _)| *distance <= 2 && *distance < name.len()).min().map(|(_, candidate)| candidate.as_str())
+    let near = known
+        .iter()
+        .map(|candidate| (distance(&lower, &candidate.to_lowercase()), candidate));
+    near.filter(|(distance, _)| *distance <= 2 && *distance < name.len())
+        .min()
+        .map(|(_, candidate)| candidate.as_str())
 }
 
 /// Insertions, removals and replacements between two words.
@@ -101,7 +125,10 @@ mod tests {
         assert_eq!(distance("backendref", "backendrefs"), 1);
         assert_eq!(distance("abc", "abc"), 0);
         assert_eq!(distance("", "abc"), 3);
-        assert_eq!(meant("backendRef", &["backendRefs".into(), "filters".into()]), Some("backendRefs"));
+        assert_eq!(
+            meant("backendRef", &["backendRefs".into(), "filters".into()]),
+            Some("backendRefs")
+        );
         assert_eq!(meant("zzz", &["filters".into()]), None);
     }
 }

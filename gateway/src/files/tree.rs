@@ -42,7 +42,11 @@ pub(crate) struct TreeError {
 
 /// Reads all documents. Those before an error are kept.
 pub(crate) fn parse(text: &str) -> (Vec<Node>, Option<TreeError>) {
-    let mut reader = TreeReader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+    let mut reader = TreeReader {
+        parser: Parser::new_from_str(text),
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
     let mut documents = Vec::new();
     loop {
         match reader.document() {
@@ -68,7 +72,10 @@ impl<'t> TreeReader<'t> {
                 Some(Ok((event, span))) => return Ok(Some((event, mark(&span)))),
                 Some(Err(error)) => {
                     let marker = error.marker();
-                    let mark = Mark { line: marker.line().max(1), column: marker.col() + 1 };
+                    let mark = Mark {
+                        line: marker.line().max(1),
+                        column: marker.col() + 1,
+                    };
                     let text = error.to_string();
                     // The place is said beside the message already.
                     let message = text.split(" at byte").next().unwrap_or(&text).to_owned();
@@ -102,7 +109,12 @@ impl<'t> TreeReader<'t> {
 
     fn node(&mut self, event: Event<'t>, mark: Mark, depth: usize) -> Result<Node, TreeError> {
         self.nodes += 1;
-        let fail = |message: &str| Err(TreeError { mark, message: message.to_owned() });
+        let fail = |message: &str| {
+            Err(TreeError {
+                mark,
+                message: message.to_owned(),
+            })
+        };
         if depth > DEPTH {
             return fail("the document is nested more than 100 levels deep");
         }
@@ -113,7 +125,14 @@ impl<'t> TreeReader<'t> {
             Event::Scalar(text, style, anchor, tag) => {
                 let text_tag = tag.is_some_and(|tag| tag.to_string().ends_with("str"));
                 let plain = style == ScalarStyle::Plain && !text_tag;
-                (NodeKind::Scalar(if plain { scalar(&text) } else { Value::String(text.into_owned()) }), anchor)
+                (
+                    NodeKind::Scalar(if plain {
+                        scalar(&text)
+                    } else {
+                        Value::String(text.into_owned())
+                    }),
+                    anchor,
+                )
             }
             Event::SequenceStart(_, anchor, _) => {
                 let mut items = Vec::new();
@@ -128,10 +147,18 @@ impl<'t> TreeReader<'t> {
                     let name = match key.kind {
                         NodeKind::Scalar(Value::String(name)) => name,
                         NodeKind::Scalar(other) => other.to_string(),
-                        _ => return Err(TreeError { mark: key.mark, message: "a key must be plain text".into() }),
+                        _ => {
+                            return Err(TreeError {
+                                mark: key.mark,
+                                message: "a key must be plain text".into(),
+                            });
+                        }
                     };
                     if entries.iter().any(|(known, ..)| *known == name) {
-                        return Err(TreeError { mark: key.mark, message: format!("the key {name:?} stands twice") });
+                        return Err(TreeError {
+                            mark: key.mark,
+                            message: format!("the key {name:?} stands twice"),
+                        });
                     }
                     let Some(value) = self.next_node(depth + 1)? else { break };
                     entries.push((name, key.mark, value));
@@ -139,7 +166,9 @@ impl<'t> TreeReader<'t> {
                 (NodeKind::Mapping(entries), anchor)
             }
             Event::Alias(id) => {
-                let Some(node) = self.anchors.get(&id).cloned() else { return fail("the alias stands for nothing") };
+                let Some(node) = self.anchors.get(&id).cloned() else {
+                    return fail("the alias stands for nothing");
+                };
                 self.nodes += node.size();
                 return Ok(Node { mark, ..node });
             }
@@ -154,7 +183,10 @@ impl<'t> TreeReader<'t> {
 }
 
 fn mark(span: &Span) -> Mark {
-    Mark { line: span.start.line().max(1), column: span.start.col() + 1 }
+    Mark {
+        line: span.start.line().max(1),
+        column: span.start.col() + 1,
+    }
 }
 
 /// A plain scalar as kubectl reads it: YAML 1.1's booleans, numbers and nulls.
@@ -173,7 +205,9 @@ fn scalar(text: &str) -> Value {
     if let Some(number) = integer(text) {
         return Value::Number(number);
     }
-    let decimal = digits.bytes().all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
+    let decimal = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
     match text.parse::<f64>().ok().filter(|_| decimal).and_then(Number::from_f64) {
         Some(number) => Value::Number(number),
         None => Value::String(text.to_owned()),
@@ -210,7 +244,9 @@ pub(crate) enum Step {
 pub(crate) fn steps(path: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     for part in path.split('.').filter(|part| !part.is_empty()) {
-        let (name, indexes) = part.split_once('[').map_or((part, None), |(name, rest)| (name, Some(rest)));
+        let (name, indexes) = part
+            .split_once('[')
+            .map_or((part, None), |(name, rest)| (name, Some(rest)));
         if !name.is_empty() {
             steps.push(Step::Key(name.to_owned()));
         }
@@ -246,7 +282,9 @@ impl Node {
 
     /// The value under a key.
     pub(crate) fn get(&self, name: &str) -> Option<&Self> {
-        let NodeKind::Mapping(entries) = &self.kind else { return None };
+        let NodeKind::Mapping(entries) = &self.kind else {
+            return None;
+        };
         entries.iter().find(|(key, ..)| key == name).map(|(.., value)| value)
     }
 
@@ -256,7 +294,9 @@ impl Node {
         for step in steps(path) {
             match (&node.kind, step) {
                 (NodeKind::Mapping(entries), Step::Key(name)) => {
-                    let Some((_, key, value)) = entries.iter().find(|(key, ..)| *key == name) else { break };
+                    let Some((_, key, value)) = entries.iter().find(|(key, ..)| *key == name) else {
+                        break;
+                    };
                     (node, mark) = (value, *key);
                 }
                 (NodeKind::Sequence(items), Step::Index(at)) => {
@@ -310,7 +350,9 @@ mod tests {
         assert!(error.expect("the bracket is open").mark.line >= 3);
         let (_, error) = parse("a: 1\na: 2\n");
         assert_eq!(error.expect("twice").mark, Mark { line: 2, column: 1 });
-        let bomb = (0..30).fold("a0: &a0 [x]\n".to_owned(), |text, at| format!("{text}a{}: &a{} [*a{at}, *a{at}]\n", at + 1, at + 1));
+        let bomb = (0..30).fold("a0: &a0 [x]\n".to_owned(), |text, at| {
+            format!("{text}a{}: &a{} [*a{at}, *a{at}]\n", at + 1, at + 1)
+        });
         assert!(parse(&bomb).1.is_some());
     }
 }

@@ -11,14 +11,17 @@ use super::Message;
 /// Messages kept for later.
 const KEPT: usize = 128;
 
+/// Messages that wait to be used. Boxed, since a message goes in and out by its pointer.
+type Kept = RefCell<Vec<Box<Message>>>;
+
 /// The messages of one worker.
 #[derive(Clone, Default)]
-pub struct MessagePool(Rc<RefCell<Vec<Box<Message>>>>);
+pub struct MessagePool(Rc<Kept>);
 
 /// A message that goes back to its pool when dropped.
 pub struct Pooled {
     message: Option<Box<Message>>,
-    home: Rc<RefCell<Vec<Box<Message>>>>,
+    home: Rc<Kept>,
 }
 
 impl MessagePool {
