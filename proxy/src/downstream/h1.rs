@@ -225,6 +225,9 @@ async fn refuse<S: Stream>(
 ) {
     worker.count_flag(Flag::Refused);
     worker.refused(client, refusal);
+    if *refusal == Refusal::NotHttp {
+        return;
+    }
     let mut out = worker.outgoing.take();
     let text = format!("{}\n", refusal.reason());
     let mut headers = HeaderMap::new();

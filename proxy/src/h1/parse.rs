@@ -168,7 +168,15 @@ impl Message {
         let head = &self.buffer[..self.end];
         match error {
             httparse::Error::TooManyHeaders => Refusal::TooManyFields,
-            httparse::Error::Version => Refusal::UnsupportedVersion,
+            httparse::Error::Version => {
+                let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+                let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+                if version.starts_with(b"HTTP/") {
+                    Refusal::UnsupportedVersion
+                } else {
+                    Refusal::NotHttp
+                }
+            }
             httparse::Error::HeaderName => {
                 let folded =
                     memchr::memmem::find(head, b"\r\n ").is_some() || memchr::memmem::find(head, b"\r\n\t").is_some();

@@ -7,6 +7,9 @@ pub enum Refusal {
     /// The start line or a field line is not as RFC 9112 has it.
     #[error("the head is malformed")]
     MalformedHead,
+    /// The first line names no version of HTTP: whoever speaks there speaks something else, and is not answered in HTTP.
+    #[error("what was sent is not HTTP/1")]
+    NotHttp,
     /// A line ends without CR, or holds a CR or NUL within.
     #[error("a line of the head does not end with CRLF")]
     BareLineEnd,
@@ -83,6 +86,7 @@ impl Refusal {
     pub fn reason(self) -> &'static str {
         match self {
             Self::MalformedHead => "malformed_head",
+            Self::NotHttp => "not_http",
             Self::BareLineEnd => "bare_line_end",
             Self::FoldedField => "folded_field",
             Self::SpaceBeforeColon => "space_before_colon",

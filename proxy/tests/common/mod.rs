@@ -95,7 +95,7 @@ impl Fixture {
     /// Sends one request on a connection of its own.
     pub fn get(&self, path: &str) -> Response {
         let mut client = self.connect();
-        client.send(&format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
         client.response("GET")
     }
 }

@@ -287,7 +287,7 @@ impl Reference {
                     let owner = &route.owner;
                     let names = |names: Vec<&String>| Reverse(names.into_iter().collect::<BTreeSet<_>>().len());
                     let rank = (
-                        (Reverse(level), path, !one.method.is_some()),
+                        (Reverse(level), path, one.method.is_none()),
                         names(one.headers.iter().map(|header| &header.name).collect()),
                         names(one.query.iter().map(|parameter| &parameter.name).collect()),
                         (
