@@ -1,2 +1,88 @@
-//! placeholder
-fn main() {}
+//! Weft beside its peers, in one run.
+//!
+//! Every proxy has one worker, on core 0; the load and the origin share core 1. All are up at the same time, and take
+//! turns: round by round, scenario by scenario, in an order that rotates. What is compared is the CPU time of a request
+//! (from the kernel's accounting of each thread) as a ratio to the best peer *of the same round*: absolute figures drift
+//! with the machine, paired ones do not.
+
+mod load;
+mod measure;
+mod peer;
+mod report;
+mod routes;
+mod scenario;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+use crate::{peer::Bench, report::Report, scenario::Scenario};
+
+/// Weft beside nginx, HAProxy (also with splice) and Envoy, in one run.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Rounds; each runs every scenario with every proxy.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// One short round, to see that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Only these scenarios.
+    #[arg(long, value_enum)]
+    scenario: Vec<Scenario>,
+    /// Write the table to docs/benchmarks.md.
+    #[arg(long)]
+    write: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let mut args = Args::parse();
+    if args.quick {
+        (args.rounds, args.seconds) = (1, 1);
+    }
+    let scenarios = if args.scenario.is_empty() {
+        Scenario::ALL.to_vec()
+    } else {
+        args.scenario.clone()
+    };
+    let bench = Bench::start()?;
+    let mut report = Report::default();
+    println!("{}", bench.describe());
+    for round in 0..args.rounds {
+        for scenario in &scenarios {
+            let names = bench.names();
+            for turn in 0..names.len() {
+                let name = names[(turn + round) % names.len()];
+                match scenario.run(&bench, name, args.seconds) {
+                    Ok(Some(figures)) => {
+                        println!("round {} {:<10} {name:<15} {figures}", round + 1, scenario.name());
+                        report.add(*scenario, round, name, figures);
+                    }
+                    Ok(None) => {}
+                    Err(error) => println!(
+                        "round {} {:<10} {name:<15} failed: {error:#}",
+                        round + 1,
+                        scenario.name()
+                    ),
+                }
+            }
+        }
+    }
+    drop(bench);
+    let mut text = report.table(args.rounds, args.seconds);
+    if args.scenario.is_empty() {
+        text.push_str(&routes::measure()?);
+    }
+    println!("\n{text}");
+    if args.write {
+        std::fs::write(PathBuf::from("docs/benchmarks.md"), text)?;
+    }
+    Ok(if report.gates_hold() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

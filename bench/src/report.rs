@@ -1,0 +1,134 @@
+//! The table: each figure as the median over the rounds, with its spread.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use crate::{
+    measure::median,
+    scenario::{Figures, Scenario, is_peer},
+};
+
+/// What was measured so far.
+#[derive(Default)]
+pub(crate) struct Report {
+    runs: BTreeMap<Scenario, Vec<(usize, &'static str, Figures)>>,
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, scenario: Scenario, round: usize, name: &'static str, figures: Figures) {
+        self.runs.entry(scenario).or_default().push((round, name, figures));
+    }
+
+    /// A proxy's cost in each round, as a ratio to the best peer of that round.
+    fn ratios(&self, scenario: Scenario, name: &str) -> Vec<f64> {
+        let runs = self.runs.get(&scenario).map(Vec::as_slice).unwrap_or_default();
+        let of = |wanted: &str| {
+            runs.iter()
+                .filter(move |(_, name, _)| *name == wanted)
+                .collect::<Vec<_>>()
+        };
+        let best = |round: usize| {
+            let peers = runs
+                .iter()
+                .filter(|(at, name, _)| *at == round && is_peer(name))
+                .map(|(.., figures)| cost(figures));
+            peers.fold(f64::INFINITY, f64::min)
+        };
+        of(name)
+            .into_iter()
+            .map(|(round, _, figures)| cost(figures) / best(*round))
+            .filter(|ratio| ratio.is_finite())
+            .collect()
+    }
+
+    /// Whether Weft is within every bound.
+    pub(crate) fn gates_hold(&self) -> bool {
+        self.runs.keys().all(|scenario| self.gate(*scenario).0)
+    }
+
+    fn gate(&self, scenario: Scenario) -> (bool, f64) {
+        let value = if scenario == Scenario::Idle {
+            let runs = self.runs.get(&scenario).into_iter().flatten();
+            median(
+                &runs
+                    .filter(|(_, name, _)| *name == "weft")
+                    .map(|(.., figures)| cost(figures))
+                    .collect::<Vec<_>>(),
+            )
+        } else {
+            median(&self.ratios(scenario, "weft"))
+        };
+        (value <= scenario.gate(), value)
+    }
+
+    /// The report as Markdown.
+    pub(crate) fn table(&self, rounds: usize, seconds: u64) -> String {
+        let mut out = format!(
+            "# Benchmarks\n\nMade by `cargo xtask bench`: {rounds} rounds of {seconds} s runs. Every proxy has one worker on core 0; load and origin share\ncore 1. `ratio` is the CPU time of a request over that of the best peer of the same round: median (least..most).\n"
+        );
+        for (scenario, runs) in &self.runs {
+            let (holds, value) = self.gate(*scenario);
+            let verdict = if holds { "met" } else { "missed" };
+            // Writing to a String cannot fail, here and below.
+            let _ = write!(
+                out,
+                "\n## {}: at most {}, is {value:.2}: {verdict}\n\n",
+                scenario.name(),
+                scenario.gate()
+            );
+            out.push_str("| proxy | cost | ratio | requests/s | p50 us | p99 us |\n|---|---|---|---|---|---|\n");
+            let mut names: Vec<&str> = runs.iter().map(|(_, name, _)| *name).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                let figures: Vec<&Figures> = runs
+                    .iter()
+                    .filter(|(_, of, _)| *of == name)
+                    .map(|(.., figures)| figures)
+                    .collect();
+                let costs: Vec<f64> = figures.iter().map(|figures| cost(figures)).collect();
+                let ratios = self.ratios(*scenario, name);
+                let loads = |pick: fn(&crate::load::Load) -> f64| {
+                    let values: Vec<f64> = figures
+                        .iter()
+                        .filter_map(|figures| match figures {
+                            Figures::Load { load, .. } => Some(pick(load)),
+                            Figures::Bytes(_) => None,
+                        })
+                        .collect();
+                    if values.is_empty() {
+                        "-".to_owned()
+                    } else {
+                        format!("{:.0}", median(&values))
+                    }
+                };
+                let _ = writeln!(
+                    out,
+                    "| {name} | {} | {} | {} | {} | {} |",
+                    spread(&costs, 1),
+                    spread(&ratios, 2),
+                    loads(|load| load.per_second),
+                    loads(|load| load.p50_us),
+                    loads(|load| load.p99_us),
+                );
+            }
+        }
+        out
+    }
+}
+
+fn cost(figures: &Figures) -> f64 {
+    match figures {
+        Figures::Load { cpu_us, .. } => *cpu_us,
+        Figures::Bytes(bytes) => *bytes,
+    }
+}
+
+fn spread(values: &[f64], digits: usize) -> String {
+    let (least, most) = values
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
+    if values.is_empty() || !least.is_finite() {
+        return "-".into();
+    }
+    format!("{:.digits$} ({least:.digits$}..{most:.digits$})", median(values))
+}
