@@ -18,7 +18,7 @@ pub(crate) fn run(args: &Analyze) -> anyhow::Result<ExitCode> {
             for problem in &problems {
                 println!("{problem}\n");
             }
-            println!("{} in {} objects", summary(&problems), loaded.objects.len());
+            println!("{} in {} objects", summary(&problems), loaded.len());
         }
     }
     let failed = problems.iter().any(|problem| problem.level == Level::Error);

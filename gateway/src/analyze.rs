@@ -31,8 +31,7 @@ pub fn analyze(loaded: &Loaded) -> Analysis {
     let mut translator = translator();
     let output = translator.apply(
         loaded
-            .objects
-            .values()
+            .objects()
             .map(|located| Edit::Put(located.object.clone()))
             .collect(),
     );
@@ -53,9 +52,9 @@ pub fn analyze(loaded: &Loaded) -> Analysis {
 
 /// What is wrong with files and objects.
 pub(crate) fn problems(loaded: &Loaded, translator: &Translator) -> Vec<Problem> {
-    let mut problems = loaded.problems.clone();
+    let mut problems = loaded.problems();
     for (reference, diagnostic) in translator.diagnostics() {
-        if let Some(located) = loaded.objects.get(reference) {
+        if let Some(located) = loaded.get(reference) {
             problems.push(located.problem(diagnostic));
         }
     }
@@ -76,7 +75,8 @@ pub(crate) fn refused(what: &str, reason: &str) -> Problem {
     }
 }
 
-fn sort(problems: &mut Vec<Problem>) {
+/// Brings problems into the order of files and lines.
+pub(crate) fn sort(problems: &mut Vec<Problem>) {
     let key = |problem: &Problem| {
         (
             problem

@@ -79,8 +79,7 @@ impl Question {
 pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
     let mut configuration = Configuration::new();
     let edits = loaded
-        .objects
-        .values()
+        .objects()
         .map(|located| Edit::Put(located.object.clone()))
         .collect();
     let snapshot = configuration.apply(translator().apply(edits).changes).snapshot;

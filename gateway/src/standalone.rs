@@ -1,7 +1,7 @@
 //! A gateway on files: read, translate, serve, and do so again when a file changes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -18,10 +18,10 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
-use weft_crds::ObjectRef;
-use weft_model::{Key, ListenerKey};
+use weft_crds::{Condition, Object, ObjectRef};
+use weft_model::{Change, Key, ListenerKey};
 use weft_proxy::{Options, Proxy, Rejected};
-use weft_translate::{Edit, Status, Translator};
+use weft_translate::{Code, Edit, Status, Translator};
 
 use crate::{
     admin,
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// After a file has changed, further changes are waited for this long: editors write in several steps.
-const SETTLE: Duration = Duration::from_millis(15);
+const SETTLE: Duration = Duration::from_millis(5);
 /// Files are looked at this often even if the system says nothing, as it may on network file systems.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -78,8 +78,8 @@ pub struct Applied {
     /// Grows with every change.
     pub generation: u64,
     /// Everything that is wrong.
-    pub problems: Vec<Problem>,
-    /// Every status, with the data plane's word.
+    pub problems: Arc<Vec<Problem>>,
+    /// The statuses that this change has changed, with the data plane's word; at first, all of them.
     pub statuses: BTreeMap<ObjectRef, Status>,
     /// Kinds that are not read, and how many objects of each there are.
     pub unknown: BTreeMap<String, usize>,
@@ -132,19 +132,19 @@ impl Standalone {
         let (sender, applied) = watch::channel(Applied::default());
         let mut reloader = Reloader {
             sources: options.sources,
-            files: BTreeMap::new(),
             loaded: Loaded::default(),
             translator: analyze::translator(),
             echo: options.echo.then(Echo::default),
             proxy,
             refused: HashMap::new(),
+            placed: BTreeMap::new(),
             applied: sender,
             seen: HashMap::new(),
         };
         // Signs of change are gathered from before the first reading on, so that none is missed.
         let (watcher, changes) = reloader.watch();
-        reloader.seen = reloader.signatures();
-        reloader.apply(files).await.map_err(StartError::Echo)?;
+        let all = reloader.changed(&files);
+        reloader.apply(all).await.map_err(StartError::Echo)?;
         state.ready.store(true, Ordering::Release);
         let task = tokio::spawn(async move {
             let _watcher = watcher;
@@ -187,13 +187,14 @@ type Signature = (SystemTime, u64);
 
 struct Reloader {
     sources: Sources,
-    files: BTreeMap<PathBuf, File>,
     loaded: Loaded,
     translator: Translator,
     echo: Option<Echo>,
     proxy: Arc<Proxy>,
     /// What the data plane does not take, in its own words.
     refused: HashMap<Key, String>,
+    /// What is wrong with each object, at its place.
+    placed: BTreeMap<ObjectRef, Vec<Problem>>,
     applied: watch::Sender<Applied>,
     seen: HashMap<PathBuf, Signature>,
 }
@@ -246,109 +247,145 @@ impl Reloader {
             }
             tokio::time::sleep(SETTLE).await;
             while changes.try_recv().is_ok() {}
-            let seen = self.signatures();
-            if seen == self.seen {
-                continue;
-            }
-            self.seen = seen;
-            match self.sources.files() {
-                Ok(files) => {
-                    if let Err(error) = self.apply(files).await {
-                        tracing::error!(%error, "the echo backend could not take over a change");
-                    }
+            let files = match self.sources.files() {
+                Ok(files) => files,
+                Err(error) => {
+                    tracing::error!(%error, "what was read before stays in use");
+                    continue;
                 }
-                Err(error) => tracing::error!(%error, "what was read before stays in use"),
-            }
-        }
-    }
-
-    /// What the files look like from outside.
-    fn signatures(&self) -> HashMap<PathBuf, Signature> {
-        let mut signatures = HashMap::new();
-        let mut folders: Vec<PathBuf> = self.sources.paths().to_vec();
-        while let Some(path) = folders.pop() {
-            let Ok(metadata) = std::fs::metadata(&path) else {
-                continue;
             };
-            if metadata.is_dir() {
-                let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
-                folders.extend(entries.map(|entry| entry.path()));
-            } else {
-                let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                signatures.insert(path, (modified, metadata.len()));
+            let changed = self.changed(&files);
+            if !changed.is_empty()
+                && let Err(error) = self.apply(changed).await
+            {
+                tracing::error!(%error, "the echo backend could not take over a change");
             }
         }
-        signatures
     }
 
-    /// Serves what the files hold now.
-    async fn apply(&mut self, mut files: BTreeMap<PathBuf, File>) -> io::Result<()> {
-        for (path, file) in &mut files {
-            if file.broken
-                && let Some(before) = self.files.get(path)
+    /// The files that look other than before, or are gone.
+    fn changed(&mut self, files: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
+        let mut seen = HashMap::new();
+        for path in files {
+            // Standard input is read once.
+            let signature = match std::fs::metadata(path) {
+                Ok(metadata) => (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len()),
+                Err(_) => (SystemTime::UNIX_EPOCH, 0),
+            };
+            seen.insert(path.clone(), signature);
+        }
+        let mut changed: Vec<PathBuf> = self
+            .seen
+            .keys()
+            .filter(|path| !seen.contains_key(*path))
+            .cloned()
+            .collect();
+        changed.extend(
+            seen.iter()
+                .filter(|(path, now)| self.seen.get(*path) != Some(now))
+                .map(|(path, _)| path.clone()),
+        );
+        self.seen = seen;
+        changed
+    }
+
+    /// Serves what these files hold now.
+    async fn apply(&mut self, paths: Vec<PathBuf>) -> io::Result<()> {
+        let mut before: BTreeMap<ObjectRef, Option<Object>> = BTreeMap::new();
+        for path in paths {
+            let mut file = self.seen.contains_key(&path).then(|| File::read(&path));
+            if let Some(file) = file.as_mut().filter(|file| file.broken)
+                && let Some(known) = self.loaded.file(&path)
             {
                 // What cannot be read now is not gone: the last that could be stays.
-                file.objects = before.objects.clone();
+                file.keep_objects_of(known);
             }
-        }
-        self.files = files;
-        let loaded = Loaded::join(self.files.values());
-        let mut edits = Vec::new();
-        for (reference, located) in &loaded.objects {
-            if self
+            let new = file
+                .iter()
+                .flat_map(|file| &file.objects)
+                .map(|located| located.object.reference());
+            let old = self
                 .loaded
-                .objects
-                .get(reference)
-                .is_none_or(|before| before.object != located.object)
-            {
-                edits.push(Edit::Put(located.object.clone()));
+                .file(&path)
+                .into_iter()
+                .flat_map(|file| &file.objects)
+                .map(|l| l.object.reference());
+            for reference in new.chain(old).collect::<Vec<_>>() {
+                let known = self.loaded.get(&reference).map(|located| located.object.clone());
+                before.entry(reference).or_insert(known);
             }
+            self.loaded.replace(&path, file);
         }
-        let gone = self
-            .loaded
-            .objects
-            .keys()
-            .filter(|reference| !loaded.objects.contains_key(*reference));
-        edits.extend(gone.cloned().map(Edit::Delete));
-        self.loaded = loaded;
-        let mut changes = self.translator.apply(edits).changes;
-        for change in &changes {
+        let edits = before
+            .iter()
+            .filter_map(|(reference, before)| match (before, self.loaded.get(reference)) {
+                (Some(before), Some(after)) if *before == after.object => None,
+                (_, Some(after)) => Some(Edit::Put(after.object.clone())),
+                (Some(_), None) => Some(Edit::Delete(reference.clone())),
+                (None, None) => None,
+            });
+        let output = self.translator.apply(edits.collect());
+        for change in &output.changes {
             let key = match change {
-                weft_model::Change::Upsert(resource) => resource.key(),
-                weft_model::Change::Remove(key) => key.clone(),
+                Change::Upsert(resource) => resource.key(),
+                Change::Remove(key) => key.clone(),
             };
             self.refused.remove(&key);
         }
+        let mut changes = output.changes;
         if let Some(echo) = &mut self.echo {
             changes = echo.complete(changes).await?;
         }
         for Rejected { key, reason } in self.proxy.apply(changes).await {
             self.refused.insert(key, reason);
         }
-        let generation = self.applied.borrow().generation + 1;
-        let mut problems = analyze::problems(&self.loaded, &self.translator);
+        // Places move with the files; what is wrong changes with the translation.
+        let diagnosed: BTreeMap<_, _> = output.diagnostics.into_iter().collect();
+        let touched: BTreeSet<ObjectRef> = before.into_keys().chain(diagnosed.into_keys()).collect();
+        for reference in touched {
+            self.place(reference);
+        }
+        let mut problems = self.loaded.problems();
+        problems.extend(self.placed.values().flatten().cloned());
         problems.extend(
             self.refused
                 .iter()
                 .map(|(key, reason)| refused(&key.to_string(), reason)),
         );
+        analyze::sort(&mut problems);
+        let mut statuses: BTreeMap<ObjectRef, Status> = output.statuses.into_iter().collect();
+        self.say_refused(&mut statuses);
+        let generation = self.applied.borrow().generation + 1;
+        let unknown = self.loaded.unknown();
         self.applied.send_replace(Applied {
             generation,
-            problems,
-            statuses: self.statuses(),
-            unknown: self.loaded.unknown.clone(),
+            problems: Arc::new(problems),
+            statuses,
+            unknown,
         });
         Ok(())
     }
 
-    /// The statuses, with the data plane's word on listeners.
-    fn statuses(&self) -> BTreeMap<ObjectRef, Status> {
-        let mut statuses: BTreeMap<ObjectRef, Status> = self
-            .translator
-            .statuses()
-            .map(|(reference, status)| (reference.clone(), status.clone()))
-            .collect();
-        for (reference, status) in &mut statuses {
+    /// Finds the places of what is wrong with an object.
+    fn place(&mut self, reference: ObjectRef) {
+        let Some(located) = self.loaded.get(&reference) else {
+            self.placed.remove(&reference);
+            return;
+        };
+        let diagnostics = self.translator.diagnostics_of(&reference).iter();
+        // The echo backend answers for what has no endpoints.
+        let shown = diagnostics.filter(|diagnostic| self.echo.is_none() || diagnostic.code != Code::NoEndpoints);
+        let problems: Vec<Problem> = shown.map(|diagnostic| located.problem(diagnostic)).collect();
+        if problems.is_empty() {
+            self.placed.remove(&reference);
+        } else {
+            self.placed.insert(reference, problems);
+        }
+    }
+
+    /// Puts the data plane's word on listeners into statuses.
+    fn say_refused(&self, statuses: &mut BTreeMap<ObjectRef, Status>) {
+        for (reference, status) in statuses {
             let Status::Gateway(gateway) = status else { continue };
             let mut refused = 0;
             for listener in &mut gateway.listeners {
@@ -357,28 +394,22 @@ impl Reloader {
                     continue;
                 };
                 refused += 1;
-                for condition in listener
-                    .conditions
-                    .iter_mut()
-                    .filter(|c| c.condition_type == "Programmed")
-                {
-                    condition.status = "False".into();
-                    condition.reason = "Invalid".into();
-                    condition.message.clone_from(reason);
-                }
+                unprogram(&mut listener.conditions, reason);
             }
             if refused > 0 && refused == gateway.listeners.len() {
-                for condition in gateway
-                    .conditions
-                    .iter_mut()
-                    .filter(|c| c.condition_type == "Programmed")
-                {
-                    condition.status = "False".into();
-                    condition.reason = "Invalid".into();
-                    condition.message = "the data plane serves none of the listeners".into();
-                }
+                unprogram(&mut gateway.conditions, "the data plane serves none of the listeners");
             }
         }
-        statuses
+    }
+}
+
+fn unprogram(conditions: &mut [Condition], why: &str) {
+    for condition in conditions
+        .iter_mut()
+        .filter(|condition| condition.condition_type == "Programmed")
+    {
+        condition.status = "False".into();
+        condition.reason = "Invalid".into();
+        condition.message = why.into();
     }
 }

@@ -163,6 +163,11 @@ impl Translator {
             .flat_map(|(reference, list)| list.iter().map(move |diagnostic| (reference, diagnostic)))
     }
 
+    /// What is wrong with one object.
+    pub fn diagnostics_of(&self, reference: &ObjectRef) -> &[Diagnostic] {
+        self.diagnostics.get(reference).map(Vec::as_slice).unwrap_or_default()
+    }
+
     fn touch(&self, run: &mut Run, dependency: &Dependency) {
         if let Some(nodes) = self.readers.get(dependency) {
             run.dirty.extend(nodes.iter().cloned());

@@ -1,7 +1,7 @@
 //! Objects out of folders, files and standard input.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     io::Read as _,
     path::{Path, PathBuf},
@@ -17,6 +17,8 @@ use super::{
     tree::{self, Mark, Node},
 };
 
+/// Stands for standard input among paths.
+pub(crate) const STANDARD_INPUT: &str = "-";
 /// Bytes of one file.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
@@ -24,6 +26,31 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Sources {
     paths: Vec<PathBuf>,
+}
+
+/// A text whose lines are found without looking for them.
+#[derive(Debug)]
+struct Text {
+    text: Box<str>,
+    starts: Vec<usize>,
+}
+
+impl Text {
+    fn new(text: &str) -> Self {
+        let starts = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .collect();
+        Self {
+            text: text.into(),
+            starts,
+        }
+    }
+
+    /// A line, from 1, without its end.
+    fn line(&self, number: usize) -> Option<&str> {
+        let start = *self.starts.get(number.checked_sub(1)?)?;
+        self.text.get(start..)?.lines().next()
+    }
 }
 
 /// A source cannot be read at all.
@@ -50,6 +77,8 @@ pub struct File {
     pub broken: bool,
     /// Kinds that Weft does not read, and how many there are.
     pub unknown: BTreeMap<String, usize>,
+    /// Where among the objects each stands.
+    index: HashMap<ObjectRef, usize>,
 }
 
 /// An object and where it stands.
@@ -58,19 +87,16 @@ pub struct Located {
     /// The object.
     pub object: Object,
     file: Arc<PathBuf>,
-    text: Arc<str>,
+    text: Arc<Text>,
     tree: Arc<Node>,
 }
 
-/// All objects of all files.
+/// All objects of all files. A file that is read again costs as much as the file holds, whatever the others do.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    /// The objects, each once.
-    pub objects: BTreeMap<ObjectRef, Located>,
-    /// What is wrong with the files.
-    pub problems: Vec<Problem>,
-    /// Kinds that Weft does not read, and how many there are.
-    pub unknown: BTreeMap<String, usize>,
+    files: BTreeMap<PathBuf, File>,
+    /// The files in which an object stands; the first counts.
+    holders: HashMap<ObjectRef, BTreeSet<PathBuf>>,
 }
 
 impl Sources {
@@ -91,37 +117,28 @@ impl Sources {
     /// # Errors
     /// A path that was named cannot be read. What is wrong within files is not an error here, but in the result.
     pub fn load(&self) -> Result<Loaded, SourcesError> {
-        Ok(Loaded::join(self.files()?.values()))
+        let mut loaded = Loaded::default();
+        for path in self.files()? {
+            loaded.replace(&path, Some(File::read(&path)));
+        }
+        Ok(loaded)
     }
 
-    /// Reads everything, file by file.
+    /// The files there are now; `-` stands for standard input.
     ///
     /// # Errors
     /// A path that was named cannot be read.
-    pub fn files(&self) -> Result<BTreeMap<PathBuf, File>, SourcesError> {
-        let mut files = BTreeMap::new();
+    pub fn files(&self) -> Result<BTreeSet<PathBuf>, SourcesError> {
+        let mut files = BTreeSet::new();
         for path in &self.paths {
             let unreadable = |error| SourcesError::Unreadable {
                 path: path.display().to_string(),
                 error,
             };
-            if path.as_os_str() == "-" {
-                let mut text = String::new();
-                io::stdin()
-                    .take(LARGEST)
-                    .read_to_string(&mut text)
-                    .map_err(unreadable)?;
-                files.insert(path.clone(), File::parse(path, &text));
-                continue;
-            }
-            let metadata = fs::metadata(path).map_err(unreadable)?;
-            if metadata.is_dir() {
-                for file in manifests(path).map_err(unreadable)? {
-                    let read = File::read(&file);
-                    files.insert(file, read);
-                }
+            if path.as_os_str() == STANDARD_INPUT || !fs::metadata(path).map_err(unreadable)?.is_dir() {
+                files.insert(path.clone());
             } else {
-                files.insert(path.clone(), File::read(path));
+                files.extend(manifests(path).map_err(unreadable)?);
             }
         }
         Ok(files)
@@ -158,12 +175,26 @@ fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
 impl File {
     /// Reads a file.
     pub fn read(path: &Path) -> Self {
-        let text = fs::metadata(path).and_then(|metadata| {
-            if metadata.len() > LARGEST {
-                return Err(io::Error::other("the file is larger than 16 MiB"));
-            }
-            fs::read_to_string(path)
-        });
+        let text = if path.as_os_str() == STANDARD_INPUT {
+            let mut text = String::new();
+            io::stdin()
+                .take(LARGEST + 1)
+                .read_to_string(&mut text)
+                .and_then(|read| {
+                    if read as u64 > LARGEST {
+                        Err(io::Error::other("there is more than 16 MiB"))
+                    } else {
+                        Ok(text)
+                    }
+                })
+        } else {
+            fs::metadata(path).and_then(|metadata| {
+                if metadata.len() > LARGEST {
+                    return Err(io::Error::other("the file is larger than 16 MiB"));
+                }
+                fs::read_to_string(path)
+            })
+        };
         match text {
             Ok(text) => Self::parse(path, &text),
             Err(error) => Self {
@@ -189,8 +220,8 @@ impl File {
     /// Reads the text of a file.
     pub fn parse(path: &Path, text: &str) -> Self {
         let mut file = Self::default();
-        let (path, text) = (Arc::new(path.to_owned()), Arc::<str>::from(text));
-        let (documents, error) = tree::parse(&text);
+        let (path, text) = (Arc::new(path.to_owned()), Arc::new(Text::new(text)));
+        let (documents, error) = tree::parse(&text.text);
         if let Some(error) = error {
             file.broken = true;
             let remedy = "correct the YAML; what the file held before stays in use";
@@ -203,7 +234,7 @@ impl File {
         file
     }
 
-    fn document(&mut self, path: &Arc<PathBuf>, text: &Arc<str>, document: Node) {
+    fn document(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, document: Node) {
         if matches!(document.kind, tree::NodeKind::Scalar(serde_json::Value::Null)) {
             return;
         }
@@ -252,33 +283,56 @@ impl File {
                     .push(problem(path, text, mark, "M0006", message, "add metadata.name".into()));
             }
             Ok(object) => {
-                let located = Located {
+                self.put(Located {
                     object,
                     file: path.clone(),
                     text: text.clone(),
                     tree: Arc::new(document),
-                };
-                self.objects.push(located);
+                });
             }
             Err(error) => {
                 let at = error.path().to_string();
                 let mark = document.place_of(&at);
-                let message = format!("{at}: {}", error.inner());
+                let message = match kind {
+                    // What serde says quotes the value.
+                    Kind::Secret => format!("{at} has not the type it must have"),
+                    _ => format!("{at}: {}", error.inner()),
+                };
                 let remedy = format!(
                     "see the fields of {kind} with `kubectl explain {}`",
                     kind.name().to_lowercase()
                 );
-                self.problems.push(problem(path, text, mark, "M0004", message, remedy));
+                let found = problem(path, text, mark, "M0004", message, remedy);
+                self.problems.push(found.without_line(kind == Kind::Secret));
             }
         }
     }
 }
 
-fn problem(path: &Arc<PathBuf>, text: &str, mark: Mark, code: &str, message: String, remedy: String) -> Problem {
+impl File {
+    fn put(&mut self, located: Located) {
+        let reference = located.object.reference();
+        match self.index.get(&reference).and_then(|at| self.objects.get(*at)) {
+            Some(first) => self.problems.push(twice(first, &located)),
+            None => {
+                self.index.insert(reference, self.objects.len());
+                self.objects.push(located);
+            }
+        }
+    }
+
+    /// Takes the objects of an earlier reading, when this one could not be read to its end.
+    pub fn keep_objects_of(&mut self, before: &Self) {
+        self.objects.clone_from(&before.objects);
+        self.index.clone_from(&before.index);
+    }
+}
+
+/// Something wrong at a place.
+fn problem(path: &Arc<PathBuf>, text: &Text, mark: Mark, code: &str, message: String, remedy: String) -> Problem {
     let snippet = text
-        .lines()
-        .nth(mark.line - 1)
-        .map(|line| line.chars().take(160).collect());
+        .line(mark.line)
+        .map(|line| line.chars().take(160).filter(|c| !c.is_control()).collect());
     Problem {
         code: code.into(),
         level: Level::Error,
@@ -319,45 +373,115 @@ impl Located {
         );
         found.level = diagnostic.level;
         found.object = Some(self.object.reference().to_string());
-        // A Secret's lines are not for showing.
-        if self.object.kind() == Kind::Secret {
-            found.snippet = None;
-        }
-        found
+        found.without_line(self.object.kind() == Kind::Secret)
     }
 }
 
 impl Loaded {
-    /// Joins what files hold. Of an object that stands twice, the first counts.
-    pub fn join<'f>(files: impl IntoIterator<Item = &'f File>) -> Self {
-        let mut loaded = Self::default();
-        let mut places: HashMap<ObjectRef, Place> = HashMap::new();
-        for file in files {
-            loaded.problems.extend(file.problems.iter().cloned());
-            for (kind, count) in &file.unknown {
-                *loaded.unknown.entry(kind.clone()).or_default() += count;
-            }
-            for located in &file.objects {
-                let reference = located.object.reference();
-                let place = located.place_of("metadata.name");
-                if let Some(first) = places.get(&reference) {
-                    let message = format!("{reference} stands twice: the first is at {first}");
-                    let mark = Mark {
-                        line: place.line,
-                        column: place.column,
-                    };
-                    let remedy = "remove one of them, or give it another name".to_owned();
-                    loaded
-                        .problems
-                        .push(problem(&located.file, &located.text, mark, "M0007", message, remedy));
-                    continue;
+    /// Takes over what a file holds now; nothing when it is gone. Returns the objects that may be others now.
+    pub fn replace(&mut self, path: &Path, file: Option<File>) -> BTreeSet<ObjectRef> {
+        let mut touched = BTreeSet::new();
+        if let Some(before) = self.files.remove(path) {
+            for reference in before.index.into_keys() {
+                if let Some(holders) = self.holders.get_mut(&reference) {
+                    holders.remove(path);
+                    if holders.is_empty() {
+                        self.holders.remove(&reference);
+                    }
                 }
-                places.insert(reference.clone(), place);
-                loaded.objects.insert(reference, located.clone());
+                touched.insert(reference);
             }
         }
-        loaded
+        if let Some(file) = file {
+            for reference in file.index.keys() {
+                self.holders
+                    .entry(reference.clone())
+                    .or_default()
+                    .insert(path.to_owned());
+                touched.insert(reference.clone());
+            }
+            self.files.insert(path.to_owned(), file);
+        }
+        touched
     }
+
+    /// A file, as it was last read.
+    pub fn file(&self, path: &Path) -> Option<&File> {
+        self.files.get(path)
+    }
+
+    /// The paths of the files.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.keys()
+    }
+
+    /// An object. Of one that stands twice, the first counts.
+    pub fn get(&self, reference: &ObjectRef) -> Option<&Located> {
+        let file = self.files.get(self.holders.get(reference)?.first()?)?;
+        file.objects.get(*file.index.get(reference)?)
+    }
+
+    /// Every object, once.
+    pub fn objects(&self) -> impl Iterator<Item = &Located> {
+        self.holders.keys().filter_map(|reference| self.get(reference))
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.holders.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.holders.is_empty()
+    }
+
+    /// What is wrong with the files.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self
+            .files
+            .values()
+            .flat_map(|file| file.problems.iter().cloned())
+            .collect();
+        for (reference, holders) in self.holders.iter().filter(|(_, holders)| holders.len() > 1) {
+            let located = |path: &PathBuf| {
+                let file = self.files.get(path)?;
+                file.objects.get(*file.index.get(reference)?)
+            };
+            let Some(first) = holders.first().and_then(located) else {
+                continue;
+            };
+            problems.extend(
+                holders
+                    .iter()
+                    .skip(1)
+                    .filter_map(located)
+                    .map(|second| twice(first, second)),
+            );
+        }
+        problems
+    }
+
+    /// Kinds that Weft does not read, and how many objects of each there are.
+    pub fn unknown(&self) -> BTreeMap<String, usize> {
+        let mut unknown = BTreeMap::new();
+        for (kind, count) in self.files.values().flat_map(|file| &file.unknown) {
+            *unknown.entry(kind.clone()).or_default() += count;
+        }
+        unknown
+    }
+}
+
+/// An object that stands a second time.
+fn twice(first: &Located, second: &Located) -> Problem {
+    let reference = second.object.reference();
+    let message = format!(
+        "{reference} stands twice: the first is at {}",
+        first.place_of("metadata.name")
+    );
+    let mark = second.tree.place_of("metadata.name");
+    let remedy = "remove one of them, or give it another name".to_owned();
+    problem(&second.file, &second.text, mark, "M0007", message, remedy)
 }
 
 #[cfg(test)]
@@ -392,6 +516,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_a_secret_is_shown() {
+        let file =
+            file("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata:\n  password: [hunter2]\n  other: hunter3\n");
+        let text = file.problems[0].to_string();
+        assert!(text.contains("a.yaml:5:3") && !text.contains("hunter"), "{text}");
+    }
+
+    #[test]
+    fn a_field_without_a_value_is_not_set() {
+        let file = file("apiVersion: v1\nkind: Service\nmetadata: {name: a, labels: }\nspec:\n  ports:\n");
+        assert!(file.problems.is_empty(), "{:?}", file.problems);
+    }
+
+    #[test]
     fn lists_are_unpacked_and_other_kinds_counted() {
         let file = file(
             "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: a}}\n- {apiVersion: apps/v1, kind: Deployment, metadata: {name: b}}\n---\n{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"n\"}}\n",
@@ -404,9 +542,20 @@ mod tests {
     #[test]
     fn an_object_that_stands_twice_counts_once() {
         let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n";
-        let loaded = Loaded::join([&file(text), &file(text)]);
-        assert_eq!(loaded.objects.len(), 1);
-        assert_eq!(loaded.problems[0].code, "M0007");
+        let mut loaded = Loaded::default();
+        loaded.replace(Path::new("a.yaml"), Some(file(text)));
+        loaded.replace(Path::new("b.yaml"), Some(file(&format!("{text}---\n{text}"))));
+        assert_eq!(loaded.len(), 1);
+        assert_eq!(
+            loaded
+                .problems()
+                .iter()
+                .map(|problem| problem.code.as_str())
+                .collect::<Vec<_>>(),
+            ["M0007", "M0007"]
+        );
+        let touched = loaded.replace(Path::new("a.yaml"), None);
+        assert_eq!((touched.len(), loaded.len(), loaded.problems().len()), (1, 1, 1));
     }
 
     #[test]

@@ -39,6 +39,16 @@ pub struct Problem {
     pub snippet: Option<String>,
 }
 
+impl Problem {
+    /// The same without the line it stands on, if that is `secret`.
+    pub(super) fn without_line(mut self, secret: bool) -> Self {
+        if secret {
+            self.snippet = None;
+        }
+        self
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)

@@ -266,7 +266,11 @@ impl Node {
             NodeKind::Scalar(value) => value.clone(),
             NodeKind::Sequence(items) => Value::Array(items.iter().map(Self::value).collect()),
             NodeKind::Mapping(entries) => {
-                let entries = entries.iter().map(|(key, _, value)| (key.clone(), value.value()));
+                // A field without a value is one that is not set, as it is for the API server.
+                let set = entries
+                    .iter()
+                    .filter(|(.., value)| !matches!(value.kind, NodeKind::Scalar(Value::Null)));
+                let entries = set.map(|(key, _, value)| (key.clone(), value.value()));
                 Value::Object(entries.collect::<Map<_, _>>())
             }
         }
