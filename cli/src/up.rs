@@ -82,7 +82,7 @@ async fn watch(standalone: &Standalone) -> anyhow::Result<()> {
 
 /// What is served, what is wrong, and where to send a request.
 fn report(args: &Up, applied: &Applied) {
-    for problem in &applied.problems {
+    for problem in applied.problems.iter() {
         eprintln!("{problem}\n");
     }
     eprintln!("{}", table::tables(applied));
@@ -117,7 +117,7 @@ fn report(args: &Up, applied: &Applied) {
 /// What a change of the manifests came to.
 fn changes(applied: &Applied) {
     tracing::info!(generation = applied.generation, problems = %summary(&applied.problems), "the manifests have changed");
-    for problem in &applied.problems {
+    for problem in applied.problems.iter() {
         eprintln!("{problem}\n");
     }
 }
