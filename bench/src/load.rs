@@ -98,11 +98,10 @@ pub(crate) fn h2load(wanted: &H2load<'_>) -> anyhow::Result<Load> {
         "--warm-up-time=0",
         &log_file,
     ];
-    let host = format!("Host: {HOST}");
+    // A `Host` would be sent beside the one that h2load makes of the URL, also in HTTP/1.1.
+    args.extend(["-H", &authority]);
     if wanted.http1 {
-        args.extend(["--h1", "-H", &host]);
-    } else {
-        args.extend(["-H", &authority]);
+        args.push("--h1");
     }
     if let Some(rate) = &rate {
         args.push(rate);
