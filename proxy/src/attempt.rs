@@ -122,9 +122,19 @@ pub(crate) async fn with_limits<D: Downstream>(
         (Some(request_end), _) => (request_end, Failure::RequestTimeout),
     };
     let progress = Progress::default();
-    match tokio::time::timeout_at(end.into(), make(context, request, &progress)).await {
-        Ok(result) => result,
-        Err(_) => match progress.status.get() {
+    let deadline = context.worker.deadlines.watch();
+    deadline.arm_at(end);
+    let result = {
+        let mut made = pin!(make(context, request, &progress));
+        poll_fn(|cx| match made.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => deadline.poll_expired(cx).map(|_| None),
+        })
+        .await
+    };
+    match result {
+        Some(result) => result,
+        None => match progress.status.get() {
             // The head has gone out: all that can be done is to break off.
             Some(status) => {
                 let (_, mut responder) = request.split();
@@ -156,7 +166,8 @@ async fn make<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &
         BackendProtocol::Undeclared => context.rule.route.owner.kind == RouteKind::Grpc,
     };
     if h2 && !context.line.upgrade {
-        over_h2(context, request, progress, &connections).await
+        // Boxed, so that the common way over HTTP/1 does not hold the space for it.
+        Box::pin(over_h2(context, request, progress, &connections)).await
     } else {
         over_h1(context, request, progress, &connections).await
     }

@@ -9,6 +9,7 @@ use crate::{
     body::Piece,
     config::{Filters, Snapshot},
     downstream::{Client, Downstream, Outgoing},
+    exchange::{ExtraLines, forwarded},
     h1::Framing,
     upstream::H1Connection,
     worker::Worker,
@@ -41,18 +42,15 @@ pub(crate) fn send<D: Downstream>(
             continue;
         }
         let mut copy = Vec::with_capacity(1024);
-        let extra = format!(
-            "X-Forwarded-For: {}\r\nX-Forwarded-Proto: {}\r\n",
-            client.peer.ip(),
-            client.scheme()
-        );
+        let mut extra = ExtraLines::new();
+        forwarded(client, &mut extra);
         request.encode(
             &mut copy,
             &Outgoing {
                 target,
                 host,
                 upgrade: false,
-                extra: extra.as_bytes(),
+                extra: &extra,
             },
         );
         copy.extend_from_slice(request.buffered().unwrap_or_default());

@@ -24,7 +24,7 @@ use crate::{
     metrics,
     options::Options,
     traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Tally, Traffic},
-    watchdog::TICK,
+    watchdog::{FINE_TICK, TICK},
     worker::Worker,
 };
 
@@ -340,11 +340,19 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut accepting: HashMap<u16, JoinHandle<()>> = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut fine = tokio::time::interval(FINE_TICK);
+    fine.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = tick.tick() => {
                 worker.tick(Instant::now());
+                continue;
+            }
+            _ = fine.tick() => {
+                if !worker.deadlines.is_idle() {
+                    worker.deadlines.tick(Instant::now());
+                }
                 continue;
             }
         };
@@ -399,6 +407,7 @@ async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<u16, JoinHandle<()>>
         let now = look.tick().await.into_std();
         worker.tick(now);
         worker.watchdogs.expire_idle();
+        worker.deadlines.tick(now);
     }
     let open = worker.connections.get().open;
     if open > 0 {

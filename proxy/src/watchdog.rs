@@ -1,26 +1,39 @@
-//! Coarse deadlines for connections: one shared tick a worker instead of one timer a request.
+//! Coarse deadlines: one shared tick a worker instead of one timer a request.
 //!
-//! Setting a deadline is a store into a cell; a task of the worker looks at all of them twice a second. That is exact
-//! enough for idle and head timeouts, and costs nothing on the path of a request. Timeouts that a route states are exact
-//! and have timers of their own.
+//! Setting a deadline is a store into a cell, and taking a watchdog takes a slot that another has left; a task of the
+//! worker looks at all of them at each tick. There are two of these: one with a tick of half a second, exact enough for
+//! idle and head timeouts, and one with a tick of ten milliseconds, for the timeouts that rules state.
 
 use std::{
     cell::{Cell, RefCell},
-    rc::{Rc, Weak},
+    rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-/// How often deadlines are looked at.
+/// How often idle connections are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
+/// How often the timeouts of rules are looked at.
+pub(crate) const FINE_TICK: Duration = Duration::from_millis(10);
+
+/// Free slots that are kept in any case.
+const SPARE: usize = 1024;
 
 /// All deadlines of a worker.
 #[derive(Default)]
 pub(crate) struct Watchdogs {
-    all: RefCell<Vec<Weak<Slot>>>,
+    shared: Rc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    all: RefCell<Vec<Rc<Slot>>>,
+    /// Slots that nobody has.
+    free: RefCell<Vec<Rc<Slot>>>,
 }
 
 struct Slot {
+    taken: Cell<bool>,
     deadline: Cell<Option<Instant>>,
     after: Cell<Duration>,
     touched: Cell<bool>,
@@ -30,8 +43,11 @@ struct Slot {
     waker: RefCell<Option<Waker>>,
 }
 
-/// The deadline of one connection.
-pub(crate) struct Watchdog(Rc<Slot>);
+/// A deadline, say of a connection.
+pub(crate) struct Watchdog {
+    slot: Rc<Slot>,
+    shared: Rc<Shared>,
+}
 
 /// The deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,19 +56,32 @@ pub(crate) struct Expired;
 impl Watchdogs {
     /// A watchdog without a deadline.
     pub(crate) fn watch(&self) -> Watchdog {
-        let slot = Rc::new(Slot {
-            deadline: Cell::new(None),
-            after: Cell::new(Duration::MAX),
-            touched: Cell::new(false),
-            expired: Cell::new(false),
-            idle: Cell::new(false),
-            waker: RefCell::new(None),
+        let slot = self.shared.free.borrow_mut().pop().unwrap_or_else(|| {
+            let slot = Rc::new(Slot {
+                taken: Cell::new(true),
+                deadline: Cell::new(None),
+                after: Cell::new(Duration::MAX),
+                touched: Cell::new(false),
+                expired: Cell::new(false),
+                idle: Cell::new(false),
+                waker: RefCell::new(None),
+            });
+            self.shared.all.borrow_mut().push(slot.clone());
+            slot
         });
-        self.all.borrow_mut().push(Rc::downgrade(&slot));
-        Watchdog(slot)
+        slot.taken.set(true);
+        Watchdog {
+            slot,
+            shared: self.shared.clone(),
+        }
     }
 
-    /// Wakes what has run out of time, and forgets connections that have ended.
+    /// Whether nobody has a watchdog.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.free.borrow().len() == self.shared.all.borrow().len()
+    }
+
+    /// Wakes what has run out of time, and gives up slots of which there are far too many.
     pub(crate) fn tick(&self, now: Instant) {
         self.expire(|slot| {
             if slot.touched.take() && slot.deadline.get().is_some() {
@@ -69,15 +98,24 @@ impl Watchdogs {
 
     fn expire(&self, due: impl Fn(&Slot) -> bool) {
         let mut woken = Vec::new();
-        self.all.borrow_mut().retain(|slot| {
-            let Some(slot) = slot.upgrade() else { return false };
-            if due(&slot) {
+        for slot in self.shared.all.borrow().iter().filter(|slot| slot.taken.get()) {
+            if due(slot) {
                 slot.deadline.set(None);
                 slot.expired.set(true);
                 woken.extend(slot.waker.borrow_mut().take());
             }
-            true
-        });
+        }
+        // After a flood has passed, most slots are free: they need not be looked at for ever.
+        let (free, all) = (self.shared.free.borrow().len(), self.shared.all.borrow().len());
+        if free > SPARE && free > all / 2 {
+            self.shared.free.borrow_mut().truncate(SPARE / 2);
+            let kept: std::collections::HashSet<*const Slot> =
+                self.shared.free.borrow().iter().map(Rc::as_ptr).collect();
+            self.shared
+                .all
+                .borrow_mut()
+                .retain(|slot| slot.taken.get() || kept.contains(&Rc::as_ptr(slot)));
+        }
         for waker in woken {
             waker.wake();
         }
@@ -87,38 +125,55 @@ impl Watchdogs {
 impl Watchdog {
     /// Sets the deadline anew.
     pub(crate) fn arm(&self, now: Instant, after: Duration) {
-        self.0.expired.set(false);
-        self.0.touched.set(false);
-        self.0.after.set(after);
-        self.0.deadline.set(now.checked_add(after));
+        self.slot.expired.set(false);
+        self.slot.touched.set(false);
+        self.slot.after.set(after);
+        self.slot.deadline.set(now.checked_add(after));
+    }
+
+    /// Sets a deadline that does not move.
+    pub(crate) fn arm_at(&self, deadline: Instant) {
+        self.slot.expired.set(false);
+        self.slot.touched.set(false);
+        self.slot.deadline.set(Some(deadline));
     }
 
     /// Something has moved: the time runs anew from the next tick.
     pub(crate) fn touch(&self) {
-        self.0.touched.set(true);
+        self.slot.touched.set(true);
     }
 
     /// Takes the deadline away.
     pub(crate) fn disarm(&self) {
-        self.0.expired.set(false);
-        self.0.deadline.set(None);
+        self.slot.expired.set(false);
+        self.slot.deadline.set(None);
     }
 
     /// Says whether anything is under way on the connection.
     pub(crate) fn set_idle(&self, idle: bool) {
-        self.0.idle.set(idle);
+        self.slot.idle.set(idle);
     }
 
     /// Whether the deadline has passed; if not, the task is woken when it does.
     pub(crate) fn poll_expired(&self, cx: &Context<'_>) -> Poll<Expired> {
-        if self.0.expired.get() {
+        if self.slot.expired.get() {
             return Poll::Ready(Expired);
         }
-        let mut waker = self.0.waker.borrow_mut();
+        let mut waker = self.slot.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.disarm();
+        self.set_idle(false);
+        self.slot.waker.borrow_mut().take();
+        self.slot.taken.set(false);
+        self.shared.free.borrow_mut().push(self.slot.clone());
     }
 }
 
@@ -155,12 +210,17 @@ mod tests {
     }
 
     #[test]
-    fn ended_connections_are_forgotten() {
+    fn slots_are_used_again_and_given_up_after_a_flood() {
         let watchdogs = Watchdogs::default();
         drop(watchdogs.watch());
         let kept = watchdogs.watch();
+        assert_eq!(watchdogs.shared.all.borrow().len(), 1);
+        let flood: Vec<Watchdog> = (0..5000).map(|_| watchdogs.watch()).collect();
+        assert!(!watchdogs.is_idle());
+        drop(flood);
         watchdogs.tick(Instant::now());
-        assert_eq!(watchdogs.all.borrow().len(), 1);
+        assert_eq!(watchdogs.shared.all.borrow().len(), 1 + SPARE / 2);
         drop(kept);
+        assert!(watchdogs.is_idle());
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Worker {
     pub(crate) messages: MessagePool,
     pub(crate) outgoing: OutgoingPool,
     pub(crate) watchdogs: Watchdogs,
+    /// For the timeouts of rules.
+    pub(crate) deadlines: Watchdogs,
     pub(crate) log: Option<AccessLogger>,
     pub(crate) connections: Cell<ConnectionStats>,
     /// Requests in flight.
@@ -43,7 +45,7 @@ pub(crate) struct Worker {
     snapshot: RefCell<Rc<InUse>>,
     upstreams: RefCell<ById<Rc<Upstream>>>,
     rules: RefCell<ById<Rc<RuleState>>>,
-    listeners: RefCell<HashMap<u16, Rc<Cells>>>,
+    listeners: RefCell<ById<Rc<Cells>>>,
 }
 
 /// The snapshot in use. Requests count their share of it on this worker alone: counted on the [`Arc`] itself, every
@@ -65,11 +67,11 @@ pub(crate) struct RuleState {
     pub(crate) shares: Weighted,
 }
 
-type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
+pub(crate) type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
 
 /// Ids are small and dense: spreading them by one multiplication is enough.
 #[derive(Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn write(&mut self, bytes: &[u8]) {
@@ -94,6 +96,7 @@ impl Worker {
             messages: MessagePool::default(),
             outgoing: OutgoingPool::default(),
             watchdogs: Watchdogs::default(),
+            deadlines: Watchdogs::default(),
             log,
             connections: Cell::default(),
             pending: Cell::new(0),
@@ -157,7 +160,7 @@ impl Worker {
 
     /// The counters of a port.
     pub(crate) fn listener(&self, port: u16) -> Rc<Cells> {
-        self.listeners.borrow_mut().entry(port).or_default().clone()
+        self.listeners.borrow_mut().entry(u64::from(port)).or_default().clone()
     }
 
     /// Writes down what was not even a request.
@@ -237,7 +240,7 @@ impl Worker {
                 .listeners
                 .borrow()
                 .iter()
-                .map(|(port, cells)| (*port, cells.read()))
+                .map(|(port, cells)| (*port as u16, cells.read()))
                 .collect(),
             flags: std::array::from_fn(|at| self.flags[at].get()),
             connections: self.connections.get(),

@@ -6,6 +6,7 @@ mod h2;
 use std::{
     cell::RefCell,
     collections::HashMap,
+    hash::BuildHasherDefault,
     io,
     net::SocketAddr,
     rc::Rc,
@@ -24,7 +25,7 @@ use crate::{
     balance::{Balancer, EndpointState, RetryBudget},
     config::ServiceEntry,
     traffic::Cells,
-    worker::Worker,
+    worker::{IdHasher, Worker},
 };
 
 /// A Service as one worker sees it.
@@ -35,7 +36,7 @@ pub(crate) struct Upstream {
     pub(crate) protocol: std::cell::Cell<BackendProtocol>,
     entry: RefCell<Arc<ServiceEntry>>,
     balancer: Balancer,
-    endpoints: RefCell<HashMap<SocketAddr, Rc<Connections>>>,
+    endpoints: RefCell<HashMap<SocketAddr, Rc<Connections>, BuildHasherDefault<IdHasher>>>,
 }
 
 /// The connections to one endpoint.
