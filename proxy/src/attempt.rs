@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -15,22 +14,26 @@ use http::{Method, Request, Uri, uri};
 use weft_model::{BackendProtocol, RouteKind};
 
 use crate::{
-    balance::Outcome,
-    body::{BodyError, Piece},
+    balance::{EndpointState, Outcome},
+    body::{BodyError, Broken, Piece},
     config::{BackendEntry, Rule},
+    copy::copy,
     downstream::{Downstream, Outgoing, RequestBody, Responder, ResponseFields},
     flag::Flag,
-    h1::{Framing, Refusal, chunk_head},
-    upstream::{Connections, H1Connection, H1Response, H2Response, ResponseError, Upstream, send_piece},
+    h1::{Framing, Message, Refusal, chunk_head},
+    upstream::{H1Connection, H1Response, H2Response, ResponseError, Upstream, send_piece},
     watchdog::Watchdog,
     worker::Worker,
 };
+
+/// A body this small goes into the buffer of its head: copying it costs less than a second part in the system call.
+pub(crate) const SMALL: usize = 4 * 1024;
 
 /// What a try needs to know.
 pub(crate) struct Context<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) upstream: &'a Upstream,
-    pub(crate) address: SocketAddr,
+    pub(crate) endpoint: &'a EndpointState,
     pub(crate) line: &'a Outgoing<'a>,
     pub(crate) rule: &'a Arc<Rule>,
     pub(crate) backend: &'a BackendEntry,
@@ -48,6 +51,21 @@ pub(crate) struct Sent {
     pub(crate) reusable: bool,
     /// Why the answer is not whole.
     pub(crate) broken: Option<(Flag, String)>,
+}
+
+impl Sent {
+    /// The answer had begun but did not end well.
+    fn broken(status: u16, broken: Broken) -> Self {
+        let (flag, error) = match broken {
+            Broken::Backend(error) => (Flag::Truncated, error),
+            Broken::Client(error) => (Flag::ClientGone, error),
+        };
+        Self {
+            status,
+            reusable: false,
+            broken: Some((flag, error.to_string())),
+        }
+    }
 }
 
 /// Nothing went to the client yet.
@@ -159,7 +177,6 @@ struct Progress {
 }
 
 async fn make<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &Progress) -> Result<Sent, Failure> {
-    let connections = context.upstream.connections(context.address);
     let h2 = match context.upstream.protocol.get() {
         BackendProtocol::H2c => true,
         BackendProtocol::Http1 => false,
@@ -167,33 +184,34 @@ async fn make<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &
     };
     if h2 && !context.line.upgrade {
         // Boxed, so that the common way over HTTP/1 does not hold the space for it.
-        Box::pin(over_h2(context, request, progress, &connections)).await
+        Box::pin(over_h2(context, request, progress)).await
     } else {
-        over_h1(context, request, progress, &connections).await
+        over_h1(context, request, progress).await
     }
 }
 
-async fn over_h1<D: Downstream>(
-    context: &Context<'_>,
-    request: &mut D,
-    progress: &Progress,
-    connections: &Rc<Connections>,
-) -> Result<Sent, Failure> {
+async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &Progress) -> Result<Sent, Failure> {
     let worker = context.worker;
+    let connections = &context.endpoint.connections;
     let connection = H1Connection::open(worker, connections, context.fresh)
         .await
         .map_err(Failure::Connect)?;
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
     let framing = request.framing();
-    let head_request = request.view().method == "HEAD";
-    let method = Method::from_bytes(request.view().method.as_bytes()).unwrap_or_default();
+    let head_request = request.is_head();
 
     let mut out = worker.outgoing.take();
     request.encode(&mut out, context.line);
     let buffered = request.buffered();
     let uploaded_at_once = framing == Framing::None || buffered.is_some();
-    let written = connection.stream.write_all(&out, buffered.unwrap_or_default()).await;
+    let written = match buffered {
+        Some(body) if body.len() > SMALL => guarded(&watchdog, pin!(connection.stream.write_parts([&out, body]))).await,
+        body => {
+            out.extend_from_slice(body.unwrap_or_default());
+            guarded(&watchdog, pin!(connection.stream.write_all(&out))).await
+        }
+    };
     worker.outgoing.give(out);
     if let Err(error) = written {
         return Err(if connection.reused {
@@ -219,7 +237,11 @@ async fn over_h1<D: Downstream>(
             },
         };
         let answered = upload
-            .while_doing(connection.response(worker, method.as_str(), &watchdog))
+            .while_doing(pin!(connection.response(
+                worker,
+                if head_request { "HEAD" } else { "GET" },
+                &watchdog
+            )))
             .await;
         let mut response = match answered {
             Ok(response) => response,
@@ -232,34 +254,27 @@ async fn over_h1<D: Downstream>(
                 });
             }
         };
-        let status = response.message.status();
+        let status = response.status;
         if context.retry_codes.contains(&status) {
             return Err(Failure::Status(status));
         }
-        context
-            .backend
-            .filters
-            .edit_response(&mut *response.message, context.origin);
-        context
-            .rule
-            .filters
-            .edit_response(&mut *response.message, context.origin);
+        if let Some(head) = &mut response.message {
+            context.backend.filters.edit_response(&mut **head, context.origin);
+            context.rule.filters.edit_response(&mut **head, context.origin);
+        }
         progress.status.set(Some(status));
         let relayed = if status == 101 && context.line.upgrade {
-            let head = ResponseFields::H1(&response.message);
-            responder
-                .respond(status, head, Framing::None, b"", true)
-                .await
-                .map_err(Broken::Client)
+            relay_h1(worker, &connection, &mut response, &mut responder, &watchdog, true).await
         } else {
             upload
-                .while_doing(relay_h1(
+                .while_doing(pin!(relay_h1(
+                    worker,
                     &connection,
                     &mut response,
                     &mut responder,
                     &watchdog,
                     head_request,
-                ))
+                )))
                 .await
         };
         if relayed.is_err() {
@@ -268,10 +283,11 @@ async fn over_h1<D: Downstream>(
         let uploaded = matches!(upload.state, UploadState::Done);
         (relayed.map(|()| uploaded), response)
     };
-    let status = response.message.status();
+    let status = response.status;
     Ok(match relayed {
         Ok(_) if status == 101 && context.line.upgrade => {
-            request.tunnel(&connection.stream, response.message.rest()).await;
+            let early = response.message.as_deref().map_or(&[][..], Message::rest);
+            request.tunnel(&connection.stream, early).await;
             Sent {
                 status,
                 reusable: false,
@@ -288,21 +304,17 @@ async fn over_h1<D: Downstream>(
                 broken: None,
             }
         }
-        Err(broken) => broken.sent(status),
+        Err(broken) => Sent::broken(status, broken),
     })
 }
 
-async fn over_h2<D: Downstream>(
-    context: &Context<'_>,
-    request: &mut D,
-    progress: &Progress,
-    connections: &Rc<Connections>,
-) -> Result<Sent, Failure> {
+async fn over_h2<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &Progress) -> Result<Sent, Failure> {
     let worker = context.worker;
+    let connections = &context.endpoint.connections;
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
     let framing = request.framing();
-    let head_request = request.view().method == "HEAD";
+    let head_request = request.is_head();
     let head = h2_head(context, request)?;
     let (response, mut sender, guard) = connections
         .h2_request(worker, head, framing == Framing::None)
@@ -331,7 +343,7 @@ async fn over_h2<D: Downstream>(
             UploadState::Sending
         },
     };
-    let answered = upload.while_doing(guarded(&watchdog, response)).await;
+    let answered = upload.while_doing(pin!(guarded(&watchdog, pin!(response)))).await;
     let (parts, stream) = match answered {
         Ok(response) => response.into_parts(),
         Err(error) => {
@@ -363,7 +375,7 @@ async fn over_h2<D: Downstream>(
         .edit_response(&mut response.headers, context.origin);
     progress.status.set(Some(status));
     let relayed = upload
-        .while_doing(relay_h2(&mut response, &mut responder, &watchdog, head_request))
+        .while_doing(pin!(relay_h2(&mut response, &mut responder, &watchdog, head_request)))
         .await;
     let uploaded = matches!(upload.state, UploadState::Done);
     Ok(match relayed {
@@ -374,7 +386,7 @@ async fn over_h2<D: Downstream>(
         },
         Err(broken) => {
             responder.abort();
-            broken.sent(status)
+            Sent::broken(status, broken)
         }
     })
 }
@@ -425,10 +437,13 @@ enum UploadError {
 }
 
 impl<F: Future<Output = Result<(), UploadError>>> Upload<'_, F> {
-    /// Waits for `other`, and sends on meanwhile. If the client breaks off, so does this, with its error.
-    async fn while_doing<T, E: From<BodyError>>(&mut self, other: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        let mut other = pin!(other);
-        poll_fn(|cx| {
+    /// Waits for `other`, and sends on meanwhile. If the client breaks off, so does this, with its error. Pinned by the
+    /// caller: a future that pins its own parameter is twice as large.
+    fn while_doing<T, E: From<BodyError>>(
+        &mut self,
+        mut other: Pin<&mut impl Future<Output = Result<T, E>>>,
+    ) -> impl Future<Output = Result<T, E>> {
+        poll_fn(move |cx| {
             if matches!(self.state, UploadState::Sending)
                 && let Poll::Ready(result) = self.sending.as_mut().poll(cx)
             {
@@ -443,7 +458,6 @@ impl<F: Future<Output = Result<(), UploadError>>> Upload<'_, F> {
             }
             other.as_mut().poll(cx)
         })
-        .await
     }
 }
 
@@ -494,7 +508,7 @@ pub(crate) async fn write_piece<S: crate::io::Stream>(
         Piece::End(trailers) if chunked => {
             let mut out = Vec::with_capacity(64);
             crate::h1::encode_trailers(&mut out, trailers.as_ref());
-            return stream.write_all(&out, b"").await;
+            return stream.write_all(&out).await;
         }
         Piece::End(_) => return Ok(()),
     };
@@ -502,74 +516,60 @@ pub(crate) async fn write_piece<S: crate::io::Stream>(
         return Ok(());
     }
     if !chunked {
-        return stream.write_all(bytes, b"").await;
+        return stream.write_all(bytes).await;
     }
     let mut head = [0; 18];
     let head = chunk_head(bytes.len(), &mut head);
-    stream.write_all(head, bytes).await?;
-    stream.write_all(b"\r\n", b"").await
-}
-
-/// Why an answer that had begun did not end well.
-#[derive(Debug)]
-enum Broken {
-    Backend(BodyError),
-    Client(BodyError),
-}
-
-impl From<BodyError> for Broken {
-    fn from(error: BodyError) -> Self {
-        Self::Client(error)
-    }
-}
-
-impl Broken {
-    fn sent(self, status: u16) -> Sent {
-        let (flag, error) = match self {
-            Self::Backend(error) => (Flag::Truncated, error),
-            Self::Client(error) => (Flag::ClientGone, error),
-        };
-        Sent {
-            status,
-            reusable: false,
-            broken: Some((flag, error.to_string())),
-        }
-    }
+    stream.write_parts([head, bytes, b"\r\n"]).await
 }
 
 /// Passes an HTTP/1.1 answer on. What came with its head goes out with its head.
 async fn relay_h1<R: Responder>(
+    worker: &Worker,
     connection: &H1Connection,
     response: &mut H1Response,
     responder: &mut R,
     watchdog: &Watchdog,
     head_request: bool,
 ) -> Result<(), Broken> {
-    let H1Response { message, body } = response;
-    let framing = message.framing();
-    if head_request || body.is_done() {
-        let head = ResponseFields::H1(message);
-        return responder
-            .respond(message.status(), head, framing, b"", true)
-            .await
-            .map_err(Broken::Client);
-    }
-    let first = body.at_hand(message);
-    let end = body.is_done();
-    responder
-        .respond(message.status(), ResponseFields::H1(message), framing, first, end)
-        .await
-        .map_err(Broken::Client)?;
+    let H1Response {
+        message,
+        body,
+        keep_alive,
+        ..
+    } = response;
+    let Some(head) = message else { return Ok(()) };
+    let framing = head.framing();
+    let (first, end) = if head_request || body.is_done() {
+        (&b""[..], true)
+    } else {
+        let first = body.at_hand(head);
+        (first, body.is_done())
+    };
+    let responding = responder.respond(head.status(), ResponseFields::H1(head), framing, first, end);
+    guarded(watchdog, pin!(responding)).await.map_err(Broken::Client)?;
     if end {
         return Ok(());
     }
+    if let Some(client) = responder.raw()
+        && let Some(length) = body.take_raw()
+    {
+        // The head is no longer needed, and while the backend pauses, neither is a buffer.
+        *message = None;
+        let clean = copy(worker, &connection.stream, client, length, watchdog).await?;
+        *keep_alive &= clean;
+        return Ok(());
+    }
+    let message = head;
     loop {
         let piece = body
             .next(&connection.stream, message, watchdog)
             .await
             .map_err(Broken::Backend)?;
         let last = matches!(piece, Piece::End(_));
-        responder.send(piece).await.map_err(Broken::Client)?;
+        guarded(watchdog, pin!(responder.send(piece)))
+            .await
+            .map_err(Broken::Client)?;
         if last {
             return Ok(());
         }
@@ -594,35 +594,35 @@ async fn relay_h2<R: Responder>(
         None => Framing::Chunked,
     };
     let end = ended || head_request;
-    responder
-        .respond(response.status, ResponseFields::Map(headers), framing, b"", end)
-        .await
-        .map_err(Broken::Client)?;
+    let responding = responder.respond(response.status, ResponseFields::Map(headers), framing, b"", end);
+    guarded(watchdog, pin!(responding)).await.map_err(Broken::Client)?;
     if end {
         return Ok(());
     }
     loop {
-        let piece = guarded(watchdog, response.next()).await.map_err(Broken::Backend)?;
+        let piece = guarded(watchdog, pin!(response.next()))
+            .await
+            .map_err(Broken::Backend)?;
         let last = matches!(piece, Piece::End(_));
-        responder.send(piece).await.map_err(Broken::Client)?;
+        guarded(watchdog, pin!(responder.send(piece)))
+            .await
+            .map_err(Broken::Client)?;
         if last {
             return Ok(());
         }
     }
 }
 
-/// Waits for a backend's frame, but not for ever.
-async fn guarded<T, E: Into<BodyError>>(
+/// Waits for either side, but not for ever.
+fn guarded<T, E: Into<BodyError>>(
     watchdog: &Watchdog,
-    frame: impl Future<Output = Result<T, E>>,
-) -> Result<T, BodyError> {
-    let mut frame = pin!(frame);
-    poll_fn(|cx| {
+    mut frame: Pin<&mut impl Future<Output = Result<T, E>>>,
+) -> impl Future<Output = Result<T, BodyError>> {
+    poll_fn(move |cx| {
         if let Poll::Ready(result) = frame.as_mut().poll(cx) {
             watchdog.touch();
             return Poll::Ready(result.map_err(Into::into));
         }
         watchdog.poll_expired(cx).map(|_| Err(BodyError::Stalled))
     })
-    .await
 }

@@ -38,6 +38,29 @@ pub(crate) enum BodyError {
     H2(#[from] h2::Error),
 }
 
+/// Why an answer that had begun did not end well, and on which side.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    Backend(BodyError),
+    Client(BodyError),
+}
+
+impl Broken {
+    pub(crate) fn backend(error: io::Error) -> Self {
+        Self::Backend(error.into())
+    }
+
+    pub(crate) fn client(error: io::Error) -> Self {
+        Self::Client(error.into())
+    }
+}
+
+impl From<BodyError> for Broken {
+    fn from(error: BodyError) -> Self {
+        Self::Client(error)
+    }
+}
+
 /// Reads the body that follows an HTTP/1 head.
 #[derive(Debug)]
 pub(crate) struct H1Body {
@@ -70,9 +93,16 @@ impl H1Body {
         matches!(self.state, State::Done)
     }
 
-    /// Whether the end will be known without the connection closing.
-    pub(crate) fn is_delimited(&self) -> bool {
-        !matches!(self.state, State::UntilClose)
+    /// Takes over what is left of a body that has no framing within: its length, or none if it ends with the
+    /// connection. Nothing of it may be left in the buffer.
+    pub(crate) fn take_raw(&mut self) -> Option<Option<u64>> {
+        let left = match self.state {
+            State::Length(left) => Some(left),
+            State::UntilClose => None,
+            State::Chunked(_) | State::Done => return None,
+        };
+        self.state = State::Done;
+        Some(left)
     }
 
     /// Drops what was handed out last, so that the message's rest begins with what came after the body.

@@ -1,14 +1,13 @@
 //! One request and its response: route, filter, choose a backend, try it, pass the answer on.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderValue, header};
-use smallvec::SmallVec;
 
 use crate::{
     attempt::{self, Failure, Sent},
@@ -46,6 +45,8 @@ struct Account {
     endpoint: Option<SocketAddr>,
     tries: u32,
     reusable: bool,
+    /// When the last try ended.
+    ended: Option<Instant>,
 }
 
 /// What a rule asks for, and where its requests may go.
@@ -77,13 +78,14 @@ pub(crate) async fn exchange<D: Downstream>(worker: &Rc<Worker>, client: &Client
 }
 
 async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mut D, account: &mut Account) {
-    if has_dot_segments(request.view().path) {
+    let snapshot = worker.snapshot();
+    let view = request.view();
+    if has_dot_segments(view.path) {
         account.fail(Flag::Refused, "dot_segments".into());
         return answer(account, request, HeaderMap::new()).await;
     }
-    let snapshot = worker.snapshot();
     let found = match snapshot.port(client.port) {
-        Some(port) => port.find(&request.view(), client.sni()),
+        Some(port) => port.find(&view, client.sni()),
         None => Found::NoRoute,
     };
     let matched = match found {
@@ -101,10 +103,7 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     let state = worker.rule(rule);
     account.route = Some(rule.clone());
     account.rule = Some(state.clone());
-    if let Some(direct) = rule
-        .filters
-        .answer(&request.view(), matched.prefix, client.scheme(), client.port)
-    {
+    if let Some(direct) = rule.filters.answer(&view, matched.prefix, client.scheme(), client.port) {
         account.status = direct.status;
         return answer(account, request, direct.headers).await;
     }
@@ -115,7 +114,7 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     };
     if let Some(direct) = backend
         .filters
-        .answer(&request.view(), matched.prefix, client.scheme(), client.port)
+        .answer(&view, matched.prefix, client.scheme(), client.port)
     {
         account.status = direct.status;
         return answer(account, request, direct.headers).await;
@@ -131,7 +130,8 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         account.fail(Flag::NoBackend, "the Service is not known".into());
         return answer(account, request, HeaderMap::new()).await;
     };
-    let plan = plan(request, rule, backend, matched.prefix, account.started);
+    let (prefix, started) = (matched.prefix, account.started);
+    let plan = plan(request, rule, backend, prefix, started);
     mirror::send(
         worker,
         &snapshot,
@@ -166,18 +166,14 @@ fn plan<'a, D: Downstream>(
         .filters
         .target(view.path, view.query, prefix)
         .or_else(|| rule.filters.target(view.path, view.query, prefix));
-    let origin = view
-        .fields
-        .get("origin")
-        .and_then(|origin| HeaderValue::from_bytes(origin).ok());
+    let filtered = !rule.filters.is_empty() || !backend.filters.is_empty();
+    let origin = filtered.then(|| view.fields.get("origin")).flatten();
+    let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
     let host = backend.filters.host().or_else(|| rule.filters.host());
     let original_host = host.and_then(|_| HeaderValue::from_str(view.host).ok());
     let head = request.head_mut();
     // What a client claims of itself here is not to be believed at the edge.
-    head.remove("x-forwarded-for");
-    head.remove("x-forwarded-proto");
-    head.remove("x-forwarded-host");
-    head.remove("forwarded");
+    head.remove(&["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"]);
     if let Some(original) = original_host {
         head.set(&header::HeaderName::from_static("x-forwarded-host"), &original);
     }
@@ -211,13 +207,11 @@ async fn forward<D: Downstream>(
     let upstream = worker.upstream(entry);
     account.upstream = Some(upstream.clone());
     upstream.budget.request(account.started);
-    let mut extra = ExtraLines::new();
-    forwarded(client, &mut extra);
     let line = Outgoing {
         target: plan.target.as_deref(),
         host: plan.host,
         upgrade: request.upgrade().is_some(),
-        extra: &extra,
+        client,
     };
     let retry = plan.rule.route.retry.as_ref();
     let attempts = retry.map_or(0, |retry| retry.attempts);
@@ -238,7 +232,7 @@ async fn forward<D: Downstream>(
         let context = attempt::Context {
             worker,
             upstream: &upstream,
-            address: endpoint.address,
+            endpoint: &endpoint,
             line: &line,
             rule: plan.rule,
             backend: plan.backend,
@@ -259,6 +253,7 @@ async fn forward<D: Downstream>(
             .filter(|limit| !limit.is_zero());
         let result = attempt::with_limits(&context, request, plan.deadline, limit.map(|limit| now + limit)).await;
         now = Instant::now();
+        account.ended = Some(now);
         let failure = match result {
             Ok(Sent {
                 status,
@@ -315,35 +310,6 @@ async fn forward<D: Downstream>(
             now = Instant::now();
         }
     }
-}
-
-/// Field lines for the backend, without an allocation.
-pub(crate) type ExtraLines = SmallVec<[u8; 88]>;
-
-/// The field lines that tell the backend who asked.
-pub(crate) fn forwarded(client: &Client, lines: &mut ExtraLines) {
-    lines.extend_from_slice(b"X-Forwarded-For: ");
-    match client.peer.ip() {
-        // Written by hand: the formatting machinery costs more than the rest of the head.
-        IpAddr::V4(address) => {
-            for (at, octet) in address.octets().into_iter().enumerate() {
-                if at > 0 {
-                    lines.push(b'.');
-                }
-                if octet >= 100 {
-                    lines.push(b'0' + octet / 100);
-                }
-                if octet >= 10 {
-                    lines.push(b'0' + octet / 10 % 10);
-                }
-                lines.push(b'0' + octet % 10);
-            }
-        }
-        IpAddr::V6(address) => lines.extend_from_slice(address.to_string().as_bytes()),
-    }
-    lines.extend_from_slice(b"\r\nX-Forwarded-Proto: ");
-    lines.extend_from_slice(client.scheme().as_bytes());
-    lines.extend_from_slice(b"\r\n");
 }
 
 async fn give_up<D: Downstream>(account: &mut Account, request: &mut D, failure: Failure) {
@@ -408,6 +374,7 @@ impl Account {
             endpoint: None,
             tries: 0,
             reusable: false,
+            ended: None,
         }
     }
 
@@ -419,12 +386,12 @@ impl Account {
 
     /// Counts the request and writes it to the log.
     fn close<D: Downstream>(&self, worker: &Worker, client: &Client, request: &D) {
-        let elapsed = self.started.elapsed();
+        let elapsed = self.ended.unwrap_or_else(Instant::now) - self.started;
         let failed = self.status >= 500 || self.flag == Flag::Truncated;
         if let Some(rule) = &self.rule {
             rule.cells.count(self.status, failed, elapsed);
         }
-        worker.listener(client.port).count(self.status, failed, elapsed);
+        client.cells.count(self.status, failed, elapsed);
         if self.flag != Flag::None {
             worker.count_flag(self.flag);
         }

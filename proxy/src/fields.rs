@@ -12,8 +12,8 @@ pub trait Fields {
     fn set(&mut self, name: &HeaderName, value: &HeaderValue);
     /// Adds a value to those a field has.
     fn append(&mut self, name: &HeaderName, value: &HeaderValue);
-    /// Takes a field away.
-    fn remove(&mut self, name: &str);
+    /// Takes fields away.
+    fn remove(&mut self, names: &[&str]);
 }
 
 /// What a request asks for, as far as routing and policy need to know.
@@ -50,7 +50,9 @@ impl Fields for HeaderMap {
         HeaderMap::append(self, name.clone(), value.clone());
     }
 
-    fn remove(&mut self, name: &str) {
-        HeaderMap::remove(self, name);
+    fn remove(&mut self, names: &[&str]) {
+        for name in names {
+            HeaderMap::remove(self, *name);
+        }
     }
 }

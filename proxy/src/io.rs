@@ -32,28 +32,46 @@ impl<S: Stream> Shared<S> {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
-    /// Writes both parts whole, in one system call where the socket takes it.
-    pub(crate) async fn write_all(&self, first: &[u8], second: &[u8]) -> io::Result<()> {
+    /// Writes what is in `bytes` as far as the socket takes it now; says how much that was.
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes))? {
+            0 if !bytes.is_empty() => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            wrote => Poll::Ready(Ok(wrote)),
+        }
+    }
+
+    /// Sends what is held back: TLS holds what it has sealed until then; on a plain socket this is nothing.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    /// Writes all of it.
+    pub(crate) async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
         let mut done = 0;
-        let total = first.len() + second.len();
         std::future::poll_fn(|cx| {
-            while done < total {
-                let mut stream = self.0.borrow_mut();
-                let wrote = if done >= first.len() {
-                    ready!(Pin::new(&mut *stream).poll_write(cx, &second[done - first.len()..]))?
-                } else if second.is_empty() {
-                    ready!(Pin::new(&mut *stream).poll_write(cx, &first[done..]))?
-                } else {
-                    let parts = [IoSlice::new(&first[done..]), IoSlice::new(second)];
-                    ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &parts))?
-                };
+            while done < bytes.len() {
+                done += ready!(self.poll_write(cx, &bytes[done..]))?;
+            }
+            self.poll_flush(cx)
+        })
+        .await
+    }
+
+    /// Writes all parts whole, in one system call where the socket takes them.
+    pub(crate) async fn write_parts<const N: usize>(&self, parts: [&[u8]; N]) -> io::Result<()> {
+        let mut parts = parts.map(IoSlice::new);
+        let mut left = &mut parts[..];
+        std::future::poll_fn(|cx| {
+            // Empty parts at the front are passed over.
+            IoSlice::advance_slices(&mut left, 0);
+            while !left.is_empty() {
+                let wrote = ready!(Pin::new(&mut *self.0.borrow_mut()).poll_write_vectored(cx, left))?;
                 if wrote == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
-                done += wrote;
+                IoSlice::advance_slices(&mut left, wrote);
             }
-            // TLS holds what it has sealed until it is flushed; on a plain socket this is nothing.
-            Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+            self.poll_flush(cx)
         })
         .await
     }

@@ -21,6 +21,7 @@ use crate::{
     config::Snapshot,
     downstream::{Client, Tls, h1, h2},
     io::Prefixed,
+    traffic::Cells,
     worker::Worker,
 };
 
@@ -49,6 +50,7 @@ pub(crate) fn is_free(address: IpAddr, port: u16) -> io::Result<()> {
 /// Accepts connections until the task is dropped.
 pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, tls: Option<Arc<ServerConfig>>) {
     let acceptor = tls.map(TlsAcceptor::from);
+    let cells = worker.listener(port);
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -69,18 +71,18 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16,
             stats.open += 1;
         });
         let guard = Open(worker.clone());
-        let worker = worker.clone();
+        let (worker, cells) = (worker.clone(), cells.clone());
         match acceptor.clone() {
             None => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
-                    plain(worker, stream, peer, port).await;
+                    plain(worker, stream, Client::new(peer, port, None, cells)).await;
                 });
             }
             Some(acceptor) => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
-                    Box::pin(secure(worker, acceptor, stream, peer, port)).await;
+                    Box::pin(secure(worker, acceptor, stream, peer, port, cells)).await;
                 });
             }
         }
@@ -96,11 +98,10 @@ impl Drop for Open {
     }
 }
 
-async fn plain(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u16) {
+async fn plain(worker: Rc<Worker>, stream: TcpStream, client: Client) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let client = Client { peer, port, tls: None };
     match h1::serve(&worker, &client, stream).await {
         h1::Served::Closed => {}
         h1::Served::Http2(stream, read) => {
@@ -109,7 +110,14 @@ async fn plain(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u1
     }
 }
 
-async fn secure(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, port: u16) {
+async fn secure(
+    worker: Rc<Worker>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+    cells: Rc<Cells>,
+) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -125,11 +133,7 @@ async fn secure(worker: Rc<Worker>, acceptor: TlsAcceptor, stream: TcpStream, pe
     let session = stream.get_ref().1;
     let sni = session.server_name().map(|name| Rc::from(name.to_ascii_lowercase()));
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let client = Client {
-        peer,
-        port,
-        tls: Some(Tls { sni }),
-    };
+    let client = Client::new(peer, port, Some(Tls { sni }), cells);
     if http2 {
         h2::serve(&worker, Rc::new(client), stream).await;
     } else {

@@ -9,7 +9,6 @@ use crate::{
     body::Piece,
     config::{Filters, Snapshot},
     downstream::{Client, Downstream, Outgoing},
-    exchange::{ExtraLines, forwarded},
     h1::Framing,
     upstream::H1Connection,
     worker::Worker,
@@ -42,15 +41,13 @@ pub(crate) fn send<D: Downstream>(
             continue;
         }
         let mut copy = Vec::with_capacity(1024);
-        let mut extra = ExtraLines::new();
-        forwarded(client, &mut extra);
         request.encode(
             &mut copy,
             &Outgoing {
                 target,
                 host,
                 upgrade: false,
-                extra: &extra,
+                client,
             },
         );
         copy.extend_from_slice(request.buffered().unwrap_or_default());
@@ -62,25 +59,22 @@ pub(crate) fn send<D: Downstream>(
                 return;
             };
             let _in_flight = EndpointState::start(&endpoint, now);
-            let connections = upstream.connections(endpoint.address);
-            let Ok(connection) = H1Connection::open(&worker, &connections, false).await else {
+            let connections = &endpoint.connections;
+            let Ok(connection) = H1Connection::open(&worker, connections, false).await else {
                 return;
             };
             let watchdog = worker.watchdogs.watch();
             watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
-            if connection.stream.write_all(&copy, b"").await.is_err() {
+            if connection.stream.write_all(&copy).await.is_err() {
                 return;
             }
             let Ok(mut response) = connection.response(&worker, &method, &watchdog).await else {
                 return;
             };
-            while let Ok(piece) = response
-                .body
-                .next(&connection.stream, &mut response.message, &watchdog)
-                .await
-            {
+            let Some(message) = &mut response.message else { return };
+            while let Ok(piece) = response.body.next(&connection.stream, message, &watchdog).await {
                 if matches!(piece, Piece::End(_)) {
-                    return response.release(&worker, connection, &connections);
+                    return response.release(&worker, connection, connections);
                 }
             }
         };

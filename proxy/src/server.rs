@@ -12,8 +12,9 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     net::TcpListener,
+    runtime::LocalOptions,
     sync::{mpsc, oneshot},
-    task::{JoinHandle, LocalSet},
+    task::JoinHandle,
 };
 use weft_model::{Change, Key, ListenerKey, Resource, RouteKey};
 
@@ -84,13 +85,25 @@ impl Proxy {
         for number in 0..options.workers.get() {
             let (commands, queue) = mpsc::channel(COMMANDS);
             let (options, snapshot, log) = (options.clone(), empty.clone(), log.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
+            let (started, starting) = std::sync::mpsc::channel();
             let work = move || {
-                let worker = Rc::new(Worker::new(options, snapshot, log, seed));
-                LocalSet::new().block_on(&runtime, run(worker, queue));
+                // Its tasks never leave the thread, so it is made there.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                let runtime = match runtime {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                let _ = started.send(Ok(()));
+                runtime.block_on(async move {
+                    let worker = Rc::new(Worker::new(options, snapshot, log, seed));
+                    run(worker, queue).await;
+                });
             };
             threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(work)?);
+            starting.recv().map_err(io::Error::other)??;
             workers.push(commands);
         }
         Ok(Self {

@@ -28,13 +28,13 @@ pub(crate) async fn join<A: Stream, B: Stream>(client: &Shared<A>, sent: &[u8], 
 }
 
 async fn copy<A: Stream, B: Stream>(from: &Shared<A>, to: &Shared<B>, first: &[u8]) -> io::Result<()> {
-    to.write_all(first, b"").await?;
+    to.write_all(first).await?;
     let mut buffer = vec![0; BUFFER];
     loop {
         let read = poll_fn(|cx| from.poll_read(cx, &mut buffer)).await?;
         if read == 0 {
             return to.shutdown().await;
         }
-        to.write_all(&buffer[..read], b"").await?;
+        to.write_all(&buffer[..read]).await?;
     }
 }

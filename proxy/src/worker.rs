@@ -24,11 +24,16 @@ use crate::{
     watchdog::Watchdogs,
 };
 
+/// Bytes read at once of a body that is passed on as it is.
+const SCRATCH: usize = 64 * 1024;
+
 /// What every connection of a worker uses.
 pub(crate) struct Worker {
     pub(crate) options: Arc<Options>,
     pub(crate) messages: MessagePool,
     pub(crate) outgoing: OutgoingPool,
+    /// Where bytes stand on their way from one socket to another.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) watchdogs: Watchdogs,
     /// For the timeouts of rules.
     pub(crate) deadlines: Watchdogs,
@@ -95,6 +100,7 @@ impl Worker {
             options,
             messages: MessagePool::default(),
             outgoing: OutgoingPool::default(),
+            scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             watchdogs: Watchdogs::default(),
             deadlines: Watchdogs::default(),
             log,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Random, backoff};
-use crate::config::Endpoint;
+use crate::{config::Endpoint, upstream::Connections};
 
 /// How fast what was measured fades: after this time a latency counts a third.
 const DECAY: Duration = Duration::from_secs(10);
@@ -25,17 +25,17 @@ const LONGEST_ASIDE: Duration = Duration::from_secs(60);
 const RAMP: Duration = Duration::from_secs(10);
 
 /// The endpoints of a service, as one worker sees them.
-#[derive(Debug)]
 pub struct Balancer {
     endpoints: RefCell<Vec<Rc<EndpointState>>>,
     random: Random,
 }
 
 /// What one worker knows of an endpoint.
-#[derive(Debug)]
 pub struct EndpointState {
     /// Where it is.
     pub address: SocketAddr,
+    /// The connections to it.
+    pub(crate) connections: Connections,
     pending: Cell<u32>,
     /// Seconds a request takes, peaks counting at once and fading with time.
     latency: Cell<f64>,
@@ -49,7 +49,6 @@ pub struct EndpointState {
 }
 
 /// A request under way. Dropped without [`InFlight::finish`], it counts as cancelled.
-#[derive(Debug)]
 pub struct InFlight {
     endpoint: Rc<EndpointState>,
     started: Instant,
@@ -91,6 +90,11 @@ impl Balancer {
                     .unwrap_or_else(|| Rc::new(EndpointState::new(endpoint.address)))
             })
             .collect();
+    }
+
+    /// Visits every endpoint.
+    pub(crate) fn each(&self, visit: impl FnMut(&Rc<EndpointState>)) {
+        self.endpoints.borrow().iter().for_each(visit);
     }
 
     /// How many endpoints there are.
@@ -151,6 +155,7 @@ impl EndpointState {
     fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            connections: Connections::new(address),
             pending: Cell::new(0),
             latency: Cell::new(0.0),
             measured: Cell::new(None),
@@ -211,7 +216,13 @@ impl EndpointState {
             // A peak counts at once.
             Some(_) if latency > before => latency,
             Some(at) => {
-                let kept = fade(now.saturating_duration_since(at)).min(0.95);
+                let elapsed = now.saturating_duration_since(at);
+                // The exponential is spared most requests: it is under the bound only after a twentieth of the time.
+                let kept = if elapsed < DECAY / 20 {
+                    0.95
+                } else {
+                    fade(elapsed).min(0.95)
+                };
                 before * kept + latency * (1.0 - kept)
             }
             None => latency,

@@ -95,7 +95,7 @@ impl Policy {
     /// Replaces whatever the backend said about cross-origin use by what the policy says.
     pub(super) fn edit_response<F: Fields>(&self, fields: &mut F, origin: Option<&[u8]>) {
         for name in &OWN {
-            fields.remove(name.as_str());
+            fields.remove(&[name.as_str()]);
         }
         if !varies_by_origin(fields) {
             fields.append(&header::VARY, &HeaderValue::from_static("Origin"));

@@ -248,7 +248,7 @@ impl Edits {
             fields.append(name, value);
         }
         for name in &self.remove {
-            fields.remove(name.as_str());
+            fields.remove(&[name.as_str()]);
         }
     }
 }

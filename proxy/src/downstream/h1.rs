@@ -2,12 +2,13 @@
 
 use std::{future::poll_fn, io, rc::Rc, task::Poll};
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpStream;
 
-use super::{Client, Downstream, Outgoing, RequestBody, Responder, ResponseFields};
+use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields};
 use crate::{
-    attempt::write_piece,
+    attempt::{SMALL, write_piece},
     body::{BodyError, H1Body, Piece},
     exchange::exchange,
     fields::RequestView,
@@ -67,10 +68,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: &Client, strea
             Arrived::TooSlow => {
                 worker.count_flag(Flag::ClientTimeout);
                 let _ = stream
-                    .write_all(
-                        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-                        b"",
-                    )
+                    .write_all(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
                     .await;
                 let _ = stream.shutdown().await;
                 return Served::Closed;
@@ -242,7 +240,8 @@ async fn refuse<S: Stream>(
         Framing::Length(text.len() as u64),
         true,
     );
-    let sent = stream.write_all(&out, text.as_bytes()).await;
+    out.extend_from_slice(text.as_bytes());
+    let sent = stream.write_all(&out).await;
     worker.outgoing.give(out);
     if sent.is_ok() {
         linger(stream, worker, watchdog, message).await;
@@ -348,6 +347,10 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
         &mut self.message
     }
 
+    fn is_head(&self) -> bool {
+        self.message.is_head()
+    }
+
     fn framing(&self) -> Framing {
         self.message.framing()
     }
@@ -366,18 +369,19 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
     }
 
     fn encode(&self, out: &mut Vec<u8>, line: &Outgoing<'_>) {
+        let mut forwarded = [0; FORWARDED];
         let line = RequestLine {
             target: line.target,
             host: line.host,
             upgrade: line.upgrade,
-            extra: line.extra,
+            extra: line.client.forwarded(&mut forwarded),
         };
         self.message.encode_request(out, &line);
     }
 
     fn headers(&self, line: &Outgoing<'_>) -> HeaderMap {
         let mut headers = to_map(&self.message);
-        add_lines(&mut headers, line.extra);
+        line.client.insert_forwarded(&mut headers);
         if let Framing::Length(length) = self.message.framing() {
             headers.insert(http::header::CONTENT_LENGTH, length.into());
         }
@@ -390,7 +394,7 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
             stream: self.stream,
             reply: &mut self.reply,
             http10: self.message.is_http10(),
-            head: self.message.method() == "HEAD",
+            head: self.message.is_head(),
         };
         let body = H1RequestBody {
             stream: self.stream,
@@ -412,13 +416,15 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
 impl<S: Stream> RequestBody for H1RequestBody<'_, S> {
     async fn next(&mut self) -> Result<Piece<'_>, BodyError> {
         if std::mem::take(self.continue_pending) {
-            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", b"").await?;
+            self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         self.body.next(self.stream, self.message, self.watchdog).await
     }
 }
 
 impl<S: Stream> Responder for H1Responder<'_, S> {
+    type Stream = S;
+
     async fn respond(
         &mut self,
         status: u16,
@@ -453,9 +459,12 @@ impl<S: Stream> Responder for H1Responder<'_, S> {
             if end {
                 h1::encode_trailers(&mut out, None);
             }
-            self.stream.write_all(&out, b"").await
+            self.stream.write_all(&out).await
+        } else if bodiless || first.len() <= SMALL {
+            out.extend_from_slice(if bodiless { b"" } else { first });
+            self.stream.write_all(&out).await
         } else {
-            self.stream.write_all(&out, if bodiless { b"" } else { first }).await
+            self.stream.write_parts([&out, first]).await
         };
         self.worker.outgoing.give(out);
         Ok(sent?)
@@ -463,6 +472,10 @@ impl<S: Stream> Responder for H1Responder<'_, S> {
 
     async fn send(&mut self, piece: Piece<'_>) -> Result<(), BodyError> {
         Ok(write_piece(self.stream, self.reply.chunked, piece).await?)
+    }
+
+    fn raw(&self) -> Option<&Shared<S>> {
+        (!self.reply.chunked).then_some(self.stream)
     }
 
     fn abort(&mut self) {
@@ -473,28 +486,16 @@ impl<S: Stream> Responder for H1Responder<'_, S> {
 /// The end-to-end fields of an HTTP/1 message, as HTTP/2 has them.
 pub(crate) fn to_map(message: &Message) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(16);
+    // One allocation holds all the values, instead of one each.
+    let mut values = BytesMut::with_capacity(message.head_length());
     message.each_end_to_end(&mut |name, value| {
-        let name = HeaderName::from_bytes(name);
-        let value = HeaderValue::from_bytes(value);
-        if let (Ok(name), Ok(value)) = (name, value)
+        values.extend_from_slice(value);
+        let value = HeaderValue::from_maybe_shared(values.split().freeze());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value)
             && name != http::header::HOST
         {
             headers.append(name, value);
         }
     });
     headers
-}
-
-/// Adds field lines that were made for HTTP/1.
-pub(crate) fn add_lines(headers: &mut HeaderMap, lines: &[u8]) {
-    for line in lines.split(|byte| *byte == b'\n') {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
-            continue;
-        };
-        let name = HeaderName::from_bytes(&line[..colon]);
-        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
-        if let (Ok(name), Ok(value)) = (name, value) {
-            headers.append(name, value);
-        }
-    }
 }

@@ -10,11 +10,12 @@ use h2::{
 use http::{HeaderMap, Response, StatusCode, request};
 use tokio::net::TcpStream;
 
-use super::{Client, Downstream, Outgoing, RequestBody, Responder, ResponseFields, h1::add_lines, h1::to_map};
+use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, h1::to_map};
 use crate::{
     body::{BodyError, Piece},
     exchange::exchange,
     fields::RequestView,
+    gather::gather,
     h1::{self, Framing, encode_request_from},
     io::{Shared, Stream},
     upstream::{next_piece, send_piece},
@@ -46,11 +47,16 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(Some(OWN_RESETS))
         .max_send_buffer_size(SEND_BUFFER);
+    let (stream, flusher) = gather(worker, stream);
     let mut connection = {
         let mut handshake = std::pin::pin!(builder.handshake::<_, Bytes>(stream));
-        let shaken = poll_fn(|cx| match watchdog.poll_expired(cx) {
-            Poll::Ready(_) => Poll::Ready(None),
-            Poll::Pending => handshake.as_mut().poll(cx).map(Some),
+        let shaken = poll_fn(|cx| {
+            if watchdog.poll_expired(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            let shaken = handshake.as_mut().poll(cx).map(Some);
+            let _ = flusher.poll(cx);
+            shaken
         });
         match shaken.await {
             Some(Ok(connection)) => connection,
@@ -68,19 +74,19 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
                 return Poll::Ready(Some(accepted));
             }
-            if watchdog.poll_expired(cx).is_ready() {
-                Poll::Ready(None)
-            } else {
-                Poll::Pending
-            }
+            // Nothing more to do for now: what the streams have written goes out together. An error here is seen by
+            // the next read, which fails too.
+            let _ = flusher.poll(cx);
+            watchdog.poll_expired(cx).map(|_| None)
         });
         match accepted.await {
             Some(Some(Ok((request, respond)))) => {
-                let guard = Counted::new(&streams);
+                let counted = Counted::new(&streams);
                 let (worker, client) = (worker.clone(), client.clone());
+                let mut request = H2Request::new(request, respond);
+                // All is used where it was captured: moved to a variable within, it would take its space twice.
                 tokio::task::spawn_local(async move {
-                    let _guard = guard;
-                    let mut request = H2Request::new(request, respond);
+                    let _ = &counted;
                     exchange(&worker, &client, &mut request).await;
                 });
             }
@@ -176,6 +182,10 @@ impl Downstream for H2Request {
         &mut self.head.headers
     }
 
+    fn is_head(&self) -> bool {
+        self.head.method == http::Method::HEAD
+    }
+
     fn framing(&self) -> Framing {
         if self.body.is_end_stream() {
             return Framing::None;
@@ -198,11 +208,12 @@ impl Downstream for H2Request {
     fn encode(&self, out: &mut Vec<u8>, line: &Outgoing<'_>) {
         let view = self.view();
         let target = self.head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let mut forwarded = [0; FORWARDED];
         let line = h1::RequestLine {
             target: Some(line.target.unwrap_or(target)),
             host: Some(line.host.unwrap_or(view.host)),
             upgrade: false,
-            extra: line.extra,
+            extra: line.client.forwarded(&mut forwarded),
         };
         encode_request_from(out, view.method, &self.head.headers, self.framing(), &line);
     }
@@ -210,12 +221,12 @@ impl Downstream for H2Request {
     fn headers(&self, line: &Outgoing<'_>) -> HeaderMap {
         let mut headers = self.head.headers.clone();
         headers.remove(http::header::HOST);
-        add_lines(&mut headers, line.extra);
+        line.client.insert_forwarded(&mut headers);
         headers
     }
 
     fn split(&mut self) -> (H2RequestBody<'_>, H2Responder<'_>) {
-        let head = self.head.method == http::Method::HEAD;
+        let head = self.is_head();
         let responder = H2Responder {
             respond: &mut self.respond,
             stream: &mut self.stream,
@@ -236,6 +247,8 @@ impl RequestBody for H2RequestBody<'_> {
 }
 
 impl Responder for H2Responder<'_> {
+    type Stream = TcpStream;
+
     async fn respond(
         &mut self,
         status: u16,
@@ -271,6 +284,10 @@ impl Responder for H2Responder<'_> {
             Some(stream) => send_piece(stream, piece, false).await,
             None => Ok(()),
         }
+    }
+
+    fn raw(&self) -> Option<&Shared<TcpStream>> {
+        None
     }
 
     fn abort(&mut self) {

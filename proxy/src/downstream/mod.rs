@@ -4,16 +4,21 @@
 pub(crate) mod h1;
 pub(crate) mod h2;
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{
+    cell::OnceCell,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpStream;
 
 use crate::{
     body::{BodyError, Piece},
     fields::{Fields, RequestView},
     h1::{Framing, Message},
-    io::Shared,
+    io::{Shared, Stream},
+    traffic::Cells,
 };
 
 /// Who sends requests, and by what way they came in.
@@ -23,6 +28,10 @@ pub(crate) struct Client {
     pub(crate) port: u16,
     /// Present on a TLS connection.
     pub(crate) tls: Option<Tls>,
+    /// Where the requests of the port are counted.
+    pub(crate) cells: Rc<Cells>,
+    /// The value of `X-Forwarded-For`, made for the first request that goes on by HTTP/2.
+    forwarded_for: OnceCell<Box<HeaderValue>>,
 }
 
 /// What a TLS handshake said.
@@ -30,7 +39,69 @@ pub(crate) struct Tls {
     pub(crate) sni: Option<Rc<str>>,
 }
 
+/// The longest lines of [`Client::forwarded`].
+pub(crate) const FORWARDED: usize = 96;
+
 impl Client {
+    pub(crate) fn new(peer: SocketAddr, port: u16, tls: Option<Tls>, cells: Rc<Cells>) -> Self {
+        Self {
+            peer,
+            port,
+            tls,
+            cells,
+            forwarded_for: OnceCell::new(),
+        }
+    }
+
+    /// The field lines that tell an HTTP/1.1 backend who asked.
+    pub(crate) fn forwarded<'l>(&self, lines: &'l mut [u8; FORWARDED]) -> &'l [u8] {
+        let mut length = 0;
+        let mut put = |bytes: &[u8]| {
+            lines[length..length + bytes.len()].copy_from_slice(bytes);
+            length += bytes.len();
+        };
+        put(b"X-Forwarded-For: ");
+        self.write_address(&mut put);
+        put(b"\r\nX-Forwarded-Proto: ");
+        put(self.scheme().as_bytes());
+        put(b"\r\n");
+        &lines[..length]
+    }
+
+    /// The same for an HTTP/2 backend.
+    pub(crate) fn insert_forwarded(&self, headers: &mut HeaderMap) {
+        let address = self.forwarded_for.get_or_init(|| {
+            let mut text = Vec::with_capacity(40);
+            self.write_address(&mut |bytes| text.extend_from_slice(bytes));
+            // The text of an address is always a field value.
+            Box::new(HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or(HeaderValue::from_static("")))
+        });
+        headers.insert(HeaderName::from_static("x-forwarded-for"), (**address).clone());
+        let scheme = HeaderValue::from_static(self.scheme());
+        headers.insert(HeaderName::from_static("x-forwarded-proto"), scheme);
+    }
+
+    /// Written by hand: the formatting machinery costs more than the rest of a head.
+    fn write_address(&self, put: &mut impl FnMut(&[u8])) {
+        let IpAddr::V4(address) = self.peer.ip().to_canonical() else {
+            return put(self.peer.ip().to_string().as_bytes());
+        };
+        for (at, octet) in address.octets().into_iter().enumerate() {
+            let digits = [b'0' + octet / 100, b'0' + octet / 10 % 10, b'0' + octet % 10];
+            let skipped = if octet >= 100 {
+                0
+            } else if octet >= 10 {
+                1
+            } else {
+                2
+            };
+            if at > 0 {
+                put(b".");
+            }
+            put(&digits[skipped..]);
+        }
+    }
+
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
@@ -46,8 +117,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) host: Option<&'a str>,
     /// Whether the backend is asked to upgrade as the client asked.
     pub(crate) upgrade: bool,
-    /// Field lines to add, each with its line end.
-    pub(crate) extra: &'a [u8],
+    /// Who asked, which the backend is told.
+    pub(crate) client: &'a Client,
 }
 
 /// The fields of a response, from wherever it came.
@@ -73,6 +144,8 @@ pub(crate) trait Downstream {
     fn protocol(&self) -> &'static str;
     fn view(&self) -> RequestView<'_, Self::Head>;
     fn head_mut(&mut self) -> &mut Self::Head;
+    /// Whether the method is HEAD, to which the answer has no body.
+    fn is_head(&self) -> bool;
     /// How the body is delimited.
     fn framing(&self) -> Framing;
     /// The protocol the client asks to upgrade to.
@@ -95,6 +168,8 @@ pub(crate) trait RequestBody {
 
 /// Where a response goes.
 pub(crate) trait Responder {
+    type Stream: Stream;
+
     /// Sends the head and the first piece of the body. `framing` is that of the body; `end` says that no more comes.
     async fn respond(
         &mut self,
@@ -106,6 +181,8 @@ pub(crate) trait Responder {
     ) -> Result<(), BodyError>;
     /// Sends a further piece; [`Piece::End`] is the last.
     async fn send(&mut self, piece: Piece<'_>) -> Result<(), BodyError>;
+    /// The client's connection, if what is left of the body may be written to it without framing.
+    fn raw(&self) -> Option<&Shared<Self::Stream>>;
     /// Breaks off, so that the client can tell that the body is not whole.
     fn abort(&mut self);
 }

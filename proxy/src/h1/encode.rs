@@ -27,15 +27,17 @@ impl Message {
             None if self.buffer[self.target.range()] == *b"*" => out.push(b'*'),
             None => {
                 // Of an absolute target, the origin form is passed on (RFC 9112, 3.2.1).
-                out.extend_from_slice(self.path().as_bytes());
-                if let Some(query) = self.query() {
-                    out.push(b'?');
-                    out.extend_from_slice(query.as_bytes());
+                if self.path.start == self.path.end {
+                    out.push(b'/');
                 }
+                out.extend_from_slice(&self.buffer[self.path.start as usize..self.target.end as usize]);
             }
         }
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-        out.extend_from_slice(line.host.unwrap_or(self.host()).as_bytes());
+        match line.host {
+            Some(host) => out.extend_from_slice(host.as_bytes()),
+            None => out.extend_from_slice(&self.buffer[self.host.range()]),
+        }
         out.extend_from_slice(b"\r\n");
         self.encode_fields(out);
         if self.te_trailers {
@@ -47,7 +49,8 @@ impl Message {
             encode_upgrade(out, upgrade);
         }
         out.extend_from_slice(line.extra);
-        let keeps_length = matches!(self.method(), "POST" | "PUT" | "PATCH") && self.framing == Framing::None;
+        let keeps_length =
+            self.framing == Framing::None && matches!(&self.buffer[self.method.range()], b"POST" | b"PUT" | b"PATCH");
         encode_framing(out, if keeps_length { Framing::Length(0) } else { self.framing });
         out.extend_from_slice(b"\r\n");
     }

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use http::{HeaderName, HeaderValue};
-use smallvec::SmallVec;
 
 use crate::fields::Fields;
 
@@ -83,7 +82,7 @@ pub struct Message {
     pub(super) at: usize,
     /// Where the head ends; 0 until it is parsed.
     pub(super) head_end: usize,
-    pub(super) fields: SmallVec<[Field; 24]>,
+    pub(super) fields: Vec<Field>,
     pub(super) aside: Vec<u8>,
     pub(super) method: Span,
     pub(super) target: Span,
@@ -109,7 +108,7 @@ impl Default for Message {
             end: 0,
             at: 0,
             head_end: 0,
-            fields: SmallVec::new(),
+            fields: Vec::new(),
             aside: Vec::new(),
             method: Span::default(),
             target: Span::default(),
@@ -209,6 +208,16 @@ impl Message {
         self.text(self.method)
     }
 
+    /// Whether the method is HEAD.
+    pub fn is_head(&self) -> bool {
+        self.buffer[self.method.range()] == *b"HEAD"
+    }
+
+    /// How many bytes the head has, the empty line included.
+    pub fn head_length(&self) -> usize {
+        self.head_end
+    }
+
     /// The target's path.
     pub fn path(&self) -> &str {
         if self.path.start == self.path.end {
@@ -295,7 +304,7 @@ impl Fields for Message {
     }
 
     fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.remove(name.as_str());
+        self.remove(&[name.as_str()]);
         self.append(name, value);
     }
 
@@ -317,16 +326,14 @@ impl Fields for Message {
         });
     }
 
-    fn remove(&mut self, name: &str) {
-        let mut at = 0;
-        while let Some(field) = self.fields.get(at) {
-            let same = (field.name.end - field.name.start) as usize == name.len()
-                && self.field(field).0.eq_ignore_ascii_case(name.as_bytes());
-            if same {
-                self.fields.remove(at);
-            } else {
-                at += 1;
-            }
-        }
+    fn remove(&mut self, names: &[&str]) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.retain(|field| {
+            let length = (field.name.end - field.name.start) as usize;
+            !names
+                .iter()
+                .any(|name| name.len() == length && self.field(field).0.eq_ignore_ascii_case(name.as_bytes()))
+        });
+        self.fields = fields;
     }
 }

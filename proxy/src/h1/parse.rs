@@ -293,7 +293,7 @@ impl Message {
         if target.len() > TARGET {
             return Err(Refusal::TargetTooLong);
         }
-        if self.method() == "CONNECT" {
+        if self.buffer[self.method.range()] == *b"CONNECT" {
             return Err(Refusal::ConnectRefused);
         }
         if !target.iter().all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#') {
@@ -302,7 +302,7 @@ impl Message {
         let start = self.target.start;
         let mut path_start = start;
         if target == b"*" {
-            if self.method() != "OPTIONS" {
+            if self.buffer[self.method.range()] != *b"OPTIONS" {
                 return Err(Refusal::InvalidTarget);
             }
         } else if target.first() != Some(&b'/') {
@@ -341,7 +341,7 @@ impl Message {
 }
 
 fn collect(
-    fields: &mut smallvec::SmallVec<[Field; 24]>,
+    fields: &mut Vec<Field>,
     headers: &[httparse::Header<'_>],
     base: usize,
     limits: &Limits,

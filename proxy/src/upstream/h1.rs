@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::Connections;
 use crate::{
     body::{BodyError, H1Body},
-    h1::{Limits, Message, Parse, Pooled, Refusal},
+    h1::{Framing, Limits, Message, Parse, Pooled, Refusal},
     io::Shared,
     watchdog::Watchdog,
     worker::Worker,
@@ -22,8 +22,12 @@ pub(crate) struct H1Connection {
 
 /// A backend's answer, its head read, its body still to come.
 pub(crate) struct H1Response {
-    pub(crate) message: Pooled,
+    pub(crate) status: u16,
+    /// The head, and what of the body was read with it; none once the body is passed on without it.
+    pub(crate) message: Option<Pooled>,
     pub(crate) body: H1Body,
+    /// Whether the connection can carry another request after the body.
+    pub(crate) keep_alive: bool,
 }
 
 /// Why no head of a response came.
@@ -71,16 +75,25 @@ impl H1Connection {
         };
         let message = read_head(&self.stream, worker, &limits, method, watchdog).await?;
         let body = H1Body::new(message.framing());
-        Ok(H1Response { message, body })
+        Ok(H1Response {
+            status: message.status(),
+            keep_alive: message.keep_alive() && message.framing() != Framing::UntilClose,
+            message: Some(message),
+            body,
+        })
     }
 }
 
 impl H1Response {
     /// Keeps the connection for the next request, if it can carry one.
     pub(crate) fn release(mut self, worker: &Worker, connection: H1Connection, home: &Connections) {
-        self.body.settle(&mut self.message);
-        let clean = self.body.is_done() && self.message.rest().is_empty() && self.message.keep_alive();
-        if clean && self.body.is_delimited() {
+        let mut clean = self.keep_alive && self.body.is_done();
+        if let Some(message) = &mut self.message {
+            self.body.settle(message);
+            // What comes unasked after the body belongs to no request.
+            clean &= message.rest().is_empty();
+        }
+        if clean {
             home.give_idle(worker, connection.stream.into_inner());
         }
     }

@@ -1,6 +1,13 @@
 //! HTTP/2 towards a backend, on the h2 crate directly.
 
-use std::{cell::RefCell, future::poll_fn, io, rc::Rc, task::ready};
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::ready,
+};
 
 use bytes::Bytes;
 use h2::{
@@ -12,6 +19,7 @@ use http::{HeaderMap, Request};
 use super::Connections;
 use crate::{
     body::{BodyError, Piece},
+    gather::gather,
     worker::Worker,
 };
 
@@ -43,7 +51,7 @@ pub(crate) struct H2Response {
 
 impl H2Connections {
     /// A connection with room for one more stream: the one with the fewest, else a new one.
-    async fn sender(&self, worker: &Worker, home: &Connections) -> io::Result<(SendRequest<Bytes>, StreamGuard)> {
+    async fn sender(&self, worker: &Rc<Worker>, home: &Connections) -> io::Result<(SendRequest<Bytes>, StreamGuard)> {
         loop {
             let best = self
                 .0
@@ -75,7 +83,7 @@ impl H2Connections {
         }
     }
 
-    async fn open(&self, worker: &Worker, home: &Connections) -> io::Result<Rc<H2Connection>> {
+    async fn open(&self, worker: &Rc<Worker>, home: &Connections) -> io::Result<Rc<H2Connection>> {
         let stream = home.connect(worker).await?;
         let mut builder = h2::client::Builder::new();
         builder
@@ -83,15 +91,21 @@ impl H2Connections {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(worker.options.limits.head_bytes).unwrap_or(u32::MAX))
             .enable_push(false);
+        let (stream, flusher) = gather(worker, stream);
         let handshake = tokio::time::timeout(worker.options.limits.connect_timeout, builder.handshake(stream));
-        let (sender, driver) = handshake.await?.map_err(io::Error::other)?;
+        let (sender, mut driver) = handshake.await?.map_err(io::Error::other)?;
         let connection = Rc::new(H2Connection {
             sender,
             streams: std::cell::Cell::new(0),
         });
         self.0.borrow_mut().push(connection.clone());
         tokio::task::spawn_local(async move {
-            if let Err(error) = driver.await {
+            let driven = poll_fn(|cx| {
+                let driven = Pin::new(&mut driver).poll(cx);
+                let _ = flusher.poll(cx);
+                driven
+            });
+            if let Err(error) = driven.await {
                 tracing::debug!(%error, "an HTTP/2 connection to a backend ended");
             }
         });
@@ -126,7 +140,7 @@ impl Connections {
     /// Sends the head of a request on a stream of its own.
     pub(crate) async fn h2_request(
         &self,
-        worker: &Worker,
+        worker: &Rc<Worker>,
         request: Request<()>,
         end: bool,
     ) -> io::Result<(ResponseFuture, SendStream<Bytes>, StreamGuard)> {

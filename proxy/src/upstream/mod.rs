@@ -5,8 +5,6 @@ mod h2;
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
-    hash::BuildHasherDefault,
     io,
     net::SocketAddr,
     rc::Rc,
@@ -25,7 +23,7 @@ use crate::{
     balance::{Balancer, EndpointState, RetryBudget},
     config::ServiceEntry,
     traffic::Cells,
-    worker::{IdHasher, Worker},
+    worker::Worker,
 };
 
 /// A Service as one worker sees it.
@@ -36,7 +34,6 @@ pub(crate) struct Upstream {
     pub(crate) protocol: std::cell::Cell<BackendProtocol>,
     entry: RefCell<Arc<ServiceEntry>>,
     balancer: Balancer,
-    endpoints: RefCell<HashMap<SocketAddr, Rc<Connections>, BuildHasherDefault<IdHasher>>>,
 }
 
 /// The connections to one endpoint.
@@ -62,7 +59,6 @@ impl Upstream {
             protocol: entry.service.protocol.into(),
             entry: RefCell::new(entry.clone()),
             balancer,
-            endpoints: RefCell::default(),
         }
     }
 
@@ -73,9 +69,6 @@ impl Upstream {
         }
         self.protocol.set(entry.service.protocol);
         self.balancer.update(&entry.endpoints);
-        self.endpoints
-            .borrow_mut()
-            .retain(|address, _| entry.endpoints.iter().any(|endpoint| endpoint.address == *address));
         *self.entry.borrow_mut() = entry.clone();
     }
 
@@ -84,28 +77,17 @@ impl Upstream {
         self.balancer.pick(now, exclude)
     }
 
-    /// The connections to an endpoint.
-    pub(crate) fn connections(&self, address: SocketAddr) -> Rc<Connections> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        endpoints
-            .entry(address)
-            .or_insert_with(|| Rc::new(Connections::new(address)))
-            .clone()
-    }
-
     /// Closes connections that have lain idle for too long.
     pub(crate) fn expire_idle(&self, now: Instant, after: Duration) {
-        for connections in self.endpoints.borrow().values() {
-            connections
-                .idle
-                .borrow_mut()
-                .retain(|idle| now.saturating_duration_since(idle.since) < after);
-        }
+        self.balancer.each(|endpoint| {
+            let mut idle = endpoint.connections.idle.borrow_mut();
+            idle.retain(|idle| now.saturating_duration_since(idle.since) < after);
+        });
     }
 }
 
 impl Connections {
-    fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Self {
             address,
             idle: RefCell::default(),
@@ -117,10 +99,12 @@ impl Connections {
     fn take_idle(&self) -> Option<TcpStream> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { stream, .. }) = idle.pop() {
-            // Readiness is known without a system call: the last read took all there was, so a connection that is
-            // readable now was closed by the backend, or it speaks out of turn.
+            // Most are known to be open without a system call. Those that the runtime takes for readable were closed by
+            // the backend, or it speaks out of turn, or the last read happened to fill its buffer.
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            if stream.poll_read_ready(&mut cx).is_pending() {
+            let open = stream.poll_read_ready(&mut cx).is_pending()
+                || matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            if open {
                 return Some(stream);
             }
         }
