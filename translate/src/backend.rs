@@ -50,7 +50,7 @@ pub(crate) fn resolve(
     let full = format!("{to}/{}", reference.name);
     if !reader.permits((kind, namespace), ("", "Service", to, &reference.name)) {
         let message = format!(
-            "no ReferenceGrant in {to} lets a {kind} of {namespace} use the Service {}",
+            "no ReferenceGrant in {to} lets {kind}s of {namespace} use the Service {}",
             reference.name
         );
         let remedy = format!(
@@ -75,6 +75,11 @@ pub(crate) fn resolve(
             "create it, or correct the name".into(),
         ));
     };
+    if service.spec.service_type.as_deref() == Some("ExternalName") {
+        let message = format!("the Service {full} is of type ExternalName, which is not served");
+        let remedy = "refer to a Service with endpoints; a name can be made to stand for any address (CVE-2021-25740)";
+        return Err(fail("InvalidKind", Code::BackendKind, "name", message, remedy.into()));
+    }
     let Some(port) = reference.port else {
         let message = format!("a reference to the Service {full} needs a port");
         return Err(fail(

@@ -16,11 +16,23 @@ pub(crate) struct Lowered {
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Why references in them do not resolve.
     pub(crate) unresolved: Vec<Unresolved>,
-    /// Why the rule cannot be served.
+    /// What there is no serving of.
+    pub(crate) unserved: Vec<Diagnostic>,
+    /// Why the rule cannot be served: a filter is never skipped.
     pub(crate) broken: Option<String>,
 }
 
-/// Lowers filters, in their order. `prefix` says whether the rule's matches are by prefix, which some need.
+/// Why there is no filter.
+enum Failure {
+    /// An API server would have refused it.
+    Refused(Box<Diagnostic>),
+    /// It refers to what is not there.
+    Unresolved(Box<Unresolved>),
+    /// It is not served.
+    Unserved(Box<Diagnostic>),
+}
+
+/// Lowers filters, in their order.
 pub(crate) fn lower(
     reader: &Reader<'_>,
     kind: Kind,
@@ -32,14 +44,33 @@ pub(crate) fn lower(
     for (at, filter) in filters.iter().enumerate() {
         let path = format!("{path}[{at}]");
         match one(reader, kind, namespace, filter, &path, &mut lowered) {
-            Ok(filter) => lowered.filters.extend(filter),
-            Err(diagnostic) => {
-                lowered.broken.get_or_insert(diagnostic.message.clone());
-                lowered.diagnostics.push(*diagnostic);
-            }
+            Ok(filter) => lowered.filters.push(filter),
+            Err(failure) => lowered.fail(failure),
         }
     }
     lowered
+}
+
+impl Lowered {
+    fn fail(&mut self, failure: Failure) {
+        let message = match failure {
+            Failure::Refused(diagnostic) => {
+                self.diagnostics.push(*diagnostic);
+                return;
+            }
+            Failure::Unresolved(unresolved) => {
+                let message = unresolved.diagnostic.message.clone();
+                self.unresolved.push(*unresolved);
+                message
+            }
+            Failure::Unserved(diagnostic) => {
+                let message = diagnostic.message.clone();
+                self.unserved.push(*diagnostic);
+                message
+            }
+        };
+        self.broken.get_or_insert(message);
+    }
 }
 
 fn one(
@@ -49,13 +80,13 @@ fn one(
     filter: &HttpRouteFilter,
     path: &str,
     lowered: &mut Lowered,
-) -> Result<Option<Filter>, Box<Diagnostic>> {
+) -> Result<Filter, Failure> {
     let missing = |field: &str| {
         let message = format!("a filter of type {} needs {field}", filter.filter_type);
-        Box::new(Code::MissingField.at(path, message, format!("add {field}")))
+        Failure::Refused(Box::new(Code::MissingField.at(path, message, format!("add {field}"))))
     };
-    let unsupported = |what: String| {
-        let remedy = "remove it, or use one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS";
+    let unserved = |what: String, known: &str| {
+        let remedy = format!("remove it, or use one of {known}");
         Box::new(Code::FilterUnsupported.at(format!("{path}.type"), what, remedy))
     };
     if kind == Kind::GrpcRoute
@@ -64,12 +95,10 @@ fn one(
             "RequestHeaderModifier" | "ResponseHeaderModifier" | "RequestMirror" | "ExtensionRef"
         )
     {
-        return Err(unsupported(format!(
-            "a GRPCRoute has no filter of type {:?}",
-            filter.filter_type
-        )));
+        let message = format!("a GRPCRoute has no filter of type {:?}", filter.filter_type);
+        return Err(Failure::Refused(unserved(message, GRPC_FILTERS)));
     }
-    Ok(Some(match filter.filter_type.as_str() {
+    Ok(match filter.filter_type.as_str() {
         "RequestHeaderModifier" => Filter::RequestHeaders(edit(
             filter
                 .request_header_modifier
@@ -138,28 +167,48 @@ fn one(
             })
         }
         "ExtensionRef" => {
-            let name = filter
-                .extension_ref
-                .as_ref()
-                .map(|to| format!("{}/{} {}", to.group, to.kind, to.name));
-            return Err(unsupported(format!(
-                "the extension {} is not known",
-                name.unwrap_or_default()
-            )));
+            let to = filter.extension_ref.as_ref().ok_or_else(|| missing("extensionRef"))?;
+            let message = format!("no filter of kind {} in group {:?} is known", to.kind, to.group);
+            return Err(Failure::Unresolved(Box::new(Unresolved {
+                reason: "InvalidKind",
+                diagnostic: *unserved(message, known(kind)),
+            })));
         }
-        other => return Err(unsupported(format!("a filter of type {other:?} is not served"))),
-    }))
+        other => {
+            let message = format!("a filter of type {other:?} is not served");
+            return Err(Failure::Unserved(unserved(message, known(kind))));
+        }
+    })
+}
+
+const GRPC_FILTERS: &str = "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror";
+const HTTP_FILTERS: &str =
+    "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS";
+
+fn known(kind: Kind) -> &'static str {
+    if kind == Kind::GrpcRoute {
+        GRPC_FILTERS
+    } else {
+        HTTP_FILTERS
+    }
 }
 
 fn edit(filter: &HeaderFilter) -> HeaderEdit {
     let changes = |headers: &[weft_crds::HeaderValue]| {
-        headers
-            .iter()
-            .map(|header| HeaderChange {
-                name: header.name.clone(),
-                value: header.value.clone(),
-            })
-            .collect()
+        let mut changes: Vec<HeaderChange> = Vec::new();
+        for header in headers {
+            // Of several values for one name only the first counts.
+            if changes
+                .iter()
+                .all(|known| !known.name.eq_ignore_ascii_case(&header.name))
+            {
+                changes.push(HeaderChange {
+                    name: header.name.clone(),
+                    value: header.value.clone(),
+                });
+            }
+        }
+        changes
     };
     HeaderEdit {
         set: changes(&filter.set),
@@ -168,10 +217,7 @@ fn edit(filter: &HeaderFilter) -> HeaderEdit {
     }
 }
 
-fn rewrite(
-    path: Option<&PathModifier>,
-    missing: &impl Fn(&str) -> Box<Diagnostic>,
-) -> Result<Option<PathRewrite>, Box<Diagnostic>> {
+fn rewrite(path: Option<&PathModifier>, missing: &impl Fn(&str) -> Failure) -> Result<Option<PathRewrite>, Failure> {
     let Some(path) = path else { return Ok(None) };
     Ok(Some(match path.modifier_type.as_str() {
         "ReplaceFullPath" => PathRewrite::Full(

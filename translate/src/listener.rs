@@ -21,6 +21,7 @@ use crate::{
 };
 
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+const IP_ADDRESS: &str = "IPAddress";
 
 /// What a Gateway has come to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +30,12 @@ pub(crate) struct GatewayListeners {
     pub(crate) listeners: Vec<ListenerState>,
     pub(crate) diagnostics: Vec<Diagnostic>,
     pub(crate) certificates: Vec<Arc<Certificate>>,
+    /// How many listeners are asked for; those without a name of their own have no state.
+    asked: usize,
     /// The addresses that were asked for by value.
     addresses: Vec<AddressStatus>,
-    unsupported_address: Option<String>,
+    /// Why nothing of the Gateway is served.
+    refused: Option<Problem>,
 }
 
 /// One listener.
@@ -79,6 +83,7 @@ pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option
     }
     let generation = gateway.metadata.generation();
     let mut diagnostics = Vec::new();
+    let refused = refuse(gateway, &mut diagnostics);
     let mut certificates = Vec::new();
     let mut listeners = Vec::new();
     let mut names: HashMap<&str, usize> = HashMap::new();
@@ -102,30 +107,53 @@ pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option
             ));
             continue;
         }
-        listeners.push(one(reader, gateway, spec, &path, &mut diagnostics, &mut certificates));
+        let mut listener = one(reader, gateway, spec, &path, &mut diagnostics, &mut certificates);
+        if let Some((_, message)) = &refused {
+            listener.take_off(message, generation);
+        }
+        listeners.push(listener);
+    }
+    if refused.is_some() {
+        certificates.clear();
     }
     certificates.sort_by(|a: &Arc<Certificate>, b| a.key.cmp(&b.key));
     certificates.dedup_by(|a, b| a.key == b.key);
-    let addresses = gateway.spec.addresses.iter().filter_map(|address| {
-        let address_type = address.address_type.clone().unwrap_or_else(|| "IPAddress".into());
+    let asked_addresses = gateway.spec.addresses.iter().filter(|_| refused.is_none());
+    let addresses = asked_addresses.filter_map(|address| {
         Some(AddressStatus {
-            address_type,
+            address_type: address.address_type.clone().unwrap_or_else(|| IP_ADDRESS.into()),
             value: address.value.clone()?,
         })
-    });
-    let unsupported_address = gateway.spec.addresses.iter().find_map(|address| {
-        address
-            .address_type
-            .clone()
-            .filter(|kind| kind != "IPAddress" && kind != "Hostname")
     });
     Some(GatewayListeners {
         generation,
         listeners,
         diagnostics,
         certificates,
+        asked: gateway.spec.listeners.len(),
         addresses: addresses.collect(),
-        unsupported_address,
+        refused,
+    })
+}
+
+/// Why nothing of a Gateway can be served.
+fn refuse(gateway: &Gateway, diagnostics: &mut Vec<Diagnostic>) -> Option<Problem> {
+    let infrastructure = gateway.spec.infrastructure.as_ref();
+    if let Some(parameters) = infrastructure.and_then(|infrastructure| infrastructure.parameters_ref.as_ref()) {
+        let message = format!("parameters of kind {} are not known", parameters.kind);
+        let path = "spec.infrastructure.parametersRef";
+        diagnostics.push(Code::Invalid.at(path, &message, "remove the reference"));
+        return Some(("InvalidParameters", message));
+    }
+    gateway.spec.addresses.iter().enumerate().find_map(|(at, address)| {
+        let unknown = address
+            .address_type
+            .as_deref()
+            .filter(|kind| !matches!(*kind, IP_ADDRESS | "Hostname"))?;
+        let message = format!("addresses of type {unknown} are not supported");
+        let path = format!("spec.addresses[{at}].type");
+        diagnostics.push(Code::Invalid.at(path, &message, "use IPAddress or Hostname"));
+        Some(("UnsupportedAddress", message))
     })
 }
 
@@ -201,14 +229,15 @@ fn one(
     };
     let mut tls = None;
     if protocol == Some(ListenerProtocol::Https) {
-        match terminate(reader, namespace, spec, path, diagnostics) {
-            Ok(found) => {
-                tls = Some(ListenerTls {
-                    certificates: found.iter().map(|certificate| certificate.key.clone()).collect(),
-                });
-                certificates.extend(found);
-            }
-            Err(problem) => resolved = Err(problem),
+        let (found, problem) = terminate(reader, namespace, spec, path, diagnostics);
+        if let Some(problem) = problem {
+            resolved = Err(problem);
+        }
+        if !found.is_empty() {
+            tls = Some(ListenerTls {
+                certificates: found.iter().map(|certificate| certificate.key.clone()).collect(),
+            });
+            certificates.extend(found);
         }
     }
     let key = ListenerKey::from(format!("{namespace}/{name}/{}", spec.name));
@@ -289,48 +318,51 @@ fn one(
     }
 }
 
-/// The first listener before this one that it cannot be told apart from. Standalone, those of other Gateways on the same
-/// port come first if their Gateway is older.
-fn conflict(reader: &Reader<'_>, gateway: &Gateway, spec: &ListenerSpec) -> Option<(&'static str, String)> {
-    let this = |other: &Gateway| {
-        other.metadata.name == gateway.metadata.name && other.metadata.namespace() == gateway.metadata.namespace()
-    };
-    let others = if reader.options.standalone {
+/// Another listener that this one cannot be told apart from. Within a Gateway neither is served: the API forbids to pick
+/// one. Standalone, a listener is in conflict with those of older Gateways on its port as well, and these are served.
+fn conflict(reader: &Reader<'_>, gateway: &Gateway, spec: &ListenerSpec) -> Option<Problem> {
+    let same =
+        |other: &Gateway| other.metadata.name == gateway.metadata.name && namespace_of(other) == namespace_of(gateway);
+    let sharing = if reader.options.standalone {
         reader.gateways_on(spec.port)
     } else {
         Vec::new()
     };
-    let before = others
+    let older = sharing
         .iter()
         .map(|other| other.as_ref())
-        .take_while(|other| !this(other))
-        .chain(std::iter::once(gateway));
-    for other_gateway in before {
-        for other in &other_gateway.spec.listeners {
-            if this(other_gateway) && other.name == spec.name {
-                return None;
-            }
-            if other.port != spec.port || !matches!(other.protocol.as_str(), "HTTP" | "HTTPS") {
-                continue;
-            }
-            let whose = format!(
-                "{}/{} listener {:?}",
-                other_gateway.metadata.namespace(),
-                other_gateway.metadata.name,
-                other.name
-            );
-            if other.protocol != spec.protocol {
-                let message = format!("port {} is {} already, by {whose}", spec.port, other.protocol);
-                return Some(("ProtocolConflict", message));
-            }
-            let host = |listener: &ListenerSpec| listener.hostname.clone().filter(|hostname| !hostname.is_empty());
-            if host(other) == host(spec) {
-                let message = format!("{whose} has the same port and hostname");
-                return Some(("HostnameConflict", message));
-            }
-        }
+        .take_while(|other| !same(other));
+    let older = older.flat_map(|other| other.spec.listeners.iter().map(move |listener| (other, listener)));
+    let own = gateway
+        .spec
+        .listeners
+        .iter()
+        .filter(|listener| !listener.name.is_empty() && listener.name != spec.name);
+    let own = own.map(|listener| (gateway, listener));
+    older.chain(own).find_map(|(whose, other)| clash(spec, whose, other))
+}
+
+/// Why two listeners cannot be told apart.
+fn clash(spec: &ListenerSpec, whose: &Gateway, other: &ListenerSpec) -> Option<Problem> {
+    if other.port != spec.port || !matches!(other.protocol.as_str(), "HTTP" | "HTTPS") {
+        return None;
     }
-    None
+    let name = format!(
+        "the listener {:?} of {}/{}",
+        other.name,
+        namespace_of(whose),
+        whose.metadata.name
+    );
+    if other.protocol != spec.protocol {
+        let message = format!("{name} speaks {} on port {}", other.protocol, other.port);
+        return Some(("ProtocolConflict", message));
+    }
+    let host = |listener: &ListenerSpec| listener.hostname.clone().filter(|hostname| !hostname.is_empty());
+    (host(other) == host(spec)).then(|| ("HostnameConflict", format!("{name} has the same port and hostname")))
+}
+
+fn namespace_of(gateway: &Gateway) -> &str {
+    gateway.metadata.namespace()
 }
 
 /// The kinds of routes a listener takes, and what is wrong with those it names.
@@ -364,19 +396,20 @@ fn kinds(protocol: Option<ListenerProtocol>, spec: &ListenerSpec) -> (Vec<RouteK
 
 type Problem = (&'static str, String);
 
-/// Finds the certificates of an HTTPS listener.
+/// Finds the certificates of an HTTPS listener. One that cannot be used makes the listener unresolved, but those that can
+/// are still shown.
 fn terminate(
     reader: &Reader<'_>,
     namespace: &str,
     spec: &ListenerSpec,
     path: &str,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Result<Vec<Arc<Certificate>>, Problem> {
+) -> (Vec<Arc<Certificate>>, Option<Problem>) {
     let tls = spec.tls.as_ref();
     if tls.and_then(|tls| tls.mode.as_deref()) == Some("Passthrough") {
         let message = "an HTTPS listener cannot pass TLS through".to_owned();
         diagnostics.push(Code::Invalid.at(format!("{path}.tls.mode"), &message, "use Terminate"));
-        return Err(("InvalidCertificateRef", message));
+        return (Vec::new(), Some(("InvalidCertificateRef", message)));
     }
     let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
     if references.is_empty() {
@@ -386,7 +419,7 @@ fn terminate(
             &message,
             "refer to a kubernetes.io/tls Secret",
         ));
-        return Err(("InvalidCertificateRef", message));
+        return (Vec::new(), Some(("InvalidCertificateRef", message)));
     }
     let mut found = Vec::new();
     let mut problem = None;
@@ -399,11 +432,7 @@ fn terminate(
             }
         }
     }
-    match problem {
-        // One that cannot be used makes the listener unresolved, but those that can are still shown.
-        Some(problem) if found.is_empty() => Err(problem),
-        _ => Ok(found),
-    }
+    (found, problem)
 }
 
 type Refused = (Code, &'static str, String, String);
@@ -488,25 +517,22 @@ fn check(chain: &str, key: &str) -> Result<(), String> {
 impl GatewayListeners {
     /// The Gateway's status, given how many routes are attached to each listener.
     pub(crate) fn status(&self, attached: impl Fn(&ListenerKey) -> usize) -> GatewayStatus {
-        let valid = self
+        let accepted = |listener: &&ListenerState| listener.holds("Accepted");
+        let valid = self.listeners.iter().filter(accepted).count();
+        let not_valid: Vec<&str> = self
             .listeners
             .iter()
-            .filter(|listener| listener.holds("Accepted"))
-            .count();
+            .filter(|listener| !accepted(listener))
+            .map(|listener| listener.name.as_str())
+            .collect();
         let served = self
             .listeners
             .iter()
             .filter(|listener| listener.model.is_some())
             .count();
         let generation = self.generation;
-        let accepted = match (&self.unsupported_address, valid) {
-            (Some(kind), _) => condition(
-                "Accepted",
-                false,
-                "UnsupportedAddress",
-                format!("addresses of type {kind} are not supported"),
-                generation,
-            ),
+        let accepted = match (&self.refused, valid) {
+            (Some((reason, message)), _) => condition("Accepted", false, reason, message, generation),
             (None, 0) => condition(
                 "Accepted",
                 false,
@@ -514,16 +540,19 @@ impl GatewayListeners {
                 "no listener is valid",
                 generation,
             ),
-            (None, valid) if valid < self.listeners.len() => condition(
+            (None, valid) if valid < self.asked => condition(
                 "Accepted",
                 true,
                 "ListenersNotValid",
-                "some listeners are not valid",
+                match not_valid.as_slice() {
+                    [] => "some listeners have no name of their own".to_owned(),
+                    names => format!("some listeners are not valid: {}", names.join(", ")),
+                },
                 generation,
             ),
             _ => condition("Accepted", true, "Accepted", "The Gateway is valid", generation),
         };
-        let programmed = if served > 0 && self.unsupported_address.is_none() {
+        let programmed = if served > 0 {
             condition("Programmed", true, "Programmed", "The Gateway is served", generation)
         } else {
             condition("Programmed", false, "Invalid", "no listener is served", generation)
@@ -546,6 +575,16 @@ impl GatewayListeners {
 }
 
 impl ListenerState {
+    /// Does not serve it after all.
+    fn take_off(&mut self, why: &str, generation: i64) {
+        self.model = None;
+        for known in &mut self.conditions {
+            if known.condition_type == "Programmed" {
+                *known = condition("Programmed", false, "Invalid", why, generation);
+            }
+        }
+    }
+
     pub(crate) fn holds(&self, kind: &str) -> bool {
         self.conditions
             .iter()

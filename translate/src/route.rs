@@ -97,12 +97,16 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
         namespace,
     };
     let rules = route.lower(&lowering);
-    // What the API server would have refused is not served; everything else is.
-    let invalid = result
+    // What the API server would have refused is not served; everything else is, if anything of it can be.
+    let refused = result
         .diagnostics
         .iter()
-        .any(|diagnostic| diagnostic.level == Level::Error)
-        || rules.iter().any(|rule| rule.matches.is_empty());
+        .chain(rules.iter().flat_map(|rule| &rule.diagnostics));
+    let refused = refused.filter(|diagnostic| diagnostic.level == Level::Error);
+    let unserved = rules.iter().flat_map(|rule| &rule.unserved);
+    let all_unserved = !rules.is_empty() && rules.iter().all(|rule| !rule.unserved.is_empty());
+    let invalid = refused.chain(unserved.filter(|_| all_unserved)).next();
+    let invalid = invalid.map(|first| first.message.clone());
     let resolved = resolved(&rules, route.metadata().generation());
     let mut listeners = BTreeSet::new();
     if route.parents().is_empty() {
@@ -118,25 +122,21 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
         }
         let Some(gateway) = reader.listeners(parent, namespace) else {
             let whose = parent.namespace.as_deref().unwrap_or(namespace);
-            let message = format!("there is no Gateway {whose}/{} of ours", parent.name);
-            result.diagnostics.push(Code::ParentNotFound.at(
-                format!("{path}.name"),
-                message,
-                "create it, or correct the name",
-            ));
+            // One that is there is another controller's.
+            if reader.gateway(whose, &parent.name).is_none() {
+                let message = format!("there is no Gateway {whose}/{}", parent.name);
+                let remedy = "create it, or correct the name";
+                let path = format!("{path}.name");
+                result.diagnostics.push(Code::ParentNotFound.at(path, message, remedy));
+            }
             continue;
         };
         let attached = attach(reader, reference.kind, namespace, parent, gateway, &hostnames);
         let generation = route.metadata().generation();
-        let accepted = match attached {
-            Ok(_) if invalid => condition(
-                "Accepted",
-                false,
-                "UnsupportedValue",
-                "the route is not valid",
-                generation,
-            ),
-            Ok(found) => {
+        let mut conditions = Vec::new();
+        let accepted = match (attached, &invalid) {
+            (Ok(_), Some(why)) => condition("Accepted", false, "UnsupportedValue", why, generation),
+            (Ok(found), None) => {
                 result
                     .attached
                     .extend(found.iter().map(|listener| listener.key.clone()));
@@ -146,27 +146,31 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
                         .filter(|listener| listener.model.is_some())
                         .map(|l| l.key.clone()),
                 );
+                conditions.extend(partially_invalid(&rules, generation));
                 condition("Accepted", true, "Accepted", "The route is attached", generation)
             }
-            Err((code, reason, message)) => {
+            (Err((code, reason, message)), _) => {
                 let remedy = "see the Gateway's listeners: their names, ports, hostnames and allowedRoutes";
                 result.diagnostics.push(code.at(path, &message, remedy));
                 condition("Accepted", false, reason, message, generation)
             }
         };
+        conditions.splice(..0, [accepted, resolved.clone()]);
         result.status.parents.push(ParentStatus {
             parent_ref: parent.clone(),
             controller_name: reader.options.controller_name.clone(),
-            conditions: vec![accepted, resolved.clone()],
+            conditions,
         });
     }
     for rule in &rules {
-        result.diagnostics.extend(rule.diagnostics.iter().cloned());
+        result
+            .diagnostics
+            .extend(rule.diagnostics.iter().chain(&rule.unserved).cloned());
         result
             .diagnostics
             .extend(rule.unresolved.iter().map(|unresolved| unresolved.diagnostic.clone()));
     }
-    if !listeners.is_empty() && !invalid {
+    if !listeners.is_empty() && invalid.is_none() {
         let listeners: Vec<ListenerKey> = listeners.into_iter().collect();
         result.routes = rules
             .into_iter()
@@ -225,7 +229,7 @@ fn attach<'g>(
         .filter(|listener| listener.namespaces.allow(reader, namespace))
         .collect();
     if allowed.is_empty() {
-        let message = format!("no listener there allows a {kind} of the namespace {namespace}");
+        let message = format!("no listener there allows routes of kind {kind} from the namespace {namespace}");
         return Err((Code::NotAllowed, "NotAllowedByListeners", message));
     }
     let meets = |listener: &&ListenerState| {
@@ -257,6 +261,18 @@ fn resolved(rules: &[LoweredRule], generation: i64) -> Condition {
             generation,
         ),
     }
+}
+
+/// Says which rules are not served though the route is; there is no such condition where all are.
+fn partially_invalid(rules: &[LoweredRule], generation: i64) -> Option<Condition> {
+    let dropped: Vec<String> = rules
+        .iter()
+        .enumerate()
+        .filter_map(|(at, rule)| Some(format!("{at} ({})", rule.unserved.first()?.message)))
+        .collect();
+    // The API wants the message to begin like this.
+    let message = format!("Dropped Rule {}: requests for it are answered 500", dropped.join(", "));
+    (!dropped.is_empty()).then(|| condition("PartiallyInvalid", true, "UnsupportedValue", message, generation))
 }
 
 fn model(

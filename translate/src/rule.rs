@@ -18,6 +18,8 @@ use crate::{
     world::Reader,
 };
 
+const LONGEST_PATH: usize = 1024;
+
 /// A rule, but for what it shares with the others of its route.
 pub(crate) struct LoweredRule {
     pub(crate) name: Option<String>,
@@ -27,7 +29,10 @@ pub(crate) struct LoweredRule {
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: Option<Retry>,
     pub(crate) broken: Option<String>,
+    /// Errors among these are of what an API server would have refused.
     pub(crate) diagnostics: Vec<Diagnostic>,
+    /// What there is no serving of; the requests for it are answered 500.
+    pub(crate) unserved: Vec<Diagnostic>,
     pub(crate) unresolved: Vec<Unresolved>,
 }
 
@@ -132,6 +137,7 @@ impl Lowering<'_, '_> {
             retry: None,
             broken: rule_filters.broken,
             diagnostics: rule_filters.diagnostics,
+            unserved: rule_filters.unserved,
             unresolved: rule_filters.unresolved,
         };
         for (at, reference) in references.iter().enumerate() {
@@ -155,6 +161,7 @@ impl Lowering<'_, '_> {
             );
             lowered.diagnostics.extend(own.diagnostics);
             lowered.unresolved.extend(own.unresolved);
+            lowered.unserved.extend(own.unserved);
             let target = match own.broken {
                 Some(why) => BackendTarget::Invalid(why),
                 None => target,
@@ -216,6 +223,14 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
         let forbidden = ["//", "/./", "/../", "%2f", "%2F", "#"]
             .into_iter()
             .find(|part| value.contains(part));
+        if value.len() > LONGEST_PATH {
+            let message = format!("the path is longer than {LONGEST_PATH} bytes");
+            return Err(invalid("path.value", message, "shorten it"));
+        }
+        if !plain(value) {
+            let message = format!("the path {value:?} holds what a path of a URL cannot");
+            return Err(invalid("path.value", message, "write other characters as %XX"));
+        }
         if let Some(part) = forbidden.or_else(|| ["/..", "/."].into_iter().find(|end| value.ends_with(end))) {
             return Err(invalid(
                 "path.value",
@@ -274,6 +289,23 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
     })
 }
 
+/// Whether a path is written in the characters that RFC 3986 allows there.
+fn plain(path: &str) -> bool {
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        let hex = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_hexdigit());
+        let fits = if byte == b'%' {
+            hex(bytes.next()) && hex(bytes.next())
+        } else {
+            byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte)
+        };
+        if !fits {
+            return false;
+        }
+    }
+    true
+}
+
 fn grpc_match(spec: &GrpcRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagnostic>> {
     let matched = match &spec.method {
         None => PathMatch::Prefix("/".into()),
@@ -295,15 +327,17 @@ fn grpc_path(spec: &GrpcMethodMatch, path: &str) -> Result<PathMatch, Box<Diagno
     );
     let any = "[^/]+";
     match spec.match_type.as_deref().unwrap_or("Exact") {
-        "Exact" => Ok(match (service, method) {
-            (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
-            (Some(service), None) => PathMatch::Prefix(format!("/{service}")),
-            (None, Some(method)) => PathMatch::Regex(format!("/{any}/{}", escape(method))),
-            (None, None) => {
-                let message = "the match names neither a service nor a method";
-                return Err(Box::new(Code::MissingField.at(path, message, "name one of them")));
-            }
-        }),
+        "Exact" => Ok(
+            match (identifiers(service, true, path)?, identifiers(method, false, path)?) {
+                (Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
+                (Some(service), None) => PathMatch::Prefix(format!("/{service}")),
+                (None, Some(method)) => PathMatch::Regex(format!("/{any}/{method}")),
+                (None, None) => {
+                    let message = "the match names neither a service nor a method";
+                    return Err(Box::new(Code::MissingField.at(path, message, "name one of them")));
+                }
+            },
+        ),
         "RegularExpression" => {
             for (field, part) in [("service", service), ("method", method)] {
                 compiles(part.unwrap_or(any), &format!("{path}.{field}"))?;
@@ -325,15 +359,27 @@ fn grpc_path(spec: &GrpcMethodMatch, path: &str) -> Result<PathMatch, Box<Diagno
     }
 }
 
-fn escape(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            (!c.is_alphanumeric() && c != '_')
-                .then_some('\\')
-                .into_iter()
-                .chain([c])
-        })
-        .collect()
+/// A service's or method's name, which of both may have dots in it.
+fn identifiers<'n>(name: Option<&'n str>, dots: bool, path: &str) -> Result<Option<&'n str>, Box<Diagnostic>> {
+    let Some(name) = name else { return Ok(None) };
+    let identifier = |part: &str| {
+        part.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let (field, fits) = if dots {
+        (
+            "service",
+            name.strip_prefix('.').unwrap_or(name).split('.').all(identifier),
+        )
+    } else {
+        ("method", identifier(name))
+    };
+    if fits {
+        return Ok(Some(name));
+    }
+    let message = format!("{name:?} is not the name of a {field}");
+    let remedy = "use letters, digits and _, or the type RegularExpression";
+    Err(Box::new(Code::Invalid.at(format!("{path}.{field}"), message, remedy)))
 }
 
 fn headers(specs: &[HttpHeaderMatch], path: &str) -> Result<Vec<HeaderMatch>, Box<Diagnostic>> {
@@ -376,7 +422,13 @@ fn string_match(spec: &HttpHeaderMatch, path: &str) -> Result<StringMatch, Box<D
 
 fn compiles(pattern: &str, path: &str) -> Result<(), Box<Diagnostic>> {
     Regex::new(pattern).map(drop).map_err(|error| {
-        let message = format!("{pattern:?} is not a regular expression: {error}");
+        // The parser's own words are a picture of several lines; the last one says what is wrong.
+        let why = match error.syntax_error() {
+            Some(syntax) => syntax.to_string(),
+            None => error.to_string(),
+        };
+        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        let message = format!("{pattern:?} is not a regular expression: {why}");
         Box::new(Code::InvalidRegex.at(
             path,
             message,

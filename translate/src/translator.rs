@@ -213,13 +213,14 @@ impl Translator {
         let status = self.read(node, |reader| {
             let class = reader.gateway_class("", &reference.name)?;
             (class.spec.controller_name == reader.options.controller_name).then(|| {
-                let accepted = condition(
-                    "Accepted",
-                    true,
-                    "Accepted",
-                    "The class is served",
-                    class.metadata.generation(),
-                );
+                let generation = class.metadata.generation();
+                let accepted = match &class.spec.parameters_ref {
+                    None => condition("Accepted", true, "Accepted", "The class is served", generation),
+                    Some(parameters) => {
+                        let message = format!("parameters of kind {} are not known", parameters.kind);
+                        condition("Accepted", false, "InvalidParameters", message, generation)
+                    }
+                };
                 Status::GatewayClass(GatewayClassStatus {
                     conditions: vec![accepted],
                     supported_features: features(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use weft_crds::{GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule};
+use weft_crds::{CorsFilter, GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule};
 
 use crate::diagnostic::{Code, Diagnostic};
 
@@ -150,6 +150,9 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
                 found.push(Code::Invalid.at(at, "the scheme is neither http nor https", "use one of them"));
             }
         }
+        if let Some(cors) = &filter.cors {
+            cors_filter(found, cors, &format!("{path}.cors"));
+        }
         if let Some(mirror) = &filter.request_mirror {
             let at = format!("{path}.requestMirror");
             if mirror.percent.is_some() && mirror.fraction.is_some() {
@@ -162,6 +165,26 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
                 found.push(Code::Invalid.at(at, "the share is over the whole", "make it at most 100 percent"));
             }
         }
+    }
+}
+
+fn cors_filter(found: &mut Vec<Diagnostic>, cors: &CorsFilter, path: &str) {
+    for (field, list, most) in [
+        ("allowOrigins", &cors.allow_origins, 64),
+        ("allowMethods", &cors.allow_methods, 9),
+        ("allowHeaders", &cors.allow_headers, 64),
+    ] {
+        let path = format!("{path}.{field}");
+        at_most(found, &path, list.len(), most);
+        if list.len() > 1 && list.iter().any(|entry| entry == "*") {
+            let message = "* stands next to others, which it includes";
+            found.push(Code::Invalid.at(path, message, "keep either * or the others"));
+        }
+    }
+    at_most(found, &format!("{path}.exposeHeaders"), cors.expose_headers.len(), 64);
+    if cors.max_age == Some(0) {
+        let message = "maxAge is less than a second";
+        found.push(Code::Invalid.at(format!("{path}.maxAge"), message, "make it at least 1"));
     }
 }
 
@@ -183,27 +206,33 @@ impl std::str::FromStr for HeaderToken {
 
 /// What replaces a matched prefix needs a prefix that was matched.
 fn prefix_match(found: &mut Vec<Diagnostic>, rule: &HttpRouteRule, path: &str) {
-    let replaces = rule.filters.iter().position(|filter| {
-        let redirect = filter
-            .request_redirect
-            .as_ref()
-            .and_then(|redirect| redirect.path.as_ref());
-        let rewrite = filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
-        redirect
-            .or(rewrite)
-            .is_some_and(|path| path.modifier_type == "ReplacePrefixMatch")
-    });
-    let by_prefix = rule.matches.iter().all(|candidate| {
-        candidate
-            .path
-            .as_ref()
-            .is_none_or(|path| path.match_type.as_deref().unwrap_or("PathPrefix") == "PathPrefix")
-    });
-    if let Some(at) = replaces
-        && (!by_prefix || rule.matches.len() > 1)
-    {
-        let message = "ReplacePrefixMatch needs exactly one match, of type PathPrefix";
-        let remedy = "use ReplaceFullPath, or one PathPrefix match";
-        found.push(Code::Invalid.at(format!("{path}.filters[{at}]"), message, remedy));
+    let by_prefix = rule.matches.len() <= 1
+        && rule.matches.iter().all(|candidate| {
+            let kind = candidate.path.as_ref().and_then(|path| path.match_type.as_deref());
+            kind.unwrap_or("PathPrefix") == "PathPrefix"
+        });
+    if by_prefix {
+        return;
     }
+    let own = (format!("{path}.filters"), &rule.filters);
+    let of_backends = rule.backend_refs.iter().enumerate();
+    let of_backends = of_backends.map(|(at, backend)| (format!("{path}.backendRefs[{at}].filters"), &backend.filters));
+    for (path, filters) in std::iter::once(own).chain(of_backends) {
+        if let Some(at) = filters.iter().position(replaces_prefix) {
+            let message = "ReplacePrefixMatch needs exactly one match, of type PathPrefix";
+            let remedy = "use ReplaceFullPath, or one PathPrefix match";
+            found.push(Code::Invalid.at(format!("{path}[{at}]"), message, remedy));
+        }
+    }
+}
+
+fn replaces_prefix(filter: &HttpRouteFilter) -> bool {
+    let redirect = filter
+        .request_redirect
+        .as_ref()
+        .and_then(|redirect| redirect.path.as_ref());
+    let rewrite = filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+    redirect
+        .or(rewrite)
+        .is_some_and(|path| path.modifier_type == "ReplacePrefixMatch")
 }
