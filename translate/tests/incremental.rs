@@ -1,0 +1,449 @@
+//! Two properties of incremental translation: whatever was edited, and in whatever order, the outcome is that of the
+//! objects there are now; and an edit costs the same however many objects it has nothing to do with.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use serde_json::{Value, json};
+use support::{apply, manifests, translator};
+use weft_crds::{Kind, Object, ObjectRef};
+use weft_model::{Change, Key, Resource};
+use weft_translate::{Diagnostic, Edit, Output, Status, Translator};
+
+const NAMESPACES: [&str; 2] = ["a", "b"];
+const GATEWAYS: [&str; 2] = ["g1", "g2"];
+const LISTENERS: [&str; 2] = ["l1", "l2"];
+const HOSTNAMES: [&str; 4] = ["x.com", "*.x.com", "*.com", "y.org"];
+const ROUTES: [&str; 3] = ["r1", "r2", "r3"];
+const SERVICES: [&str; 2] = ["s1", "s2"];
+const PODS: [&str; 3] = ["p1", "p2", "p3"];
+const CREATED: [&str; 2] = ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"];
+
+fn object(kind: Kind, value: Value) -> Object {
+    Object::from_value(kind, value).expect("an object of its kind")
+}
+
+fn namespaces() -> impl Strategy<Value = Object> {
+    (select(&NAMESPACES), select(&["web", "data"])).prop_map(|(name, team)| {
+        object(
+            Kind::Namespace,
+            json!({"metadata": {"name": name, "labels": {"team": team}}}),
+        )
+    })
+}
+
+fn classes() -> impl Strategy<Value = Object> {
+    prop::bool::weighted(0.8).prop_map(|ours| {
+        let controller = if ours {
+            weft_translate::CONTROLLER
+        } else {
+            "example.com/other"
+        };
+        let spec = json!({"controllerName": controller});
+        object(Kind::GatewayClass, json!({"metadata": {"name": "weft"}, "spec": spec}))
+    })
+}
+
+fn listeners() -> impl Strategy<Value = Value> {
+    let allowed = select(vec![
+        json!({}),
+        json!({"namespaces": {"from": "All"}}),
+        json!({"namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "web"}}}}),
+        json!({"namespaces": {"from": "All"}, "kinds": [{"kind": "HTTPRoute"}]}),
+        json!({"namespaces": {"from": "All"}, "kinds": [{"kind": "TCPRoute"}]}),
+    ]);
+    (
+        select(&LISTENERS),
+        select(&[80_u16, 81]),
+        option::weighted(0.5, select(&HOSTNAMES)),
+        select(&["HTTP", "HTTP", "HTTPS", "TCP"]),
+        select(&NAMESPACES),
+        allowed,
+    )
+        .prop_map(|(name, port, hostname, protocol, of, allowed)| {
+            let mut listener = json!({"name": name, "port": port, "protocol": protocol, "allowedRoutes": allowed});
+            if let Some(hostname) = hostname {
+                listener["hostname"] = hostname.into();
+            }
+            if protocol == "HTTPS" {
+                listener["tls"] = json!({"certificateRefs": [{"name": "t", "namespace": of}]});
+            }
+            listener
+        })
+}
+
+fn gateways() -> impl Strategy<Value = Object> {
+    (
+        select(&NAMESPACES),
+        select(&GATEWAYS),
+        select(&CREATED),
+        vec(listeners(), 1..4),
+    )
+        .prop_map(|(namespace, name, created, listeners)| {
+            let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+            let spec = json!({"gatewayClassName": "weft", "listeners": listeners});
+            object(Kind::Gateway, json!({"metadata": metadata, "spec": spec}))
+        })
+}
+
+fn parents() -> impl Strategy<Value = Value> {
+    (
+        select(&NAMESPACES),
+        select(&GATEWAYS),
+        option::weighted(0.3, select(&LISTENERS)),
+    )
+        .prop_map(|(namespace, name, section)| {
+            let mut parent = json!({"namespace": namespace, "name": name});
+            if let Some(section) = section {
+                parent["sectionName"] = section.into();
+            }
+            parent
+        })
+}
+
+fn backends() -> impl Strategy<Value = Value> {
+    (
+        select(&NAMESPACES),
+        select(&SERVICES),
+        select(&[80_u16, 80, 81]),
+        0..2_u32,
+    )
+        .prop_map(|(namespace, name, port, weight)| json!({"namespace": namespace, "name": name, "port": port, "weight": weight}))
+}
+
+fn http_rules() -> impl Strategy<Value = Value> {
+    let matches = select(vec![
+        json!({}),
+        json!({"path": {"value": "/"}}),
+        json!({"path": {"value": "/a"}}),
+        json!({"path": {"type": "Exact", "value": "/a"}, "method": "GET"}),
+        json!({"headers": [{"name": "x", "value": "1"}, {"name": "y", "value": "2"}]}),
+        json!({"headers": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]}),
+        json!({"path": {"type": "RegularExpression", "value": "/a.*"}}),
+        json!({"path": {"value": "no"}}),
+    ]);
+    let filters = prop_oneof![
+        4 => Just(json!([])),
+        2 => backends().prop_map(|mut to| {
+            to.as_object_mut().expect("a map").remove("weight");
+            json!([{"type": "RequestMirror", "requestMirror": {"backendRef": to}}])
+        }),
+        1 => Just(json!([{"type": "ExternalAuth", "externalAuth": {}}])),
+    ];
+    (vec(matches, 0..3), filters, vec(backends(), 0..3)).prop_map(
+        |(matches, filters, backends)| json!({"matches": matches, "filters": filters, "backendRefs": backends}),
+    )
+}
+
+fn grpc_rules() -> impl Strategy<Value = Value> {
+    let matches = select(vec![
+        json!({}),
+        json!({"method": {"service": "a"}}),
+        json!({"method": {}}),
+    ]);
+    (vec(matches, 0..2), vec(backends(), 0..2))
+        .prop_map(|(matches, backends)| json!({"matches": matches, "backendRefs": backends}))
+}
+
+fn routes(kind: Kind, rules: impl Strategy<Value = Value>) -> impl Strategy<Value = Object> {
+    (
+        select(&NAMESPACES),
+        select(&ROUTES),
+        select(&CREATED),
+        vec(parents(), 0..3),
+        vec(select(&HOSTNAMES), 0..3),
+        vec(rules, 1..3),
+    )
+        .prop_map(move |(namespace, name, created, parents, hostnames, rules)| {
+            let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+            let spec = json!({"parentRefs": parents, "hostnames": hostnames, "rules": rules});
+            object(kind, json!({"metadata": metadata, "spec": spec}))
+        })
+}
+
+fn grants() -> impl Strategy<Value = Object> {
+    (
+        select(&NAMESPACES),
+        select(&["w1", "w2"]),
+        select(&["HTTPRoute", "GRPCRoute", "Gateway"]),
+        select(&NAMESPACES),
+        select(vec![
+            json!({"group": "", "kind": "Service"}),
+            json!({"group": "", "kind": "Service", "name": "s1"}),
+            json!({"group": "", "kind": "Secret"}),
+        ]),
+    )
+        .prop_map(|(namespace, name, kind, from, to)| {
+            let from = json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": from});
+            let spec = json!({"from": [from], "to": [to]});
+            object(
+                Kind::ReferenceGrant,
+                json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec}),
+            )
+        })
+}
+
+fn services() -> impl Strategy<Value = Object> {
+    let specs = vec![
+        json!({"ports": [{"name": "http", "port": 80}]}),
+        json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]}),
+        json!({"ports": [{"name": "admin", "port": 80, "appProtocol": "kubernetes.io/h2c"}]}),
+        json!({"ports": [{"name": "http", "port": 80, "appProtocol": "unknown"}]}),
+        json!({"type": "ExternalName", "ports": [{"name": "http", "port": 80}]}),
+    ];
+    (select(&NAMESPACES), select(&SERVICES), select(specs)).prop_map(|(namespace, name, spec)| {
+        let metadata = json!({"namespace": namespace, "name": name});
+        object(Kind::Service, json!({"metadata": metadata, "spec": spec}))
+    })
+}
+
+fn slices() -> impl Strategy<Value = Object> {
+    let conditions = select(vec![
+        json!({}),
+        json!({"ready": false}),
+        json!({"ready": false, "serving": true, "terminating": true}),
+    ]);
+    let endpoints = (select(&PODS), 1..4_u8, conditions).prop_map(|(pod, last, conditions)| {
+        let target = json!({"kind": "Pod", "name": pod});
+        json!({"addresses": [format!("10.0.0.{last}")], "conditions": conditions, "targetRef": target})
+    });
+    (
+        select(&NAMESPACES),
+        select(&["e1", "e2"]),
+        select(&SERVICES),
+        select(&["http", "admin"]),
+        vec(endpoints, 0..3),
+    )
+        .prop_map(|(namespace, name, service, port, endpoints)| {
+            let labels = json!({"kubernetes.io/service-name": service});
+            object(
+                Kind::EndpointSlice,
+                json!({
+                    "metadata": {"namespace": namespace, "name": name, "labels": labels},
+                    "addressType": "IPv4",
+                    "ports": [{"name": port, "port": 8080}],
+                    "endpoints": endpoints,
+                }),
+            )
+        })
+}
+
+/// A certificate, the same one with another text, or none.
+fn secrets() -> impl Strategy<Value = Object> {
+    let defaults = manifests(include_str!("goldens/defaults.yaml"));
+    let Some(Object::Secret(known)) = defaults.get(&ObjectRef::new(Kind::Secret, "default", "site-tls")) else {
+        panic!("defaults.yaml has a certificate")
+    };
+    let good = json!(known.data);
+    let mut folded = good.clone();
+    folded["tls.crt"] = format!(
+        "{}Cg==",
+        good["tls.crt"].as_str().expect("base64").trim_end_matches('=')
+    )
+    .into();
+    let datas = vec![good, folded, json!({"tls.crt": "", "tls.key": ""})];
+    (select(&NAMESPACES), select(datas)).prop_map(|(namespace, data)| {
+        let metadata = json!({"namespace": namespace, "name": "t"});
+        object(Kind::Secret, json!({"metadata": metadata, "data": data}))
+    })
+}
+
+fn objects() -> impl Strategy<Value = Object> {
+    prop_oneof![
+        1 => namespaces(),
+        1 => classes(),
+        4 => gateways(),
+        5 => routes(Kind::HttpRoute, http_rules()),
+        2 => routes(Kind::GrpcRoute, grpc_rules()),
+        2 => grants(),
+        3 => services(),
+        3 => slices(),
+        1 => secrets(),
+    ]
+}
+
+/// Mostly of what is new or changed; what is taken away was put before, most of the time.
+fn edits() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        3 => objects().prop_map(Edit::Put),
+        1 => objects().prop_map(|object| Edit::Delete(object.reference())),
+    ]
+}
+
+/// What someone knows who only ever saw what changed.
+#[derive(Default)]
+struct Follower {
+    resources: BTreeMap<Key, Resource>,
+    statuses: BTreeMap<ObjectRef, Status>,
+    diagnostics: BTreeMap<ObjectRef, Vec<Diagnostic>>,
+}
+
+impl Follower {
+    /// Takes over what changed, and says what did not change after all.
+    fn follow(&mut self, output: Output) -> Vec<String> {
+        let mut needless = Vec::new();
+        for change in output.changes {
+            let (key, now) = match change {
+                Change::Upsert(resource) => (resource.key(), Some(resource)),
+                Change::Remove(key) => (key, None),
+            };
+            let before = match now.clone() {
+                Some(resource) => self.resources.insert(key.clone(), resource),
+                None => self.resources.remove(&key),
+            };
+            if before == now {
+                needless.push(key.to_string());
+            }
+        }
+        self.statuses.extend(output.statuses);
+        for (reference, list) in output.diagnostics {
+            let before = if list.is_empty() {
+                self.diagnostics.remove(&reference).unwrap_or_default()
+            } else {
+                self.diagnostics
+                    .insert(reference.clone(), list.clone())
+                    .unwrap_or_default()
+            };
+            if before == list {
+                needless.push(format!("the diagnostics of {reference}"));
+            }
+        }
+        needless
+    }
+}
+
+fn resources(translator: &Translator) -> BTreeMap<Key, Resource> {
+    translator
+        .resources()
+        .map(|resource| (resource.key(), resource.clone()))
+        .collect()
+}
+
+fn statuses(translator: &Translator) -> BTreeMap<ObjectRef, Status> {
+    let all = translator.statuses();
+    all.map(|(reference, status)| (reference.clone(), status.clone()))
+        .collect()
+}
+
+fn diagnostics(translator: &Translator) -> BTreeMap<ObjectRef, Vec<Diagnostic>> {
+    let mut all: BTreeMap<ObjectRef, Vec<Diagnostic>> = BTreeMap::new();
+    for (reference, diagnostic) in translator.diagnostics() {
+        all.entry(reference.clone()).or_default().push(diagnostic.clone());
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn edits_lead_to_what_their_outcome_alone_would(
+        standalone in any::<bool>(),
+        first in vec(edits(), 0..60),
+        batches in vec(vec(edits(), 1..4), 1..16),
+    ) {
+        let mut translator = translator(standalone);
+        let mut world: BTreeMap<ObjectRef, Object> = BTreeMap::new();
+        let mut follower = Follower::default();
+        for batch in std::iter::once(first).chain(batches) {
+            for edit in &batch {
+                match edit {
+                    Edit::Put(object) => world.insert(object.reference(), object.clone()),
+                    Edit::Delete(reference) => world.remove(reference),
+                };
+            }
+            let needless = follower.follow(translator.apply(batch));
+            prop_assert_eq!(needless, Vec::<String>::new());
+
+            let mut fresh = support::translator(standalone);
+            apply(&mut fresh, world.values().cloned());
+            prop_assert_eq!(resources(&translator), resources(&fresh));
+            prop_assert_eq!(statuses(&translator), statuses(&fresh));
+            prop_assert_eq!(diagnostics(&translator), diagnostics(&fresh));
+
+            prop_assert_eq!(&follower.resources, &resources(&fresh));
+            prop_assert_eq!(&follower.diagnostics, &diagnostics(&fresh));
+            // Of objects that are gone or no longer ours nothing is said.
+            follower.statuses.retain(|reference, _| statuses(&fresh).contains_key(reference));
+            prop_assert_eq!(&follower.statuses, &statuses(&fresh));
+        }
+    }
+}
+
+/// A route of its own hostname and path to a Service of its own, and the Service with its endpoint.
+fn tenant(at: usize, backend_weight: u32) -> [Object; 3] {
+    let name = format!("t{at}");
+    let backend = json!({"name": name, "port": 80, "weight": backend_weight});
+    [
+        object(
+            Kind::HttpRoute,
+            json!({
+                "metadata": {"name": name},
+                "spec": {
+                    "parentRefs": [{"name": "edge"}],
+                    "hostnames": [format!("{name}.example.com"), "shared.example.com"],
+                    "rules": [{"matches": [{"path": {"value": format!("/{name}")}}], "backendRefs": [backend]}],
+                },
+            }),
+        ),
+        object(
+            Kind::Service,
+            json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}}),
+        ),
+        object(
+            Kind::EndpointSlice,
+            json!({
+                "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+                "addressType": "IPv4",
+                "ports": [{"port": 8080}],
+                "endpoints": [{"addresses": [format!("10.{}.{}.1", at / 256, at % 256)]}],
+            }),
+        ),
+    ]
+}
+
+/// What each of some edits costs among so many routes.
+fn costs(routes: usize) -> Vec<(&'static str, usize, usize)> {
+    let mut translator = translator(false);
+    let defaults = manifests(include_str!("goldens/defaults.yaml"));
+    apply(&mut translator, defaults.into_values());
+    apply(&mut translator, (0..routes).flat_map(|at| tenant(at, 1)));
+    assert_eq!(translator.diagnostics().count(), 0);
+
+    let [route, _, slice] = tenant(7, 2);
+    let mut other_port = slice.clone();
+    let Object::EndpointSlice(ports) = &mut other_port else {
+        panic!("a slice")
+    };
+    std::sync::Arc::make_mut(ports).ports[0].port = Some(9090);
+    let steps: [(&str, Vec<Edit>); 6] = [
+        ("another weight in a route", vec![Edit::Put(route.clone())]),
+        ("another port of an endpoint", vec![Edit::Put(other_port)]),
+        ("the last endpoint goes", vec![Edit::Delete(slice.reference())]),
+        ("a route goes", vec![Edit::Delete(route.reference())]),
+        ("a route comes back", vec![Edit::Put(route)]),
+        (
+            "a route comes with its Service",
+            tenant(routes, 1).map(Edit::Put).to_vec(),
+        ),
+    ];
+    steps
+        .into_iter()
+        .map(|(what, edits)| {
+            let output = translator.apply(edits);
+            (what, output.derived, output.changes.len())
+        })
+        .collect()
+}
+
+#[test]
+fn an_edit_costs_the_same_among_few_and_among_many_routes() {
+    let few = costs(50);
+    assert_eq!(few, costs(5000));
+    for (what, derived, changes) in few {
+        assert!((1..=8).contains(&derived), "{what}: {derived} derivations");
+        assert!((1..=4).contains(&changes), "{what}: {changes} changes");
+    }
+}
