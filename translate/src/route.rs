@@ -1,6 +1,9 @@
 //! Routes: the listeners they attach to, their rules, and how they stand with each parent.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use weft_crds::{
     Condition, GrpcRoute, HttpRoute, Kind, Metadata, ObjectRef, ParentReference, ParentStatus, RouteStatus,
@@ -8,6 +11,7 @@ use weft_crds::{
 use weft_model::{BackendTarget, Filter, HostPattern, ListenerKey, Route, RouteKey, RouteKind, RouteOwner, ServiceKey};
 
 use crate::{
+    claim::{self, Claim, Ground},
     diagnostic::{Code, Diagnostic, Level},
     listener::{GatewayListeners, ListenerState},
     rule::{LoweredRule, Lowering},
@@ -22,6 +26,8 @@ pub(crate) struct RouteResult {
     pub(crate) routes: Vec<Arc<Route>>,
     /// The listeners it counts for, served or not.
     pub(crate) attached: BTreeSet<ListenerKey>,
+    /// What its matches claim of the listeners' requests.
+    pub(crate) claims: Vec<(Ground, Claim)>,
     /// The services it uses.
     pub(crate) services: BTreeSet<ServiceKey>,
     pub(crate) status: RouteStatus,
@@ -108,7 +114,7 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     let invalid = refused.chain(unserved.filter(|_| all_unserved)).next();
     let invalid = invalid.map(|first| first.message.clone());
     let resolved = resolved(&rules, route.metadata().generation());
-    let mut listeners = BTreeSet::new();
+    let mut listeners = BTreeMap::new();
     if route.parents().is_empty() {
         let message = "the route has no parentRefs, so nothing sends it requests";
         result
@@ -144,7 +150,7 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
                     found
                         .iter()
                         .filter(|listener| listener.model.is_some())
-                        .map(|l| l.key.clone()),
+                        .map(|listener| (listener.key.clone(), listener.hostname.clone())),
                 );
                 conditions.extend(partially_invalid(&rules, generation));
                 condition("Accepted", true, "Accepted", "The route is attached", generation)
@@ -171,12 +177,15 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
             .extend(rule.unresolved.iter().map(|unresolved| unresolved.diagnostic.clone()));
     }
     if !listeners.is_empty() && invalid.is_none() {
-        let listeners: Vec<ListenerKey> = listeners.into_iter().collect();
+        let keys: Vec<ListenerKey> = listeners.keys().cloned().collect();
         result.routes = rules
             .into_iter()
             .enumerate()
-            .map(|(at, rule)| Arc::new(model(reference, route.metadata(), at, rule, &listeners, &hostnames)))
+            .map(|(at, rule)| Arc::new(model(reference, route.metadata(), at, rule, &keys, &hostnames)))
             .collect();
+        let listeners: Vec<_> = listeners.into_iter().collect();
+        let claims = result.routes.iter().flat_map(|route| claim::claims(route, &listeners));
+        result.claims = claims.collect();
         result.services = result.routes.iter().flat_map(|route| services(route)).collect();
     }
     Some(result)

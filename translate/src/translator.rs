@@ -9,6 +9,7 @@ use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef, SupportedFeature};
 use weft_model::{Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
 
 use crate::{
+    claim::Claims,
     diagnostic::{Code, Diagnostic},
     listener::{self, GatewayListeners},
     route::{self, RouteResult},
@@ -57,8 +58,8 @@ enum Node {
     Service(ServiceKey),
     Workload(WorkloadKey),
     GatewayStatus(ObjectRef),
-    /// Matches of routes that are hidden by others on the same listener.
-    Endpoints(ObjectRef),
+    /// What is wrong with a route, which depends on services and on other routes.
+    Diagnosis(ObjectRef),
 }
 
 /// Translates, and remembers what was read for what.
@@ -74,6 +75,8 @@ pub struct Translator {
     used: HashMap<ServiceKey, usize>,
     /// How many routes are attached to a listener.
     attached: HashMap<ListenerKey, usize>,
+    /// What matches of routes claim.
+    claims: Claims,
     /// The services a workload answers for.
     serving: HashMap<WorkloadKey, BTreeSet<ServiceKey>>,
     resources: BTreeMap<Key, Resource>,
@@ -107,6 +110,7 @@ impl Translator {
             services: BTreeMap::new(),
             used: HashMap::new(),
             attached: HashMap::new(),
+            claims: Claims::default(),
             serving: HashMap::new(),
             resources: BTreeMap::new(),
             certificates: HashMap::new(),
@@ -205,7 +209,7 @@ impl Translator {
             Node::Service(key) => self.service(run, &node, key),
             Node::Workload(key) => self.workload(run, key),
             Node::GatewayStatus(reference) => self.gateway_status(run, reference),
-            Node::Endpoints(reference) => self.diagnose(run, reference),
+            Node::Diagnosis(reference) => self.diagnose(run, reference),
         }
     }
 
@@ -283,7 +287,9 @@ impl Translator {
         let derived = self.read(node, |reader| route::derive(reader, reference));
         let before = self.routes.remove(reference).unwrap_or_default();
         let after = derived.clone().unwrap_or_default();
-        run.dirty.insert(Node::Endpoints(reference.clone()));
+        run.dirty.insert(Node::Diagnosis(reference.clone()));
+        let changed = self.claims.replace(&before.claims, &after.claims);
+        run.dirty.extend(changed.into_iter().map(Node::Diagnosis));
         let count = |counts: &mut HashMap<ListenerKey, usize>, key: &ListenerKey, up: bool| {
             let count = counts.entry(key.clone()).or_default();
             *count = if up { *count + 1 } else { *count - 1 };
@@ -365,7 +371,7 @@ impl Translator {
             let routes = self.readers.get(&service).into_iter().flatten();
             let routes: Vec<Node> = routes
                 .filter_map(|node| match node {
-                    Node::Route(reference) => Some(Node::Endpoints(reference.clone())),
+                    Node::Route(reference) => Some(Node::Diagnosis(reference.clone())),
                     _ => None,
                 })
                 .collect();
@@ -411,12 +417,13 @@ impl Translator {
         self.set_status(run, reference, status);
     }
 
-    /// What is wrong with a route, with what only shows once services are known.
+    /// What is wrong with a route, with what only shows once services and other routes are known.
     fn diagnose(&mut self, run: &mut Run, reference: &ObjectRef) {
         let Some(derived) = self.routes.get(reference) else {
             return self.set_diagnostics(run, reference, Vec::new());
         };
         let mut diagnostics = derived.diagnostics.clone();
+        diagnostics.extend(self.claims.shadowed(&derived.claims));
         for route in &derived.routes {
             for (at, backend) in route.backends.iter().enumerate() {
                 let weft_model::BackendTarget::Service(key) = &backend.target else {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Value, json};
@@ -413,15 +413,22 @@ fn costs(routes: usize) -> Vec<(&'static str, usize, usize)> {
     assert_eq!(translator.diagnostics().count(), 0);
 
     let [route, _, slice] = tenant(7, 2);
+    let mut copy = route.clone();
+    if let Object::HttpRoute(copy) = &mut copy {
+        Arc::make_mut(copy).metadata.name = "t7-copy".into();
+    }
     let mut other_port = slice.clone();
     let Object::EndpointSlice(ports) = &mut other_port else {
         panic!("a slice")
     };
-    std::sync::Arc::make_mut(ports).ports[0].port = Some(9090);
-    let steps: [(&str, Vec<Edit>); 6] = [
+    Arc::make_mut(ports).ports[0].port = Some(9090);
+    let steps: [(&str, Vec<Edit>); 9] = [
         ("another weight in a route", vec![Edit::Put(route.clone())]),
         ("another port of an endpoint", vec![Edit::Put(other_port)]),
         ("the last endpoint goes", vec![Edit::Delete(slice.reference())]),
+        ("a route comes that another hides", vec![Edit::Put(copy)]),
+        ("a route goes that hid another", vec![Edit::Delete(route.reference())]),
+        ("a route comes that hides another", vec![Edit::Put(route.clone())]),
         ("a route goes", vec![Edit::Delete(route.reference())]),
         ("a route comes back", vec![Edit::Put(route)]),
         (
