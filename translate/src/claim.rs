@@ -126,6 +126,11 @@ impl Claims {
         changed
     }
 
+    #[cfg(test)]
+    pub(crate) fn size(&self) -> usize {
+        self.0.len()
+    }
+
     /// The matches of a route that get no request, for others take them all.
     pub(crate) fn shadowed(&self, claims: &[(Ground, Claim)]) -> Vec<Diagnostic> {
         let mut standing: Vec<(&Claim, Option<&Claim>)> = Vec::new();

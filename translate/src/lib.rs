@@ -5,6 +5,7 @@
 //! edit costs the same among 5,000 routes as among 50. The result never depends on the order of the edits.
 
 mod backend;
+mod certificate;
 mod claim;
 mod diagnostic;
 mod duration;

@@ -2,19 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use weft_crds::{
-    AddressStatus, Condition, Gateway, GatewayStatus, Kind, LabelSelector, ListenerSpec, ListenerStatus,
-    RouteKindStatus, Secret, SecretReference,
+    AddressStatus, Condition, Gateway, GatewayStatus, LabelSelector, ListenerSpec, ListenerStatus, RouteKindStatus,
 };
-use weft_model::{
-    Certificate, CertificateKey, GatewayKey, HostPattern, Listener, ListenerKey, ListenerProtocol, ListenerTls,
-    PrivateKeyPem,
-};
+use weft_model::{Certificate, GatewayKey, HostPattern, Listener, ListenerKey, ListenerProtocol, ListenerTls};
 
 use crate::{
+    certificate,
     diagnostic::{Code, Diagnostic},
     status::condition,
     world::Reader,
@@ -22,6 +16,9 @@ use crate::{
 
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 const IP_ADDRESS: &str = "IPAddress";
+
+/// The reason of a condition, and the whole story.
+pub(crate) type Problem = (&'static str, String);
 
 /// What a Gateway has come to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +226,7 @@ fn one(
     };
     let mut tls = None;
     if protocol == Some(ListenerProtocol::Https) {
-        let (found, problem) = terminate(reader, namespace, spec, path, diagnostics);
+        let (found, problem) = certificate::terminate(reader, namespace, spec, path, diagnostics);
         if let Some(problem) = problem {
             resolved = Err(problem);
         }
@@ -392,126 +389,6 @@ fn kinds(protocol: Option<ListenerProtocol>, spec: &ListenerSpec) -> (Vec<RouteK
         .first()
         .map(|bad| format!("routes of kind {:?} cannot attach to this listener", bad.kind));
     (good.iter().map(|good| kind(&good.kind)).collect(), problem)
-}
-
-type Problem = (&'static str, String);
-
-/// Finds the certificates of an HTTPS listener. One that cannot be used makes the listener unresolved, but those that can
-/// are still shown.
-fn terminate(
-    reader: &Reader<'_>,
-    namespace: &str,
-    spec: &ListenerSpec,
-    path: &str,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> (Vec<Arc<Certificate>>, Option<Problem>) {
-    let tls = spec.tls.as_ref();
-    if tls.and_then(|tls| tls.mode.as_deref()) == Some("Passthrough") {
-        let message = "an HTTPS listener cannot pass TLS through".to_owned();
-        diagnostics.push(Code::Invalid.at(format!("{path}.tls.mode"), &message, "use Terminate"));
-        return (Vec::new(), Some(("InvalidCertificateRef", message)));
-    }
-    let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
-    if references.is_empty() {
-        let message = "an HTTPS listener needs a certificate".to_owned();
-        diagnostics.push(Code::MissingField.at(
-            format!("{path}.tls.certificateRefs"),
-            &message,
-            "refer to a kubernetes.io/tls Secret",
-        ));
-        return (Vec::new(), Some(("InvalidCertificateRef", message)));
-    }
-    let mut found = Vec::new();
-    let mut problem = None;
-    for (at, reference) in references.iter().enumerate() {
-        match certificate(reader, namespace, reference) {
-            Ok(certificate) => found.push(Arc::new(certificate)),
-            Err((code, reason, message, remedy)) => {
-                diagnostics.push(code.at(format!("{path}.tls.certificateRefs[{at}].name"), &message, remedy));
-                problem.get_or_insert((reason, message));
-            }
-        }
-    }
-    (found, problem)
-}
-
-type Refused = (Code, &'static str, String, String);
-
-fn certificate(reader: &Reader<'_>, namespace: &str, reference: &SecretReference) -> Result<Certificate, Refused> {
-    let invalid = |message: String, remedy: &str| {
-        (
-            Code::InvalidCertificate,
-            "InvalidCertificateRef",
-            message,
-            remedy.to_owned(),
-        )
-    };
-    if !reference.group.is_empty() || reference.kind != "Secret" {
-        let message = format!(
-            "a certificate cannot be a {} of group {:?}",
-            reference.kind, reference.group
-        );
-        return Err(invalid(message, "refer to a Secret"));
-    }
-    let to = reference.namespace.as_deref().unwrap_or(namespace);
-    let full = format!("{to}/{}", reference.name);
-    if !reader.permits((Kind::Gateway, namespace), ("", "Secret", to, &reference.name)) {
-        let message = format!(
-            "no ReferenceGrant in {to} lets Gateways of {namespace} use the Secret {}",
-            reference.name
-        );
-        let remedy = format!(
-            "add a ReferenceGrant to {to}, from Gateway in {namespace} to Secret {}",
-            reference.name
-        );
-        return Err((Code::MissingGrant, "RefNotPermitted", message, remedy));
-    }
-    let Some(secret) = reader.secret(to, &reference.name) else {
-        return Err(invalid(
-            format!("there is no Secret {full}"),
-            "create it, with type kubernetes.io/tls",
-        ));
-    };
-    let part = |name: &str| {
-        pem(secret, name).ok_or_else(|| {
-            invalid(
-                format!("the Secret {full} has no {name}"),
-                "put PEM text there, in base64",
-            )
-        })
-    };
-    let (chain_pem, key_pem) = (part("tls.crt")?, part("tls.key")?);
-    check(&chain_pem, &key_pem)
-        .map_err(|why| invalid(format!("the Secret {full}: {why}"), "replace its tls.crt and tls.key"))?;
-    Ok(Certificate {
-        key: CertificateKey::from(full),
-        chain_pem,
-        private_key: PrivateKeyPem::new(&key_pem),
-    })
-}
-
-fn pem(secret: &Secret, name: &str) -> Option<String> {
-    if let Some(text) = secret.string_data.get(name) {
-        return Some(text.clone());
-    }
-    // Base64 in a manifest may be folded over lines.
-    let packed: String = secret.data.get(name)?.split_whitespace().collect();
-    String::from_utf8(STANDARD.decode(packed).ok()?).ok()
-}
-
-/// Whether chain and key can be read and belong together.
-fn check(chain: &str, key: &str) -> Result<(), String> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("tls.crt is not PEM: {error}"))?;
-    if certificates.is_empty() {
-        return Err("tls.crt holds no certificate".into());
-    }
-    let key =
-        PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| "tls.key holds no private key as PEM".to_owned())?;
-    rustls::sign::CertifiedKey::from_der(certificates, key, &default_provider())
-        .map(drop)
-        .map_err(|error| format!("certificate and key cannot be used together: {error}"))
 }
 
 impl GatewayListeners {

@@ -182,7 +182,13 @@ impl Translator {
     fn read<T>(&mut self, node: &Node, derive: impl FnOnce(&Reader<'_>) -> T) -> T {
         let reader = Reader::new(&self.options, &self.world, &self.gateways);
         let result = derive(&reader);
-        let read = reader.into_read();
+        let mut read = reader.into_read();
+        // What is put again is derived anyway, so of what is gone nothing needs to be remembered.
+        if let Node::Class(reference) | Node::Gateway(reference) | Node::Route(reference) = node
+            && self.world.get(reference).is_none()
+        {
+            read.clear();
+        }
         let before = self.reads.remove(node).unwrap_or_default();
         for gone in before.difference(&read) {
             if let Some(nodes) = self.readers.get_mut(gone) {
@@ -290,12 +296,16 @@ impl Translator {
         run.dirty.insert(Node::Diagnosis(reference.clone()));
         let changed = self.claims.replace(&before.claims, &after.claims);
         run.dirty.extend(changed.into_iter().map(Node::Diagnosis));
-        let count = |counts: &mut HashMap<ListenerKey, usize>, key: &ListenerKey, up: bool| {
-            let count = counts.entry(key.clone()).or_default();
-            *count = if up { *count + 1 } else { *count - 1 };
-        };
         for key in before.attached.symmetric_difference(&after.attached) {
-            count(&mut self.attached, key, after.attached.contains(key));
+            let count = self.attached.entry(key.clone()).or_default();
+            if after.attached.contains(key) {
+                *count += 1;
+            } else {
+                *count -= 1;
+                if *count == 0 {
+                    self.attached.remove(key);
+                }
+            }
             if let Some((gateway, _)) = key.as_str().rsplit_once('/')
                 && let Some((namespace, name)) = gateway.split_once('/')
             {
@@ -557,3 +567,6 @@ fn features() -> Vec<SupportedFeature> {
     });
     features
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -67,11 +67,17 @@ impl World {
             of: &ObjectRef,
             put: bool,
         ) {
-            let members = index.entry(key).or_default();
-            if put {
-                members.insert(of.clone());
-            } else {
-                members.remove(of);
+            match index.entry(key) {
+                entry if put => {
+                    entry.or_default().insert(of.clone());
+                }
+                Entry::Occupied(mut members) => {
+                    members.get_mut().remove(of);
+                    if members.get().is_empty() {
+                        members.remove();
+                    }
+                }
+                Entry::Vacant(_) => {}
             }
         }
         match object {
@@ -97,7 +103,13 @@ impl World {
         }
     }
 
-    fn get(&self, reference: &ObjectRef) -> Option<&Object> {
+    /// How many entries there are, indexes included.
+    #[cfg(test)]
+    pub(crate) fn size(&self) -> usize {
+        self.objects.len() + self.grants.len() + self.slices.len() + self.ports.len()
+    }
+
+    pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
         self.objects.get(reference)
     }
 }

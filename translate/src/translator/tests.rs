@@ -1,0 +1,98 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn of_what_is_gone_nothing_is_kept() {
+    let parts = [
+        (Kind::GatewayClass, json!({"controllerName": crate::CONTROLLER})),
+        (
+            Kind::Gateway,
+            json!({"gatewayClassName": "o", "listeners": [
+                {"name": "http", "port": 80, "protocol": "HTTP"},
+                {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "o"}]}},
+            ]}),
+        ),
+        (
+            Kind::HttpRoute,
+            json!({"parentRefs": [{"name": "o"}], "rules": [{"backendRefs": [
+                {"name": "o", "port": 80}, {"name": "o", "namespace": "elsewhere", "port": 80},
+            ]}]}),
+        ),
+        (Kind::Service, json!({"ports": [{"port": 80}]})),
+        (Kind::ReferenceGrant, json!({"from": [], "to": []})),
+    ];
+    let object = |kind: Kind, value: Value| Object::from_value(kind, value).expect("an object");
+    let mut objects: Vec<Object> = parts
+        .into_iter()
+        .map(|(kind, spec)| object(kind, json!({"metadata": {"name": "o"}, "spec": spec})))
+        .collect();
+    objects.push(object(
+        Kind::EndpointSlice,
+        json!({
+            "metadata": {"name": "o", "labels": {"kubernetes.io/service-name": "o"}},
+            "ports": [{"port": 8080}],
+            "endpoints": [{"addresses": ["10.0.0.1"]}],
+        }),
+    ));
+    let certified = rcgen::generate_simple_self_signed(["o.example".to_owned()]).expect("a certificate");
+    let pair = json!({"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()});
+    objects.push(object(
+        Kind::Secret,
+        json!({"metadata": {"name": "o"}, "stringData": pair}),
+    ));
+
+    for standalone in [false, true] {
+        let empty = Translator::new(Options {
+            controller_name: crate::CONTROLLER.into(),
+            standalone,
+        });
+        let mut translator = Translator::new(empty.options.clone());
+        translator.apply(objects.iter().cloned().map(Edit::Put).collect());
+        assert_ne!(translator.sizes(), empty.sizes());
+        let kinds = |translator: &Translator| translator.resources().map(Resource::key).collect::<Vec<_>>();
+        assert_eq!(kinds(&translator).len(), 6, "{:?}", kinds(&translator));
+        for object in &objects {
+            translator.apply(vec![Edit::Delete(object.reference())]);
+        }
+        assert_eq!(translator.sizes(), empty.sizes());
+    }
+}
+
+impl Translator {
+    fn sizes(&self) -> [usize; 14] {
+        let Self {
+            options: _,
+            world,
+            readers,
+            reads,
+            gateways,
+            routes,
+            services,
+            used,
+            attached,
+            claims,
+            serving,
+            resources,
+            certificates,
+            statuses,
+            diagnostics,
+        } = self;
+        [
+            world.size(),
+            readers.len(),
+            reads.len(),
+            gateways.len(),
+            routes.len(),
+            services.len(),
+            used.len(),
+            attached.len(),
+            claims.size(),
+            serving.len(),
+            resources.len(),
+            certificates.len(),
+            statuses.len(),
+            diagnostics.len(),
+        ]
+    }
+}
