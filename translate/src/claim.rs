@@ -50,8 +50,8 @@ impl Claim {
             )
         };
         let message = format!(
-            "rule {}, match {}{place}, takes all of its requests: it matches the same and {why}",
-            winner.rule, winner.at
+            "match {} of rule {}{place} takes all of its requests: it matches the same and {why}",
+            winner.at, winner.rule
         );
         let path = format!("spec.rules[{}].matches[{}]", self.rule, self.at);
         Code::Shadowed.at(path, message, "remove one of the two, or let them differ")
