@@ -6,7 +6,8 @@ use std::{
 };
 
 use weft_crds::{
-    Condition, GrpcRoute, HttpRoute, Kind, Metadata, ObjectRef, ParentReference, ParentStatus, RouteStatus,
+    Condition, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Metadata, ObjectRef, ParentReference, ParentStatus,
+    RouteStatus,
 };
 use weft_model::{BackendTarget, Filter, HostPattern, ListenerKey, Route, RouteKey, RouteKind, RouteOwner, ServiceKey};
 
@@ -65,13 +66,16 @@ impl Either<'_> {
     fn lower(&self, lowering: &Lowering<'_, '_>) -> Vec<LoweredRule> {
         let path = |at: usize| format!("spec.rules[{at}]");
         match self {
-            Self::Http(route) => route
-                .spec
-                .rules
-                .iter()
-                .enumerate()
-                .map(|(at, rule)| lowering.http(rule, &path(at)))
-                .collect(),
+            Self::Http(route) => {
+                // The API's default is one rule that takes everything. GRPCRoutes have none.
+                let default = [HttpRouteRule::default()];
+                let rules = match route.spec.rules.as_slice() {
+                    [] => &default,
+                    rules => rules,
+                };
+                let lower = |(at, rule): (usize, &HttpRouteRule)| lowering.http(rule, &path(at));
+                rules.iter().enumerate().map(lower).collect()
+            }
             Self::Grpc(route) => route
                 .spec
                 .rules

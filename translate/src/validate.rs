@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use weft_crds::{CorsFilter, GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule};
+use weft_model::HostPattern;
 
 use crate::diagnostic::{Code, Diagnostic};
 
@@ -129,6 +130,18 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
             if let Some(bad) = names.into_iter().find(|name| name.parse::<HeaderToken>().is_err()) {
                 let message = format!("{bad:?} is not a header's name");
                 found.push(Code::Invalid.at(&path, message, "correct it"));
+            }
+        }
+        let redirected = filter.request_redirect.as_ref();
+        let redirected = redirected.map(|redirect| ("requestRedirect", redirect.hostname.as_deref()));
+        let rewritten = filter.url_rewrite.as_ref();
+        let rewritten = rewritten.map(|rewrite| ("urlRewrite", rewrite.hostname.as_deref()));
+        for (field, hostname) in redirected.into_iter().chain(rewritten) {
+            let Some(hostname) = hostname else { continue };
+            if !matches!(hostname.parse(), Ok(HostPattern::Exact(_))) {
+                let message = format!("{hostname:?} is not the name of one host");
+                let at = format!("{path}.{field}.hostname");
+                found.push(Code::InvalidHostname.at(at, message, "use lower-case labels separated by dots"));
             }
         }
         if let Some(redirect) = &filter.request_redirect {
