@@ -3,7 +3,7 @@
 use std::{net::IpAddr, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use weft_proxy::{AccessLog, LogFormat};
+use weft_proxy::{AccessLog, LogFormat, LogOutput};
 
 /// A gateway for Gateway API manifests, with a cluster or without.
 #[derive(Debug, Parser)]
@@ -116,6 +116,7 @@ impl Up {
         AccessLog {
             format: format.filter(|_| !view),
             sample: self.access_log_sample,
+            output: LogOutput::Stdout,
         }
     }
 }

@@ -33,6 +33,6 @@ mod worker;
 pub use config::{Rejected, Snapshot};
 pub use flag::Flag;
 pub use latency::Latency;
-pub use options::{AccessLog, Limits, LogFormat, Options};
+pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};
 pub use server::Proxy;
 pub use traffic::{ConnectionStats, ListenerStats, RouteStats, ServiceStats, Stats, Traffic};

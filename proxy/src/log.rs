@@ -13,7 +13,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::options::{AccessLog, LogFormat};
+use crate::options::{AccessLog, LogFormat, LogOutput};
 
 /// Lines waiting to be written; beyond it they are dropped.
 const QUEUE: usize = 8192;
@@ -54,8 +54,8 @@ pub(crate) fn start(options: &AccessLog) -> std::io::Result<Option<AccessLogger>
         return Ok(None);
     };
     let (lines, queue) = mpsc::sync_channel::<String>(QUEUE);
+    let output = options.output.clone();
     std::thread::Builder::new().name("access-log".into()).spawn(move || {
-        let mut out = std::io::stdout();
         while let Ok(mut line) = queue.recv() {
             // What has gathered meanwhile goes out in the same write.
             while line.len() < 64 * 1024
@@ -63,7 +63,14 @@ pub(crate) fn start(options: &AccessLog) -> std::io::Result<Option<AccessLogger>
             {
                 line.push_str(&next);
             }
-            if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
+            let written = match &output {
+                LogOutput::Stdout => {
+                    let mut out = std::io::stdout();
+                    out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_ok()
+                }
+                LogOutput::Channel(channel) => channel.send(line).is_ok(),
+            };
+            if !written {
                 return;
             }
         }
@@ -171,6 +178,7 @@ mod tests {
         let log = start(&AccessLog {
             format: Some(LogFormat::Json),
             sample: 0.0,
+            output: LogOutput::Stdout,
         })
         .expect("starts")
         .expect("wanted");

@@ -61,13 +61,25 @@ impl Default for Limits {
     }
 }
 
-/// What is written to standard output for each request.
+/// What is written for each request.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLog {
     /// How a line looks; none is written when absent.
     pub format: Option<LogFormat>,
     /// The share of requests written, from 0 to 1. Requests that failed are always written.
     pub sample: f64,
+    /// Where lines go.
+    pub output: LogOutput,
+}
+
+/// Where lines of the access log go.
+#[derive(Clone, Debug, Default)]
+pub enum LogOutput {
+    /// To standard output.
+    #[default]
+    Stdout,
+    /// To another part of the process, in pieces of one or several lines.
+    Channel(std::sync::mpsc::Sender<String>),
 }
 
 /// How a line of the access log looks.
