@@ -144,26 +144,68 @@ impl Chunked {
     }
 
     fn trailer(&mut self, line: &[u8]) -> Result<(), Refusal> {
-        // What says how to read the message came too late for that (RFC 9110, 6.5.1).
-        const NO_TRAILERS: [&str; 6] = [
-            "transfer-encoding",
-            "content-length",
-            "host",
-            "trailer",
-            "connection",
-            "authorization",
-        ];
         let colon = line
             .iter()
             .position(|byte| *byte == b':')
             .ok_or(Refusal::MalformedHead)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| Refusal::MalformedHead)?;
-        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).map_err(|_| Refusal::MalformedHead)?;
-        if !NO_TRAILERS.contains(&name.as_str()) {
+        let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let value = &line[colon + 1..];
+        let start = value.iter().position(|byte| !blank(byte)).unwrap_or(value.len());
+        let end = value
+            .iter()
+            .rposition(|byte| !blank(byte))
+            .map_or(start, |last| last + 1);
+        let value = HeaderValue::from_bytes(&value[start..end]).map_err(|_| Refusal::MalformedHead)?;
+        if is_trailer(&name) {
             self.trailers.append(name, value);
         }
         Ok(())
     }
+}
+
+/// Whether a field may follow the body. What says how to read a message, where it goes, who sent it and what for comes
+/// too late there (RFC 9110, 6.5.1), and a backend that took it for a header field would be led astray.
+fn is_trailer(name: &HeaderName) -> bool {
+    const NOT: [&str; 36] = [
+        "age",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "expires",
+        "forwarded",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "keep-alive",
+        "location",
+        "max-forwards",
+        "pragma",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "retry-after",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "vary",
+        "warning",
+        "www-authenticate",
+    ];
+    NOT.binary_search(&name.as_str()).is_err() && !name.as_str().starts_with("x-forwarded-")
 }
 
 /// All that is there has been gathered into a line that has not ended.
@@ -207,10 +249,10 @@ pub fn chunk_head(length: usize, buffer: &mut [u8; 18]) -> &[u8] {
     }
 }
 
-/// Writes the last chunk and the trailers.
+/// Writes the last chunk and the trailers, but for fields that have no place there.
 pub fn encode_trailers(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
     out.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers.into_iter().flatten() {
+    for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| is_trailer(name)) {
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());

@@ -6,8 +6,10 @@ use http::{HeaderName, HeaderValue};
 
 use crate::fields::Fields;
 
-/// Bytes a message can hold: a head, and what of the body is under way.
-pub(crate) const CAPACITY: usize = 64 * 1024;
+/// Bytes of a head, whatever the limit.
+pub(super) const HEAD: usize = 64 * 1024;
+/// Bytes a message can hold: a head, and what of the body is under way, for which there is room beside any head.
+pub(super) const CAPACITY: usize = HEAD + 16 * 1024;
 
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +23,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head_bytes: CAPACITY,
+            head_bytes: HEAD,
             fields: 100,
         }
     }

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use super::{
     Framing, Limits, Message, Parse, Refusal,
-    message::{Field, Span},
+    message::{Field, HEAD, Span},
 };
 
 /// More fields than any limit allows.
@@ -34,19 +34,15 @@ impl Message {
     /// # Errors
     /// The bytes are not a request that may be passed on.
     pub fn parse_request(&mut self, limits: &Limits) -> Result<Parse, Refusal> {
-        // A client may send one empty line before a request (RFC 9112, 2.2).
-        if self.at == 0 && self.buffer[..self.end].starts_with(b"\r\n") {
-            self.buffer.copy_within(2..self.end, 0);
-            self.end -= 2;
-        }
+        self.skip_empty_lines();
         let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut request = httparse::Request::new(&mut []);
-        let parsed = request.parse_with_uninit_headers(&self.buffer[..self.end], &mut slots);
+        let head = &self.buffer[..self.head_so_far(limits)];
+        let parsed = request.parse_with_uninit_headers(head, &mut slots);
         let length = match parsed {
-            Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
-            Ok(httparse::Status::Complete(_)) => return Err(Refusal::HeadTooLarge),
-            Ok(httparse::Status::Partial) => return self.partial(limits, true),
-            Err(error) => return Err(self.malformed(error)),
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return partial(head, limits, true),
+            Err(error) => return Err(malformed(head, error)),
         };
         let base = self.buffer.as_ptr() as usize;
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
@@ -81,7 +77,9 @@ impl Message {
         };
         self.expects_continue = framed.expects_continue && !http10;
         self.te_trailers = framed.te_trailers;
-        self.upgrade = framed.upgrade.filter(|_| framed.upgrade_token && !http10);
+        self.upgrade = framed
+            .upgrade
+            .filter(|upgrade| framed.upgrade_token && !http10 && is_upgrade(&self.buffer[upgrade.range()]));
         if self.upgrade.is_some() && self.framing != Framing::None {
             return Err(Refusal::UpgradeWithBody);
         }
@@ -102,16 +100,17 @@ impl Message {
     pub fn parse_response(&mut self, limits: &Limits, method: &str) -> Result<Parse, Refusal> {
         let mut slots = [const { MaybeUninit::uninit() }; MOST_FIELDS];
         let mut response = httparse::Response::new(&mut []);
-        let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut response,
-            &self.buffer[..self.end],
-            &mut slots,
-        );
+        let head = &self.buffer[..self.head_so_far(limits)];
+        if matches!(head.first(), Some(b'\r' | b'\n')) {
+            // httparse skips empty lines. Here they are what is left of an answer that was longer than it said.
+            return Err(Refusal::MalformedHead);
+        }
+        let parsed =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, head, &mut slots);
         let length = match parsed {
-            Ok(httparse::Status::Complete(length)) if length <= limits.head_bytes => length,
-            Ok(httparse::Status::Complete(_)) => return Err(Refusal::HeadTooLarge),
-            Ok(httparse::Status::Partial) => return self.partial(limits, false),
-            Err(error) => return Err(self.malformed(error)),
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return partial(head, limits, false),
+            Err(error) => return Err(malformed(head, error)),
         };
         let base = self.buffer.as_ptr() as usize;
         let (Some(status), Some(version)) = (response.code, response.version) else {
@@ -131,6 +130,9 @@ impl Message {
         self.reason = reason;
         self.http10 = version == 0;
         let framed = self.frame(false)?;
+        if framed.chunked && self.http10 {
+            return Err(Refusal::InvalidTransferEncoding);
+        }
         let bodiless = method == "HEAD" || status < 200 || status == 204 || status == 304;
         self.framing = match (framed.chunked, framed.length) {
             (true, Some(_)) => return Err(Refusal::ConflictingLengths),
@@ -144,57 +146,33 @@ impl Message {
         } else {
             !framed.close
         };
-        self.upgrade = framed.upgrade.filter(|_| status == 101);
+        if (status < 200 || status == 204) && (framed.chunked || framed.length.is_some_and(|length| length > 0)) {
+            // There is no body, and the backend says there is (RFC 9112, 6.1): what it sends next may be that.
+            self.keep_alive = false;
+        }
+        self.upgrade = framed
+            .upgrade
+            .filter(|upgrade| status == 101 && is_upgrade(&self.buffer[upgrade.range()]));
         self.head_end = length;
         self.at = length;
         Ok(Parse::Complete)
     }
 
-    /// More is to come, unless there is too much already.
-    fn partial(&self, limits: &Limits, request: bool) -> Result<Parse, Refusal> {
-        if self.end < limits.head_bytes.min(self.buffer.len()) {
-            return Ok(Parse::Partial);
+    /// Drops empty lines before a request: a client may send one (RFC 9112, 2.2).
+    fn skip_empty_lines(&mut self) {
+        if self.at > 0 || self.buffer[..self.end].first() != Some(&b'\r') {
+            return;
         }
-        let first_line = memchr::memchr(b'\n', &self.buffer[..self.end]);
-        Err(if request && first_line.is_none() {
-            Refusal::TargetTooLong
-        } else {
-            Refusal::HeadTooLarge
-        })
+        let lines = self.buffer[..self.end].chunks(2).take_while(|line| *line == b"\r\n");
+        let skipped = 2 * lines.count();
+        self.buffer.copy_within(skipped..self.end, 0);
+        self.end -= skipped;
     }
 
-    /// Says what is wrong with a head that httparse does not take.
-    fn malformed(&self, error: httparse::Error) -> Refusal {
-        let head = &self.buffer[..self.end];
-        match error {
-            httparse::Error::TooManyHeaders => Refusal::TooManyFields,
-            httparse::Error::Version => {
-                let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-                let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-                if version.starts_with(b"HTTP/") {
-                    Refusal::UnsupportedVersion
-                } else {
-                    Refusal::NotHttp
-                }
-            }
-            httparse::Error::HeaderName => {
-                let folded =
-                    memchr::memmem::find(head, b"\r\n ").is_some() || memchr::memmem::find(head, b"\r\n\t").is_some();
-                let spaced = head.split(|byte| *byte == b'\n').skip(1).any(|line| {
-                    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-                    name.len() < line.len() && name.ends_with(b" ")
-                });
-                if spaced {
-                    Refusal::SpaceBeforeColon
-                } else if folded {
-                    Refusal::FoldedField
-                } else {
-                    Refusal::MalformedHead
-                }
-            }
-            httparse::Error::NewLine => Refusal::BareLineEnd,
-            _ => Refusal::MalformedHead,
-        }
+    /// How many of the bytes read can be part of the head. What is beyond the limit is not looked at, so that the answer
+    /// is the same however the bytes come in.
+    fn head_so_far(&self, limits: &Limits) -> usize {
+        self.end.min(limits.head_bytes).min(HEAD)
     }
 
     /// Reads the fields that say how the body is delimited and what the connection does.
@@ -340,6 +318,78 @@ impl Message {
     }
 }
 
+/// More is to come, unless there is too much already.
+fn partial(head: &[u8], limits: &Limits, request: bool) -> Result<Parse, Refusal> {
+    if head.len() < limits.head_bytes.min(HEAD) {
+        return Ok(Parse::Partial);
+    }
+    Err(if request && memchr::memchr(b'\n', head).is_none() {
+        Refusal::TargetTooLong
+    } else {
+        Refusal::HeadTooLarge
+    })
+}
+
+/// Says what is wrong with a head that httparse does not take.
+fn malformed(head: &[u8], error: httparse::Error) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => Refusal::TooManyFields,
+        httparse::Error::Version => {
+            let line = head.trim_ascii_start().split(|byte| *byte == b'\r').next();
+            let version = line.unwrap_or_default().splitn(3, |byte| *byte == b' ').nth(2);
+            if version.is_some_and(|version| version.starts_with(b"HTTP/")) {
+                Refusal::UnsupportedVersion
+            } else {
+                Refusal::NotHttp
+            }
+        }
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => head
+            .trim_ascii_start()
+            .split(|byte| *byte == b'\n')
+            .skip(1)
+            .find_map(malformed_field)
+            .unwrap_or(Refusal::MalformedHead),
+        httparse::Error::NewLine => Refusal::BareLineEnd,
+        _ => Refusal::MalformedHead,
+    }
+}
+
+/// What is wrong with a field line, given without its LF. The first byte that is wrong decides, as it does for httparse.
+fn malformed_field(line: &[u8]) -> Option<Refusal> {
+    let name = line.iter().position(|byte| !is_token(*byte)).unwrap_or(line.len());
+    match line.get(name) {
+        Some(b' ' | b'\t') if name == 0 => return Some(Refusal::FoldedField),
+        Some(b' ' | b'\t') => return Some(Refusal::SpaceBeforeColon),
+        Some(b':') if name > 0 => {}
+        None => return None,
+        Some(_) => return Some(Refusal::MalformedHead),
+    }
+    let value = line[name..].strip_suffix(b"\r").unwrap_or(&line[name..]);
+    let wrong = value.iter().find(|byte| byte.is_ascii_control() && **byte != b'\t')?;
+    Some(match wrong {
+        b'\r' | 0 => Refusal::BareLineEnd,
+        _ => Refusal::MalformedHead,
+    })
+}
+
+/// A byte of a token (RFC 9110, 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a request to upgrade is passed on. Not to another version of HTTP, nor to TLS: what is sent after that goes
+/// past the routes.
+fn is_upgrade(value: &[u8]) -> bool {
+    let mut protocols = tokens(value).peekable();
+    protocols.peek().is_some()
+        && protocols.all(|protocol| {
+            let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
+            let refused = [&b"h2c"[..], b"h2", b"http", b"tls"];
+            protocol.iter().all(|byte| is_token(*byte) || *byte == b'/')
+                && !refused.iter().any(|refused| name.eq_ignore_ascii_case(refused))
+        })
+}
+
 fn collect(
     fields: &mut Vec<Field>,
     headers: &[httparse::Header<'_>],
@@ -398,9 +448,34 @@ fn decimal(value: &[u8]) -> Option<u64> {
 }
 
 /// A host, perhaps with a port; no user information (RFC 9110, 4.2.4).
-fn is_authority(value: &[u8]) -> bool {
-    !value.is_empty()
-        && value
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte))
+pub(crate) fn is_authority(value: &[u8]) -> bool {
+    let (host, port) = match value.strip_prefix(b"[") {
+        Some(literal) => {
+            let Some(end) = memchr::memchr(b']', literal) else {
+                return false;
+            };
+            let (literal, port) = (&literal[..end], &literal[end + 1..]);
+            if !literal
+                .iter()
+                .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte))
+            {
+                return false;
+            }
+            (literal, port)
+        }
+        None => {
+            let end = memchr::memchr(b':', value).unwrap_or(value.len());
+            let (name, port) = value.split_at(end);
+            let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+            if !name.iter().all(in_name) {
+                return false;
+            }
+            (name, port)
+        }
+    };
+    let port = match port.strip_prefix(b":") {
+        Some(digits) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        None => port.is_empty(),
+    };
+    !host.is_empty() && port
 }

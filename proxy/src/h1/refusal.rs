@@ -58,6 +58,15 @@ pub enum Refusal {
     /// An upgrade is asked for together with a body.
     #[error("a request that asks for an upgrade has a body")]
     UpgradeWithBody,
+    /// A response of 101 to a request that did not ask for an upgrade.
+    #[error("101 was answered to a request that did not ask for an upgrade")]
+    UnaskedUpgrade,
+    /// A response is preceded by more interim ones than the limit.
+    #[error("there are more interim responses than the limit")]
+    TooManyInterim,
+    /// The connection ended in the middle of a head.
+    #[error("the connection ended in the middle of the head")]
+    TruncatedHead,
     /// A chunk's head or end is malformed.
     #[error("a chunk is malformed")]
     MalformedChunk,
@@ -103,6 +112,9 @@ impl Refusal {
             Self::ConnectRefused => "connect_refused",
             Self::UnknownExpectation => "unknown_expectation",
             Self::UpgradeWithBody => "upgrade_with_body",
+            Self::UnaskedUpgrade => "unasked_upgrade",
+            Self::TooManyInterim => "too_many_interim",
+            Self::TruncatedHead => "truncated_head",
             Self::MalformedChunk => "malformed_chunk",
             Self::ChunkTooLarge => "chunk_too_large",
             Self::TrailersTooLarge => "trailers_too_large",
