@@ -240,6 +240,7 @@ async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress
             .while_doing(pin!(connection.response(
                 worker,
                 if head_request { "HEAD" } else { "GET" },
+                context.line.upgrade,
                 &watchdog
             )))
             .await;

@@ -68,7 +68,7 @@ pub(crate) fn send<D: Downstream>(
             if connection.stream.write_all(&copy).await.is_err() {
                 return;
             }
-            let Ok(mut response) = connection.response(&worker, &method, &watchdog).await else {
+            let Ok(mut response) = connection.response(&worker, &method, false, &watchdog).await else {
                 return;
             };
             let Some(message) = &mut response.message else { return };

@@ -30,6 +30,9 @@ pub(crate) struct H1Response {
     pub(crate) keep_alive: bool,
 }
 
+/// Interim responses before the one that counts.
+const INTERIM: usize = 32;
+
 /// Why no head of a response came.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResponseError {
@@ -62,11 +65,12 @@ impl H1Connection {
         })
     }
 
-    /// Reads the head of the response. Interim responses but 101 are skipped.
+    /// Reads the head of the response. Interim responses but 101 are skipped; 101 is one if an `upgrade` was asked for.
     pub(crate) async fn response(
         &self,
         worker: &Worker,
         method: &str,
+        upgrade: bool,
         watchdog: &Watchdog,
     ) -> Result<H1Response, ResponseError> {
         let limits = Limits {
@@ -74,6 +78,9 @@ impl H1Connection {
             fields: worker.options.limits.fields,
         };
         let message = read_head(&self.stream, worker, &limits, method, watchdog).await?;
+        if message.status() == 101 && !upgrade {
+            return Err(Refusal::UnaskedUpgrade.into());
+        }
         let body = H1Body::new(message.framing());
         Ok(H1Response {
             status: message.status(),
@@ -107,6 +114,7 @@ async fn read_head(
     watchdog: &Watchdog,
 ) -> Result<Pooled, ResponseError> {
     let mut held: Option<Pooled> = None;
+    let mut interim = 0;
     loop {
         // No buffer is held while nothing has come.
         let read = poll_fn(|cx| {
@@ -126,11 +134,20 @@ async fn read_head(
         .await?;
         let Some(message) = &mut held else { continue };
         if read == 0 {
-            return Err(ResponseError::Closed);
+            // With a part of a head it has answered, so it must not be asked again as if it had not.
+            return Err(if message.is_empty() {
+                ResponseError::Closed
+            } else {
+                Refusal::TruncatedHead.into()
+            });
         }
         while let Parse::Complete = message.parse_response(limits, method)? {
             if message.status() >= 200 || message.status() == 101 {
                 return Ok(held.take().unwrap_or_else(|| worker.messages.take()));
+            }
+            interim += 1;
+            if interim > INTERIM {
+                return Err(Refusal::TooManyInterim.into());
             }
             Message::next(message);
             if message.is_empty() {
