@@ -314,8 +314,13 @@ async fn forward<D: Downstream>(
 
 async fn give_up<D: Downstream>(account: &mut Account, request: &mut D, failure: Failure) {
     account.fail(failure.flag(), failure.to_string());
-    if let Failure::Status(status) = failure {
-        account.status = status;
+    match failure {
+        Failure::Status(status) => account.status = status,
+        Failure::ClientRefused(refusal) => {
+            account.status = refusal.status();
+            account.reason = refusal.reason().into();
+        }
+        _ => {}
     }
     if matches!(failure, Failure::ClientGone(_)) {
         account.reusable = false;
