@@ -7,20 +7,22 @@ use weft_gateway::{
     files::{Level, Problem, Sources},
 };
 
-use crate::args::{Analyze, Report};
+use crate::{
+    args::{Analyze, Report},
+    print::print,
+};
 
 pub(crate) fn run(args: &Analyze) -> anyhow::Result<ExitCode> {
     let loaded = Sources::new(&args.paths).load()?;
     let problems = analyze(&loaded).problems;
-    match args.output {
-        Report::Json => println!("{}", serde_json::to_string_pretty(&problems)?),
+    let report = match args.output {
+        Report::Json => serde_json::to_string_pretty(&problems)? + "\n",
         Report::Text => {
-            for problem in &problems {
-                println!("{problem}\n");
-            }
-            println!("{} in {} objects", summary(&problems), loaded.len());
+            let problems_said: String = problems.iter().map(|problem| format!("{problem}\n\n")).collect();
+            format!("{problems_said}{} in {} objects\n", summary(&problems), loaded.len())
         }
-    }
+    };
+    print(&report)?;
     let failed = problems.iter().any(|problem| problem.level == Level::Error);
     Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

@@ -9,19 +9,19 @@ use weft_gateway::{
 use weft_model::BackendTarget;
 use weft_proxy::config::{Explanation, Verdict};
 
-use crate::args::{Explain, Report};
+use crate::{
+    args::{Explain, Report},
+    print::print,
+};
 
 pub(crate) fn run(args: &Explain) -> anyhow::Result<ExitCode> {
     let question = Question::new(&args.url, &args.method, &args.headers)?;
     let loaded = Sources::new(&args.paths).load()?;
     let explanation = explain(&loaded, &question);
-    match args.output {
-        Report::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
-        Report::Text => print!(
-            "{}",
-            text(&explanation, &format!("{} {}", question.method, question.url))
-        ),
-    }
+    print(&match args.output {
+        Report::Json => serde_json::to_string_pretty(&explanation)? + "\n",
+        Report::Text => text(&explanation, &format!("{} {}", question.method, question.url)),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

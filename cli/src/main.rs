@@ -4,6 +4,7 @@ mod analyze;
 mod args;
 mod explain;
 mod log;
+mod print;
 mod table;
 mod translate;
 mod up;

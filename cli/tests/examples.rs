@@ -1,0 +1,243 @@
+//! `weft up` on every folder in `examples/`: what README and docs say of them is so.
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use support::{
+    Backend, Weft,
+    client::{self, Http},
+    eventually,
+    h2c::H2c,
+};
+
+const SHOP: &str = "shop.storefront.example";
+
+/// The storefront, on one worker: then shares of traffic are exact.
+fn storefront() -> Weft {
+    let folder = Path::new("examples/storefront");
+    Weft::up(&[folder], &[8080, 8443], &["--echo", "--workers", "1"])
+}
+
+#[test]
+fn every_example_has_a_test() {
+    let folders = fs::read_dir(support::root().join("examples")).expect("there are examples");
+    let names: BTreeSet<String> = folders
+        .map(|entry| {
+            entry
+                .expect("it can be read")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    assert_eq!(
+        names,
+        ["hello", "storefront"].map(String::from).into(),
+        "a new example wants a test here"
+    );
+}
+
+#[test]
+fn hello_answers() {
+    let weft = Weft::up(&[Path::new("examples/hello")], &[8080], &["--echo"]);
+    let answer = weft.get(8080, "anything.example", "/a?b=c");
+    assert_eq!((answer.status, answer.service()), (200, "default/hello".into()));
+    let said = answer.json();
+    for (field, value) in [
+        ("path", "/a"),
+        ("query", "b=c"),
+        ("host", "anything.example"),
+        ("method", "GET"),
+        ("protocol", "HTTP/1.1"),
+    ] {
+        assert_eq!(said[field], value, "{field}");
+    }
+    assert_eq!(said["headers"]["host"], serde_json::json!(["anything.example"]));
+}
+
+#[test]
+fn without_echo_a_service_without_endpoints_is_unavailable() {
+    let weft = Weft::up(&[Path::new("examples/hello")], &[8080], &[]);
+    assert_eq!(weft.get(8080, "a.example", "/").status, 503);
+    assert!(weft.stderr.contains("info[W0311]"), "and it is said");
+}
+
+#[test]
+fn the_storefront_routes_as_it_is_written() {
+    let weft = storefront();
+    let pages = weft.get(8080, SHOP, "/about");
+    assert_eq!((pages.status, pages.service()), (200, "store/web".into()));
+    assert_eq!(pages.header("cache-control").as_deref(), Some("max-age=60"));
+
+    let preview = weft
+        .connect(8080)
+        .request("GET", SHOP, "/api/items", "X-Preview: yes\r\n");
+    assert_eq!(
+        (preview.service(), preview.json()["path"].clone()),
+        ("store/api-v2".into(), "/api/items".into())
+    );
+
+    let mut connection = weft.connect(8080);
+    let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+    for _ in 0..100 {
+        let answer = connection.get(SHOP, "/api/items");
+        let said = answer.json();
+        assert_eq!(
+            (said["path"].as_str(), &said["headers"]["x-edge"]),
+            (Some("/items"), &serde_json::json!(["weft"]))
+        );
+        *shares.entry(answer.service()).or_default() += 1;
+    }
+    assert_eq!(
+        shares,
+        [("store/api-v1".into(), 90), ("store/api-v2".into(), 10)].into()
+    );
+
+    let preflight = connection.request(
+        "OPTIONS",
+        SHOP,
+        "/api/items",
+        "Origin: https://shop.storefront.example\r\nAccess-Control-Request-Method: POST\r\n",
+    );
+    assert!(preflight.status == 200 || preflight.status == 204, "{preflight:?}");
+    assert_eq!(
+        preflight.header("access-control-allow-origin").as_deref(),
+        Some("https://shop.storefront.example")
+    );
+    assert_eq!(preflight.header("access-control-max-age").as_deref(), Some("600"));
+
+    let order = weft
+        .connect(8080)
+        .request("POST", SHOP, "/checkout", "Content-Length: 0\r\n");
+    assert_eq!((order.status, order.service()), (200, "payments/checkout".into()));
+    assert_eq!(
+        weft.get(8080, SHOP, "/checkout").service(),
+        "store/web",
+        "only orders are sent there"
+    );
+
+    let moved = weft.get(8080, "www.storefront.example", "/old?a=b");
+    assert_eq!(moved.status, 301);
+    assert_eq!(
+        moved.header("location").as_deref(),
+        Some("http://shop.storefront.example:8080/old?a=b")
+    );
+
+    for (host, path) in [
+        ("other.example", "/"),
+        ("storefront.example", "/"),
+        ("inventory.storefront.example", "/"),
+    ] {
+        assert_eq!(weft.get(8080, host, path).status, 404, "{host}{path}");
+    }
+}
+
+#[test]
+fn the_storefront_times_out_and_tries_again_as_it_is_written() {
+    let weft = storefront();
+    let begun = Instant::now();
+    assert_eq!(weft.get(8080, SHOP, "/api/?delay=20s").status, 504);
+    // Each try gets two seconds, the request with all of its tries five.
+    let taken = begun.elapsed();
+    assert!(
+        (Duration::from_secs(5)..Duration::from_secs(10)).contains(&taken),
+        "{taken:?}"
+    );
+    assert_eq!(weft.get(8080, SHOP, "/api/?status=503").status, 503);
+    eventually("a line of the log that says that it was tried three times", || {
+        weft.stdout.text().lines().any(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).expect("the log is JSON lines");
+            line["status"] == 503 && line["tries"] == 3 && line["route"] == "HTTPRoute/store/api/1"
+        })
+    });
+}
+
+#[test]
+fn the_storefront_is_served_over_tls_and_http2() {
+    let weft = storefront();
+    let mut secure = Http::secure(weft.address(8443), SHOP);
+    assert_eq!(secure.get(SHOP, "/").service(), "store/web");
+    let other = secure.get("elsewhere.example", "/");
+    assert_eq!(other.status, 404, "no listener answers for that host");
+    let stream = client::secure(weft.address(8443), SHOP, &[b"h2", b"http/1.1"]);
+    assert_eq!(stream.conn.alpn_protocol(), Some(b"h2".as_slice()));
+
+    let h2c = H2c::connect(weft.address(8080));
+    let pages = h2c.request("GET", "http://shop.storefront.example/");
+    assert_eq!((pages.status, pages.service()), (200, "store/web".into()));
+    let call = h2c.request("POST", "http://inventory.storefront.example/store.Inventory/Get");
+    assert_eq!((call.status, call.service()), (200, "store/inventory".into()));
+    assert_eq!(call.json()["protocol"], "HTTP/2.0");
+    assert_eq!(
+        h2c.request("POST", "http://inventory.storefront.example/store.Other/Get")
+            .status,
+        404
+    );
+}
+
+#[test]
+fn every_order_is_copied_to_the_audit_service() {
+    let audit = Backend::new("noted");
+    let folder = tempfile::tempdir().expect("a folder");
+    let slice = folder.path().join("audit.yaml");
+    fs::write(
+        &slice,
+        format!(
+            "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: audit, namespace: store, labels: {{kubernetes.io/service-name: audit}}}}
+addressType: IPv4
+ports: [{{name: http, port: {}}}]
+endpoints: [{{addresses: [127.0.0.1]}}]
+",
+            audit.address.port()
+        ),
+    )
+    .expect("written");
+    let sources = [Path::new("examples/storefront"), &slice];
+    let weft = Weft::up(&sources, &[8080, 8443], &["--echo"]);
+    let order = weft
+        .connect(8080)
+        .request("POST", SHOP, "/checkout/1?a=b", "Content-Length: 0\r\nX-Order: 7\r\n");
+    assert_eq!(order.service(), "payments/checkout");
+    eventually("the copy", || !audit.heads().is_empty());
+    let head = &audit.heads()[0];
+    assert!(head.starts_with("POST /checkout/1?a=b HTTP/1.1\r\n"), "{head}");
+    assert_eq!(client::header(head, "x-order").as_deref(), Some("7"));
+}
+
+#[test]
+fn an_echo_can_be_slow() {
+    let weft = Weft::up(&[Path::new("examples/hello")], &[8080], &["--echo"]);
+    let begun = Instant::now();
+    assert_eq!(weft.get(8080, "a.example", "/?delay=300ms&status=418").status, 418);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+}
+
+#[test]
+fn what_is_served_is_said_as_kubectl_would() {
+    let weft = storefront();
+    let said = weft.stderr.text();
+    for row in [
+        "GATEWAY LISTENER ROUTES ACCEPTED PROGRAMMED RESOLVEDREFS",
+        "store/storefront http 5 True True True",
+        "store/storefront https 4 True True True",
+        "KIND ROUTE PARENT ACCEPTED RESOLVEDREFS",
+        "HTTPRoute store/moved storefront/http True True",
+        "GRPCRoute store/inventory storefront True True",
+    ] {
+        let words: Vec<&str> = row.split(' ').collect();
+        assert!(
+            said.lines()
+                .any(|line| line.split_whitespace().collect::<Vec<_>>() == words),
+            "{row:?} in\n{said}"
+        );
+    }
+    assert!(said.contains("not read: apps/v1 Deployment (1)\n"), "{said}");
+}
