@@ -1,7 +1,7 @@
 //! The data plane as its owner sees it: start it, tell it what has changed, ask it what it counted, stop it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
@@ -230,6 +230,11 @@ impl Proxy {
     /// The configuration in use.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// The ports of the manifests that are bound.
+    pub async fn bound(&self) -> BTreeSet<u16> {
+        self.configuration.lock().await.ports.keys().copied().collect()
     }
 
     /// What was counted, summed over the workers.
