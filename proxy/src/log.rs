@@ -168,6 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn the_fields_are_those_that_are_named() {
+        let json = serde_json::to_string(&record("/a")).expect("plain data");
+        let mut rest = json.as_str();
+        for field in LogFormat::FIELDS {
+            let at = rest.find(&format!("\"{field}\":")).expect(field);
+            rest = &rest[at..];
+        }
+        let fields: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(
+            fields.as_object().map(serde_json::Map::len),
+            Some(LogFormat::FIELDS.len())
+        );
+    }
+
+    #[test]
     fn a_text_line_has_its_fields_and_nothing_a_client_could_forge() {
         let line = text("{method} {path} {status} {service} {nothing} {open", &record("/a\nb")).expect("serializes");
         assert_eq!(line, "GET /a\\nb 200 - - {open\n");

@@ -82,6 +82,27 @@ pub enum LogOutput {
     Channel(std::sync::mpsc::Sender<String>),
 }
 
+impl LogFormat {
+    /// The fields of the JSON form, in their order.
+    pub const FIELDS: [&str; 15] = [
+        "time_ms",
+        "client",
+        "protocol",
+        "method",
+        "host",
+        "path",
+        "status",
+        "duration_us",
+        "listener_port",
+        "route",
+        "service",
+        "endpoint",
+        "tries",
+        "flag",
+        "reason",
+    ];
+}
+
 /// How a line of the access log looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogFormat {
