@@ -122,6 +122,11 @@ impl Worker {
         self.snapshot.borrow().clone()
     }
 
+    /// Whether a port is still listened on.
+    pub(crate) fn serves(&self, port: u16) -> bool {
+        self.snapshot.borrow().port(port).is_some()
+    }
+
     /// Puts a new configuration in use: endpoints first, so that no request finds a rule without them.
     pub(crate) fn replace(&self, snapshot: Arc<Snapshot>) {
         self.upstreams

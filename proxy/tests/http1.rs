@@ -359,3 +359,20 @@ fn connections_over_the_limit_are_closed_at_once() {
     eventually("there is room again", || fixture.stats().connections.open == 0);
     assert_eq!(fixture.get("/").status, 404);
 }
+
+#[test]
+fn a_connection_to_a_port_that_is_gone_is_told_to_close() {
+    let (fixture, backend) = (Fixture::new(), Backend1::echo());
+    to(&fixture, &backend);
+    let mut client = fixture.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert_eq!(client.response("GET").header("connection"), None);
+    fixture.change(vec![Change::Remove(Key::Listener("default/gateway/http".into()))]);
+    client.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let response = client.response("GET");
+    assert_eq!(
+        (response.status, response.header("connection").as_deref()),
+        (404, Some("close"))
+    );
+    assert!(client.is_closed());
+}

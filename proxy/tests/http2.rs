@@ -9,8 +9,8 @@ use common::{Backend1, Fixture, free_port, route, service};
 use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use weft_model::{
-    BackendProtocol, Certificate, CertificateKey, Listener, ListenerProtocol, ListenerTls, PrivateKeyPem, Resource,
-    RouteKind,
+    BackendProtocol, Certificate, CertificateKey, Change, Key, Listener, ListenerProtocol, ListenerTls, PrivateKeyPem,
+    Resource, RouteKind,
 };
 
 /// A backend that speaks HTTP/2 by prior knowledge: it answers with the request's body and says what it saw.
@@ -136,6 +136,32 @@ fn prior_knowledge_on_the_port_of_http1() {
             .request(Request::get("http://b.example/").body(()).expect("valid"), b"", None)
             .await;
         assert_eq!(response.status(), 200);
+    });
+}
+
+#[test]
+fn a_connection_to_a_port_that_is_gone_is_told_to_go() {
+    let (fixture, backend) = (Fixture::new(), Backend1::echo());
+    let mut resources = service("web", BackendProtocol::Undeclared, &[backend.address]);
+    resources.push(Resource::Route(Arc::new(route("web", "/", "web"))));
+    fixture.apply(resources);
+    let client = fixture.runtime.block_on(async {
+        let client = H2Client::over(TcpStream::connect(("127.0.0.1", fixture.port)).await.expect("listens")).await;
+        assert_eq!(client.request(get("/"), b"", None).await.0.status(), 200);
+        client
+    });
+    fixture.change(vec![Change::Remove(Key::Listener("default/gateway/http".into()))]);
+    fixture.runtime.block_on(async {
+        assert_eq!(client.request(get("/"), b"", None).await.0.status(), 404);
+        let ended = tokio::time::timeout(common::PATIENCE, async {
+            loop {
+                match client.0.clone().ready().await {
+                    Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                    Err(error) => return error,
+                }
+            }
+        });
+        assert!(ended.await.expect("GOAWAY comes").is_go_away());
     });
 }
 

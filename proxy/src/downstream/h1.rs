@@ -92,7 +92,7 @@ async fn one<S: Stream>(
         Framing::Length(length) => message.rest().len() as u64 >= length,
         _ => false,
     };
-    let close = !message.keep_alive();
+    let close = !message.keep_alive() || !worker.serves(client.port);
     let mut request = H1Request {
         worker,
         stream,

@@ -81,6 +81,10 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
         });
         match accepted.await {
             Some(Some(Ok((request, respond)))) => {
+                if !worker.serves(client.port) && !leaving {
+                    connection.graceful_shutdown();
+                    leaving = true;
+                }
                 let counted = Counted::new(&streams);
                 let (worker, client) = (worker.clone(), client.clone());
                 let mut request = H2Request::new(request, respond);
