@@ -9,9 +9,14 @@ use std::{
 use crate::{
     body::{BodyError, Broken},
     io::{Shared, Stream},
+    splice,
     watchdog::Watchdog,
     worker::Worker,
 };
+
+/// With so much left to move, or so much moved already where nobody knows, a flow is long.
+const LONG: u64 = 64 * 1024;
+const PROVED: u64 = 256 * 1024;
 
 /// Copies `length` bytes, or all until `from` ends. Says whether `from` sent nothing beyond that.
 pub(crate) async fn copy<A: Stream, B: Stream>(
@@ -21,8 +26,14 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
     length: Option<u64>,
     watchdog: &Watchdog,
 ) -> Result<bool, Broken> {
+    let spliced = splice::possible(from, to);
+    if spliced && length.is_some_and(|length| length >= LONG) {
+        splice::relay(worker, from, to, length, watchdog).await?;
+        return Ok(true);
+    }
     let mut clean = true;
     let mut left = length.unwrap_or(u64::MAX);
+    let mut proved = false;
     let mut kept = Kept::default();
     let copied = poll_fn(|cx| {
         loop {
@@ -35,6 +46,10 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
                 watchdog.touch();
             }
             kept.release(worker);
+            if spliced && length.is_none() && u64::MAX - left >= PROVED {
+                proved = true;
+                return Poll::Ready(Ok(()));
+            }
             if left == 0 {
                 return to.poll_flush(cx).map_err(Broken::client);
             }
@@ -81,7 +96,11 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
     });
     let copied = copied.await;
     kept.release(worker);
-    copied.map(|()| clean)
+    copied?;
+    if proved {
+        splice::relay(worker, from, to, None, watchdog).await?;
+    }
+    Ok(clean)
 }
 
 /// What was read but not yet written.

@@ -7,11 +7,28 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
 
 /// A connection to a client or a backend, in clear or over TLS.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {}
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// The socket, if what is read and written goes through it as it is.
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {}
+impl<S: Stream> Stream for Prefixed<S> {}
 
 /// A stream whose two directions are driven by futures of the same task. Each borrows it only while it is polled.
 pub(crate) struct Shared<S>(RefCell<S>);
@@ -23,6 +40,11 @@ impl<S: Stream> Shared<S> {
 
     pub(crate) fn into_inner(self) -> S {
         self.0.into_inner()
+    }
+
+    /// Does something with the socket itself, if there is nothing in between.
+    pub(crate) fn tcp<T>(&self, work: impl FnOnce(&TcpStream) -> T) -> Option<T> {
+        self.0.borrow().tcp().map(work)
     }
 
     /// Reads what is there into `buffer`; 0 is the end.

@@ -24,6 +24,7 @@ mod metrics;
 mod mirror;
 mod options;
 mod server;
+mod splice;
 mod traffic;
 mod tunnel;
 mod upstream;

@@ -19,6 +19,7 @@ use crate::{
     h1::{MessagePool, Refusal},
     log::{AccessLogger, Record, now_ms},
     options::Options,
+    splice::Pipes,
     traffic::{Cells, ConnectionStats, Tally},
     upstream::Upstream,
     watchdog::Watchdogs,
@@ -34,6 +35,7 @@ pub(crate) struct Worker {
     pub(crate) outgoing: OutgoingPool,
     /// Where bytes stand on their way from one socket to another.
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    pub(crate) pipes: Pipes,
     pub(crate) watchdogs: Watchdogs,
     /// For the timeouts of rules.
     pub(crate) deadlines: Watchdogs,
@@ -100,6 +102,7 @@ impl Worker {
             options,
             messages: MessagePool::default(),
             outgoing: OutgoingPool::default(),
+            pipes: Pipes::default(),
             scratch: RefCell::new(vec![0; SCRATCH].into_boxed_slice()),
             watchdogs: Watchdogs::default(),
             deadlines: Watchdogs::default(),

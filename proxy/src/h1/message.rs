@@ -11,6 +11,10 @@ pub(super) const HEAD: usize = 64 * 1024;
 /// Bytes a message can hold: a head, and what of the body is under way, for which there is room beside any head.
 pub(super) const CAPACITY: usize = HEAD + 16 * 1024;
 
+/// Bytes read at once while the head is awaited. What of the body comes with it is copied; what is left of a long one
+/// need not be.
+const HEAD_ROOM: usize = 16 * 1024;
+
 /// Bounds on a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -142,7 +146,12 @@ impl Message {
             self.end -= self.at - self.head_end;
             self.at = self.head_end;
         }
-        &mut self.buffer[self.end..]
+        let room = if self.head_end == 0 {
+            self.end + HEAD_ROOM
+        } else {
+            CAPACITY
+        };
+        &mut self.buffer[self.end..room.min(CAPACITY)]
     }
 
     /// Says how many bytes were read into [`Message::space`].
