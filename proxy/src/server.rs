@@ -25,7 +25,7 @@ use crate::{
     metrics,
     options::Options,
     traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Tally, Traffic},
-    watchdog::{FINE_TICK, TICK},
+    watchdog::TICK,
     worker::Worker,
 };
 
@@ -358,19 +358,13 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut accepting: HashMap<u16, JoinHandle<()>> = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut fine = tokio::time::interval(FINE_TICK);
-    fine.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let deadlines = worker.clone();
+    tokio::task::spawn_local(async move { deadlines.deadlines.keep().await });
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = tick.tick() => {
                 worker.tick(Instant::now());
-                continue;
-            }
-            _ = fine.tick() => {
-                if !worker.deadlines.is_idle() {
-                    worker.deadlines.tick(Instant::now());
-                }
                 continue;
             }
         };
@@ -425,7 +419,6 @@ async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<u16, JoinHandle<()>>
         let now = look.tick().await.into_std();
         worker.tick(now);
         worker.watchdogs.expire_idle();
-        worker.deadlines.tick(now);
     }
     let open = worker.connections.get().open;
     if open > 0 {

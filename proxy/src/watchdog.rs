@@ -2,7 +2,8 @@
 //!
 //! Setting a deadline is a store into a cell, and taking a watchdog takes a slot that another has left; a task of the
 //! worker looks at all of them at each tick. There are two of these: one with a tick of half a second, exact enough for
-//! idle and head timeouts, and one with a tick of ten milliseconds, for the timeouts that rules state.
+//! idle and head timeouts, and one for the timeouts that rules state, which sleeps until the first of them is due and
+//! then looks no more often than each ten milliseconds.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,10 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
+
 /// How often idle connections are looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
-/// How often the timeouts of rules are looked at.
-pub(crate) const FINE_TICK: Duration = Duration::from_millis(10);
+/// How often, at most, the timeouts of rules are looked at.
+const FINE_TICK: Duration = Duration::from_millis(10);
 
 /// Free slots that are kept in any case.
 const SPARE: usize = 1024;
@@ -30,6 +33,10 @@ struct Shared {
     all: RefCell<Vec<Rc<Slot>>>,
     /// Slots that nobody has.
     free: RefCell<Vec<Rc<Slot>>>,
+    /// When [`Watchdogs::keep`] looks next.
+    next: Cell<Option<Instant>>,
+    /// Said when that is to be sooner.
+    sooner: Notify,
 }
 
 struct Slot {
@@ -77,7 +84,8 @@ impl Watchdogs {
     }
 
     /// Whether nobody has a watchdog.
-    pub(crate) fn is_idle(&self) -> bool {
+    #[cfg(test)]
+    fn is_idle(&self) -> bool {
         self.shared.free.borrow().len() == self.shared.all.borrow().len()
     }
 
@@ -89,6 +97,26 @@ impl Watchdogs {
             }
             slot.deadline.get().is_some_and(|deadline| deadline <= now)
         });
+    }
+
+    /// Wakes what has run out of time for as long as it is polled, within [`FINE_TICK`]. For deadlines set by
+    /// [`Watchdog::arm_at`] only.
+    pub(crate) async fn keep(&self) {
+        let shared = &self.shared;
+        loop {
+            let Some(next) = shared.next.get() else {
+                shared.sooner.notified().await;
+                continue;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until((next + FINE_TICK).into()) => {
+                    self.tick(Instant::now());
+                    let all = shared.all.borrow();
+                    shared.next.set(all.iter().filter_map(|slot| slot.deadline.get()).min());
+                }
+                () = shared.sooner.notified() => {}
+            }
+        }
     }
 
     /// Ends what is idle at once: the process is to stop.
@@ -136,6 +164,10 @@ impl Watchdog {
         self.slot.expired.set(false);
         self.slot.touched.set(false);
         self.slot.deadline.set(Some(deadline));
+        if self.shared.next.get().is_none_or(|next| deadline < next) {
+            self.shared.next.set(Some(deadline));
+            self.shared.sooner.notify_one();
+        }
     }
 
     /// Something has moved: the time runs anew from the next tick.
