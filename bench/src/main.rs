@@ -10,7 +10,9 @@ mod measure;
 mod peer;
 mod report;
 mod routes;
+mod scaling;
 mod scenario;
+mod tls;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -50,9 +52,10 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     let bench = Bench::start()?;
     let mut report = Report::default();
-    println!("{}", bench.describe());
+    let described = bench.describe();
+    println!("{described}");
     for round in 0..args.rounds {
-        for scenario in &scenarios {
+        for scenario in scenarios.iter().filter(|scenario| round == 0 || !scenario.is_memory()) {
             let names = bench.names();
             for turn in 0..names.len() {
                 let name = names[(turn + round) % names.len()];
@@ -72,9 +75,10 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     drop(bench);
-    let mut text = report.table(args.rounds, args.seconds);
+    let mut text = report.table(args.rounds, args.seconds, &described);
     if args.scenario.is_empty() {
         text.push_str(&routes::measure()?);
+        text.push_str(&scaling::measure(args.rounds, args.seconds)?);
     }
     println!("\n{text}");
     if args.write {

@@ -141,7 +141,7 @@ impl Bench {
         })
     }
 
-    /// What runs, for the report.
+    /// What runs, for the report. All of them route by host and path, tell the backend who asked, and log nothing.
     pub(crate) fn describe(&self) -> String {
         format!("peers: {}", self.versions.join("; "))
     }
@@ -252,7 +252,7 @@ fn spawn(core: usize, program: &str, args: &[&str]) -> anyhow::Result<Running> {
     Ok(Running(child))
 }
 
-fn wait(port: u16) -> anyhow::Result<()> {
+pub(crate) fn wait(port: u16) -> anyhow::Result<()> {
     let end = Instant::now() + PATIENCE;
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
         ensure!(Instant::now() < end, "nothing listens on port {port}");
@@ -307,9 +307,9 @@ fn origin_conf(folder: &Path, ports: Ports) -> String {
 
 fn nginx_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
     let Ports { http, https, h2c } = ports;
-    let location = "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host; proxy_buffers 8 32k; proxy_max_temp_file_size 0;";
+    let location = "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; proxy_buffers 8 32k; proxy_max_temp_file_size 0;";
     format!(
-        "{NGINX_HEAD}http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s; http2_max_concurrent_streams 1000; ssl_session_tickets off; ssl_session_cache off; ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\n upstream origin {{ server 127.0.0.1:{o}; keepalive 512; keepalive_requests 100000000; }}\n upstream origin2 {{ server 127.0.0.1:{o2}; keepalive 64; keepalive_requests 100000000; }}\n server {{ listen 127.0.0.1:{http} backlog=4096; server_name {HOST}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{https} ssl http2 backlog=4096; server_name {HOST}; ssl_certificate {c}; ssl_certificate_key {k}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{h2c} http2; server_name {HOST}; location / {{ grpc_pass grpc://origin2; }} }} }}\n",
+        "{NGINX_HEAD}http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s; http2_max_concurrent_streams 1000; ssl_session_tickets off; ssl_session_cache off; ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\n upstream origin {{ server 127.0.0.1:{o}; keepalive 512; keepalive_requests 100000000; }}\n upstream origin2 {{ server 127.0.0.1:{o2}; keepalive 64; keepalive_requests 100000000; }}\n server {{ listen 127.0.0.1:{http} backlog=4096; server_name {HOST}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{https} ssl http2 backlog=4096; server_name {HOST}; ssl_certificate {c}; ssl_certificate_key {k}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{h2c} http2; server_name {HOST}; location / {{ grpc_set_header X-Forwarded-For $remote_addr; grpc_set_header X-Forwarded-Proto $scheme; grpc_pass grpc://origin2; }} }} }}\n",
         o = origin.http,
         o2 = origin.h2c,
         c = text(&folder.join("tls.crt")),
@@ -321,7 +321,7 @@ fn haproxy_conf(folder: &Path, ports: Ports, origin: Ports, splice: bool) -> Str
     let Ports { http, https, h2c } = ports;
     let splice = if splice { "  option splice-response\n" } else { "" };
     format!(
-        "global\n  nbthread 1\n  maxconn 4000\n  tune.ssl.cachesize 0\n  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256\n  ssl-default-bind-options no-tls-tickets ssl-min-ver TLSv1.3\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n  http-reuse always\n{splice}frontend f\n  bind 127.0.0.1:{http} backlog 4096\n  bind 127.0.0.1:{https} ssl crt {pem} alpn h2,http/1.1 backlog 4096\n  acl host hdr(host) -i {HOST}\n  acl path path_beg /\n  use_backend b if host path\nbackend b\n  server s 127.0.0.1:{o} pool-max-conn 512\nfrontend f2\n  bind 127.0.0.1:{h2c} proto h2\n  acl host hdr(host) -i {HOST}\n  use_backend b2 if host\nbackend b2\n  server s 127.0.0.1:{o2} proto h2\n",
+        "global\n  nbthread 1\n  maxconn 4000\n  tune.ssl.cachesize 0\n  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256\n  ssl-default-bind-options no-tls-tickets ssl-min-ver TLSv1.3\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n  http-reuse always\n  option forwardfor\n{splice}frontend f\n  http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]\n  bind 127.0.0.1:{http} backlog 4096\n  bind 127.0.0.1:{https} ssl crt {pem} alpn h2,http/1.1 backlog 4096\n  acl host hdr(host) -i {HOST}\n  acl path path_beg /\n  use_backend b if host path\nbackend b\n  server s 127.0.0.1:{o} pool-max-conn 512\nfrontend f2\n  bind 127.0.0.1:{h2c} proto h2\n  http-request set-header X-Forwarded-Proto http\n  acl host hdr(host) -i {HOST}\n  use_backend b2 if host\nbackend b2\n  server s 127.0.0.1:{o2} proto h2\n",
         pem = text(&folder.join("tls.pem")),
         o = origin.http,
         o2 = origin.h2c,
@@ -336,6 +336,7 @@ fn envoy_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
             "stat_prefix": name,
             "codec_type": codec,
             "generate_request_id": false,
+            "use_remote_address": true,
             "route_config": {"virtual_hosts": [{
                 "name": "bench", "domains": [HOST, format!("{HOST}:*")],
                 "routes": [{"match": {"prefix": "/"}, "route": {"cluster": cluster}}],

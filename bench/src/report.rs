@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use crate::{
     measure::median,
+    peer::DIRECT,
     scenario::{Figures, Scenario, is_peer},
 };
 
@@ -19,7 +20,7 @@ impl Report {
     }
 
     /// A proxy's cost in each round, as a ratio to the best peer of that round.
-    fn ratios(&self, scenario: Scenario, name: &str) -> Vec<f64> {
+    fn ratios(&self, scenario: Scenario, name: &str, of_run: fn(&Figures) -> f64) -> Vec<f64> {
         let runs = self.runs.get(&scenario).map(Vec::as_slice).unwrap_or_default();
         let of = |wanted: &str| {
             runs.iter()
@@ -30,12 +31,12 @@ impl Report {
             let peers = runs
                 .iter()
                 .filter(|(at, name, _)| *at == round && is_peer(name))
-                .map(|(.., figures)| cost(figures));
+                .map(|(.., figures)| of_run(figures));
             peers.fold(f64::INFINITY, f64::min)
         };
         of(name)
             .into_iter()
-            .map(|(round, _, figures)| cost(figures) / best(*round))
+            .map(|(round, _, figures)| of_run(figures) / best(*round))
             .filter(|ratio| ratio.is_finite())
             .collect()
     }
@@ -46,7 +47,7 @@ impl Report {
     }
 
     fn gate(&self, scenario: Scenario) -> (bool, f64) {
-        let value = if scenario == Scenario::Idle {
+        let value = if scenario.is_memory() {
             let runs = self.runs.get(&scenario).into_iter().flatten();
             median(
                 &runs
@@ -55,15 +56,15 @@ impl Report {
                     .collect::<Vec<_>>(),
             )
         } else {
-            median(&self.ratios(scenario, "weft"))
+            median(&self.ratios(scenario, "weft", cost))
         };
         (value <= scenario.gate(), value)
     }
 
     /// The report as Markdown.
-    pub(crate) fn table(&self, rounds: usize, seconds: u64) -> String {
+    pub(crate) fn table(&self, rounds: usize, seconds: u64, described: &str) -> String {
         let mut out = format!(
-            "# Benchmarks\n\nMade by `cargo xtask bench`: {rounds} rounds of {seconds} s runs. Every proxy has one worker on core 0; load and origin share\ncore 1. `ratio` is the CPU time of a request over that of the best peer of the same round: median (least..most).\n"
+            "# Benchmarks\n\nMade by `cargo xtask bench`: {rounds} rounds of {seconds} s runs, {described}.\n\nEvery proxy has one worker on core 0; load and origin share core 1. All route by host and path, tell the backend\nwho asked, and write no access log. `cost` is CPU time in microseconds a request, or bytes a connection; `ratio` is\nthe cost over that of the best peer of the same round; each is the median of the rounds (least..most). `p99 ratio`\nis the same for the 99th percentile. `added` is the latency over no proxy at all, where that was measured too.\n"
         );
         for (scenario, runs) in &self.runs {
             let (holds, value) = self.gate(*scenario);
@@ -75,7 +76,7 @@ impl Report {
                 scenario.name(),
                 scenario.gate()
             );
-            out.push_str("| proxy | cost | ratio | requests/s | p50 us | p99 us |\n|---|---|---|---|---|---|\n");
+            out.push_str("| proxy | cost | ratio | requests/s | p50 us | added | p99 us | added | p99 ratio |\n|---|---|---|---|---|---|---|---|---|\n");
             let mut names: Vec<&str> = runs.iter().map(|(_, name, _)| *name).collect();
             names.sort_unstable();
             names.dedup();
@@ -86,7 +87,20 @@ impl Report {
                     .map(|(.., figures)| figures)
                     .collect();
                 let costs: Vec<f64> = figures.iter().map(|figures| cost(figures)).collect();
-                let ratios = self.ratios(*scenario, name);
+                let ratios = self.ratios(*scenario, name, cost);
+                let tails = self.ratios(*scenario, name, p99);
+                let added = |pick: fn(&Figures) -> f64| {
+                    let of = |wanted: &str| {
+                        let runs = runs.iter().filter(|(_, of, _)| *of == wanted);
+                        median(&runs.map(|(.., figures)| pick(figures)).collect::<Vec<_>>())
+                    };
+                    let added = of(name) - of(DIRECT);
+                    if added.is_finite() && name != DIRECT {
+                        format!("{added:.0}")
+                    } else {
+                        "-".to_owned()
+                    }
+                };
                 let loads = |pick: fn(&crate::load::Load) -> f64| {
                     let values: Vec<f64> = figures
                         .iter()
@@ -103,12 +117,15 @@ impl Report {
                 };
                 let _ = writeln!(
                     out,
-                    "| {name} | {} | {} | {} | {} | {} |",
+                    "| {name} | {} | {} | {} | {} | {} | {} | {} | {} |",
                     spread(&costs, 1),
                     spread(&ratios, 2),
                     loads(|load| load.per_second),
                     loads(|load| load.p50_us),
+                    added(p50),
                     loads(|load| load.p99_us),
+                    added(p99),
+                    spread(&tails, 2),
                 );
             }
         }
@@ -120,6 +137,20 @@ fn cost(figures: &Figures) -> f64 {
     match figures {
         Figures::Load { cpu_us, .. } => *cpu_us,
         Figures::Bytes(bytes) => *bytes,
+    }
+}
+
+fn p50(figures: &Figures) -> f64 {
+    match figures {
+        Figures::Load { load, .. } => load.p50_us,
+        Figures::Bytes(_) => f64::NAN,
+    }
+}
+
+fn p99(figures: &Figures) -> f64 {
+    match figures {
+        Figures::Load { load, .. } => load.p99_us,
+        Figures::Bytes(_) => f64::NAN,
     }
 }
 

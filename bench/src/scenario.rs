@@ -2,18 +2,20 @@
 
 use std::{
     fmt,
-    io::{Read as _, Write as _},
+    io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
     time::Duration,
 };
 
 use anyhow::ensure;
 use clap::ValueEnum;
+use rustls::{ClientConnection, StreamOwned};
 
 use crate::{
     load::{H2load, Load, h2load, wrk},
     measure,
     peer::{Bench, DIRECT, HOST},
+    tls,
 };
 
 /// Connections that lie idle.
@@ -39,6 +41,8 @@ pub(crate) enum Scenario {
     Rate2k,
     /// Memory of a connection that lies idle.
     Idle,
+    /// The same over TLS.
+    IdleTls,
 }
 
 /// What one run came to.
@@ -49,7 +53,10 @@ pub(crate) enum Figures {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 8] = [
+    /// Memory first, while nothing has been freed that could be used again.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Idle,
+        Self::IdleTls,
         Self::H1_1k,
         Self::H1_100k,
         Self::H2tls,
@@ -57,7 +64,6 @@ impl Scenario {
         Self::TlsNew,
         Self::H2c,
         Self::Rate2k,
-        Self::Idle,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -70,10 +76,16 @@ impl Scenario {
             Self::H2c => "h2c",
             Self::Rate2k => "rate2k",
             Self::Idle => "idle",
+            Self::IdleTls => "idle_tls",
         }
     }
 
-    /// The most that Weft's CPU per request may be, as a ratio to the best peer; bytes for [`Scenario::Idle`].
+    /// Whether it measures memory. That can be done only once: what is freed is used again.
+    pub(crate) fn is_memory(self) -> bool {
+        matches!(self, Self::Idle | Self::IdleTls)
+    }
+
+    /// The most that Weft's CPU per request may be, as a ratio to the best peer; bytes where memory is measured.
     pub(crate) fn gate(self) -> f64 {
         match self {
             Self::H1_1k | Self::H1tls => 0.85,
@@ -83,6 +95,7 @@ impl Scenario {
             Self::H2c => 1.0,
             Self::Rate2k => 0.80,
             Self::Idle => 1536.0,
+            Self::IdleTls => 10_240.0,
         }
     }
 
@@ -100,12 +113,16 @@ impl Scenario {
                 Ok(None)
             };
         };
-        if self == Self::Idle {
+        if self.is_memory() {
             // With splice it is the same process, and its connections are limited for the descriptors of its pipes.
             return if name == "haproxy-splice" {
                 Ok(None)
             } else {
-                idle(pid, ports.http).map(|bytes| Some(Figures::Bytes(bytes)))
+                let bytes = match self {
+                    Self::IdleTls => idle_tls(pid, ports.https),
+                    _ => idle(pid, ports.http),
+                };
+                bytes.map(|bytes| Some(Figures::Bytes(bytes)))
             };
         }
         let before = measure::cpu_ns(pid)?;
@@ -153,30 +170,57 @@ impl Scenario {
                 rate: Some(2000),
                 http1: true,
             }),
-            Self::Idle => anyhow::bail!("idle connections are no load"),
+            Self::Idle | Self::IdleTls => anyhow::bail!("idle connections are no load"),
         }
     }
 }
 
 /// Bytes that each of many connections costs that lie idle, each after one request.
 fn idle(pid: u32, port: u16) -> anyhow::Result<f64> {
+    each_costs(pid, || {
+        let mut stream = connect(port)?;
+        ask(&mut stream)?;
+        Ok(stream)
+    })
+}
+
+/// The same over TLS.
+fn idle_tls(pid: u32, port: u16) -> anyhow::Result<f64> {
+    let config = tls::client()?;
+    each_costs(pid, || {
+        let session = ClientConnection::new(config.clone(), HOST.try_into()?)?;
+        let mut stream = StreamOwned::new(session, connect(port)?);
+        ask(&mut stream)?;
+        Ok(stream)
+    })
+}
+
+fn each_costs<C>(pid: u32, mut open: impl FnMut() -> anyhow::Result<C>) -> anyhow::Result<f64> {
+    // The first few make what all of them share.
+    let first = (0..50).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
     let before = measure::pss(pid)?;
-    let mut connections = Vec::with_capacity(IDLE);
-    let mut buffer = vec![0; 4096];
-    for _ in 0..IDLE {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(format!("GET /1k HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
-        let mut read = 0;
-        while read < 1024 {
-            let more = stream.read(&mut buffer)?;
-            ensure!(more > 0, "the connection was closed");
-            read += more;
-        }
-        connections.push(stream);
-    }
+    let rest = (0..IDLE).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
     let after = measure::pss(pid)?;
+    drop((first, rest));
     Ok(after.saturating_sub(before) as f64 / IDLE as f64)
+}
+
+fn connect(port: u16) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(stream)
+}
+
+fn ask(stream: &mut (impl Read + Write)) -> anyhow::Result<()> {
+    stream.write_all(format!("GET /1k HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
+    let mut buffer = vec![0; 4096];
+    let mut read = 0;
+    while read < 1024 {
+        let more = stream.read(&mut buffer)?;
+        ensure!(more > 0, "the connection was closed");
+        read += more;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Figures {
