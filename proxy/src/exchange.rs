@@ -401,7 +401,8 @@ impl Account {
             worker.count_flag(self.flag);
         }
         let Some(log) = &worker.log else { return };
-        if !log.wants(worker.random() as u32, failed) {
+        // What is refused is written in any case, as it is where it is not even a request.
+        if !log.wants(worker.random() as u32, failed || self.flag == Flag::Refused) {
             return;
         }
         let view = request.view();
