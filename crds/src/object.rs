@@ -100,8 +100,21 @@ impl Kind {
         let found = Self::ALL
             .iter()
             .find(|known| known.group() == group && known.name() == kind)?;
-        matches!(version, "v1" | "v1beta1").then_some(*found)
+        Self::VERSIONS.contains(&version).then_some(*found)
     }
+
+    /// The values of `apiVersion` that are read.
+    pub fn versions(self) -> Vec<String> {
+        let versions = Self::VERSIONS.iter();
+        versions
+            .map(|version| match self.group() {
+                "" => (*version).to_owned(),
+                group => format!("{group}/{version}"),
+            })
+            .collect()
+    }
+
+    const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 }
 
 impl fmt::Display for Kind {

@@ -6,5 +6,6 @@ pub mod echo;
 pub mod explain;
 pub mod files;
 pub mod standalone;
+mod watch;
 
 pub use standalone::{Standalone, StandaloneOptions, State};

@@ -4,21 +4,16 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use notify::{RecursiveMode, Watcher as _};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
-use weft_crds::{Condition, Object, ObjectRef};
+use tokio::{sync::watch, task::JoinHandle};
+use weft_crds::{Condition, Kind, Object, ObjectRef};
 use weft_model::{Change, Key, ListenerKey};
 use weft_proxy::{Options, Proxy, Rejected};
 use weft_translate::{Code, Edit, Status, Translator};
@@ -28,12 +23,8 @@ use crate::{
     analyze::{self, refused},
     echo::Echo,
     files::{File, Loaded, Problem, Sources, SourcesError},
+    watch::Watch,
 };
-
-/// After a file has changed, further changes are waited for this long: editors write in several steps.
-const SETTLE: Duration = Duration::from_millis(5);
-/// Files are looked at this often even if the system says nothing, as it may on network file systems.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -115,7 +106,8 @@ impl Standalone {
     /// A source cannot be read, or an address of our own cannot be bound. What is wrong within manifests is not an error
     /// here: see [`Applied::problems`].
     pub async fn start(options: StandaloneOptions) -> Result<Self, StartError> {
-        let files = options.sources.files()?;
+        // What cannot be read at all is said before anything is started.
+        options.sources.files()?;
         let proxy = Arc::new(Proxy::start(options.proxy.clone()).map_err(StartError::Proxy)?);
         let state = Arc::new(State {
             proxy: ArcSwap::new(proxy.clone()),
@@ -131,7 +123,6 @@ impl Standalone {
         };
         let (sender, applied) = watch::channel(Applied::default());
         let mut reloader = Reloader {
-            sources: options.sources,
             loaded: Loaded::default(),
             translator: analyze::translator(),
             echo: options.echo.then(Echo::default),
@@ -139,17 +130,12 @@ impl Standalone {
             refused: HashMap::new(),
             placed: BTreeMap::new(),
             applied: sender,
-            seen: HashMap::new(),
         };
-        // Signs of change are gathered from before the first reading on, so that none is missed.
-        let (watcher, changes) = reloader.watch();
-        let all = reloader.changed(&files);
+        let mut watch = Watch::new(options.sources);
+        let all = watch.changed()?;
         reloader.apply(all).await.map_err(StartError::Echo)?;
         state.ready.store(true, Ordering::Release);
-        let task = tokio::spawn(async move {
-            let _watcher = watcher;
-            reloader.run(changes).await;
-        });
+        let task = tokio::spawn(async move { reloader.run(watch).await });
         Ok(Self {
             state,
             applied,
@@ -182,11 +168,7 @@ impl Standalone {
     }
 }
 
-/// What makes a file look changed.
-type Signature = (SystemTime, u64);
-
 struct Reloader {
-    sources: Sources,
     loaded: Loaded,
     translator: Translator,
     echo: Option<Echo>,
@@ -196,66 +178,22 @@ struct Reloader {
     /// What is wrong with each object, at its place.
     placed: BTreeMap<ObjectRef, Vec<Problem>>,
     applied: watch::Sender<Applied>,
-    seen: HashMap<PathBuf, Signature>,
 }
 
 impl Reloader {
-    /// Asks the system to say when something changes. Folders are watched, not files: editors and mounted ConfigMaps
-    /// replace files rather than write to them.
-    fn watch(&self) -> (Option<notify::RecommendedWatcher>, mpsc::Receiver<()>) {
-        let (sender, receiver) = mpsc::channel(1);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                // One sign is as good as many.
-                let _ = sender.try_send(());
-            }
-        });
-        let Ok(mut watcher) = watcher else {
-            return (None, receiver);
-        };
-        for path in self.sources.paths().iter().filter(|path| path.as_os_str() != "-") {
-            let folder = if path.is_dir() {
-                path.as_path()
-            } else {
-                path.parent().unwrap_or(Path::new("."))
-            };
-            let folder = if folder.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                folder
-            };
-            let mode = if path.is_dir() {
-                RecursiveMode::Recursive
-            } else {
-                RecursiveMode::NonRecursive
-            };
-            if let Err(error) = watcher.watch(folder, mode) {
-                tracing::warn!(folder = %folder.display(), %error, "changes are only seen every few seconds");
-            }
-        }
-        (Some(watcher), receiver)
-    }
-
-    async fn run(&mut self, mut changes: mpsc::Receiver<()>) {
+    async fn run(&mut self, mut watch: Watch) {
         loop {
-            tokio::select! {
-                sign = changes.recv() => if sign.is_none() {
-                    // Without a watcher, looking now and then has to do.
-                    tokio::time::sleep(LOOK).await;
-                },
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            tokio::time::sleep(SETTLE).await;
-            while changes.try_recv().is_ok() {}
-            let files = match self.sources.files() {
-                Ok(files) => files,
+            watch.wait().await;
+            let changed = match watch.changed() {
+                Ok(changed) => changed,
                 Err(error) => {
                     tracing::error!(%error, "what was read before stays in use");
                     continue;
                 }
             };
-            let changed = self.changed(&files);
-            if !changed.is_empty()
+            // A port that another process had may be free by now.
+            let waits_for_port = self.refused.keys().any(|key| matches!(key, Key::Listener(_)));
+            if (!changed.is_empty() || waits_for_port)
                 && let Err(error) = self.apply(changed).await
             {
                 tracing::error!(%error, "the echo backend could not take over a change");
@@ -263,37 +201,18 @@ impl Reloader {
         }
     }
 
-    /// The files that look other than before, or are gone.
-    fn changed(&mut self, files: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
-        let mut seen = HashMap::new();
-        for path in files {
-            // Standard input is read once.
-            let signature = match std::fs::metadata(path) {
-                Ok(metadata) => (metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), metadata.len()),
-                Err(_) => (SystemTime::UNIX_EPOCH, 0),
-            };
-            seen.insert(path.clone(), signature);
-        }
-        let mut changed: Vec<PathBuf> = self
-            .seen
-            .keys()
-            .filter(|path| !seen.contains_key(*path))
-            .cloned()
-            .collect();
-        changed.extend(
-            seen.iter()
-                .filter(|(path, now)| self.seen.get(*path) != Some(now))
-                .map(|(path, _)| path.clone()),
-        );
-        self.seen = seen;
-        changed
-    }
-
-    /// Serves what these files hold now.
-    async fn apply(&mut self, paths: Vec<PathBuf>) -> io::Result<()> {
+    /// Serves what these files hold now; those that are not there any more hold nothing.
+    async fn apply(&mut self, files: Vec<(PathBuf, bool)>) -> io::Result<()> {
         let mut before: BTreeMap<ObjectRef, Option<Object>> = BTreeMap::new();
-        for path in paths {
-            let mut file = self.seen.contains_key(&path).then(|| File::read(&path));
+        let mut read_anew = false;
+        for (path, exists) in files {
+            let mut file = exists.then(|| File::read(&path));
+            if let (Some(now), Some(known)) = (&file, self.loaded.file(&path))
+                && now.is_same(known)
+            {
+                continue;
+            }
+            read_anew = true;
             if let Some(file) = file.as_mut().filter(|file| file.broken)
                 && let Some(known) = self.loaded.file(&path)
             {
@@ -325,19 +244,10 @@ impl Reloader {
                 (None, None) => None,
             });
         let output = self.translator.apply(edits.collect());
-        for change in &output.changes {
-            let key = match change {
-                Change::Upsert(resource) => resource.key(),
-                Change::Remove(key) => key.clone(),
-            };
-            self.refused.remove(&key);
-        }
-        let mut changes = output.changes;
-        if let Some(echo) = &mut self.echo {
-            changes = echo.complete(changes).await?;
-        }
-        for Rejected { key, reason } in self.proxy.apply(changes).await {
-            self.refused.insert(key, reason);
+        let were_refused = self.refused.clone();
+        self.serve(output.changes).await?;
+        if !read_anew && were_refused == self.refused {
+            return Ok(());
         }
         // Places move with the files; what is wrong changes with the translation.
         let diagnosed: BTreeMap<_, _> = output.diagnostics.into_iter().collect();
@@ -354,6 +264,12 @@ impl Reloader {
         );
         analyze::sort(&mut problems);
         let mut statuses: BTreeMap<ObjectRef, Status> = output.statuses.into_iter().collect();
+        if were_refused != self.refused {
+            // The data plane's word on any listener may be another now.
+            let gateways = self.translator.statuses();
+            let gateways = gateways.filter(|(reference, _)| reference.kind == Kind::Gateway);
+            statuses.extend(gateways.map(|(reference, status)| (reference.clone(), status.clone())));
+        }
         self.say_refused(&mut statuses);
         let generation = self.applied.borrow().generation + 1;
         let unknown = self.loaded.unknown();
@@ -363,6 +279,39 @@ impl Reloader {
             statuses,
             unknown,
         });
+        Ok(())
+    }
+
+    /// Tells the data plane what has changed, and keeps what it says to that.
+    async fn serve(&mut self, mut changes: Vec<Change>) -> io::Result<()> {
+        for change in &changes {
+            let key = match change {
+                Change::Upsert(resource) => resource.key(),
+                Change::Remove(key) => key.clone(),
+            };
+            self.refused.remove(&key);
+        }
+        if let Some(echo) = &mut self.echo {
+            changes = echo.complete(changes).await?;
+        }
+        for Rejected { key, reason } in self.proxy.apply(changes).await {
+            self.refused.insert(key, reason);
+        }
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        // A listener that was refused may be served by now though it is the same: its port is free, or another
+        // listener has left it.
+        let bound = self.proxy.bound().await;
+        let snapshot = self.proxy.snapshot();
+        let served: BTreeSet<&ListenerKey> = snapshot
+            .ports()
+            .filter(|port| bound.contains(&port.number))
+            .flat_map(|port| port.listeners())
+            .map(|listener| &listener.key)
+            .collect();
+        self.refused
+            .retain(|key, _| !matches!(key, Key::Listener(key) if served.contains(key)));
         Ok(())
     }
 

@@ -1,9 +1,9 @@
-//! Objects out of folders, files and standard input.
+//! Objects out of files.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
-    io::Read as _,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,21 +12,16 @@ use weft_crds::{Kind, Object, ObjectRef};
 use weft_translate::{Diagnostic, Level};
 
 use super::{
-    problem::{Place, Problem},
+    problem::{Place, Problem, Snippet},
     schema,
+    sources::{STANDARD_INPUT, not_a_file},
     tree::{self, Mark, Node},
 };
 
-/// Stands for standard input among paths.
-pub(crate) const STANDARD_INPUT: &str = "-";
+/// Where it stands, there may be something near that is not to be shown.
+const SECRET: &str = "Secret";
 /// Bytes of one file.
 const LARGEST: u64 = 16 * 1024 * 1024;
-
-/// Where manifests come from.
-#[derive(Clone, Debug)]
-pub struct Sources {
-    paths: Vec<PathBuf>,
-}
 
 /// A text whose lines are found without looking for them.
 #[derive(Debug)]
@@ -53,19 +48,6 @@ impl Text {
     }
 }
 
-/// A source cannot be read at all.
-#[derive(Debug, thiserror::Error)]
-pub enum SourcesError {
-    /// There is no such file or folder, or it cannot be read.
-    #[error("{path} cannot be read: {error}; name a file or a folder of YAML manifests, or - for standard input")]
-    Unreadable {
-        /// The path, as it was named.
-        path: String,
-        /// What the system says.
-        error: io::Error,
-    },
-}
-
 /// What a file holds.
 #[derive(Clone, Debug, Default)]
 pub struct File {
@@ -73,6 +55,8 @@ pub struct File {
     pub objects: Vec<Located>,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
+    /// Its text, if it could be read.
+    text: Option<Arc<Text>>,
     /// Whether it could not be read to the end: then what it held before is not gone, only unknown.
     pub broken: bool,
     /// Kinds that Weft does not read, and how many there are.
@@ -99,101 +83,13 @@ pub struct Loaded {
     holders: HashMap<ObjectRef, BTreeSet<PathBuf>>,
 }
 
-impl Sources {
-    /// Of files and folders, or `-` for standard input.
-    pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
-        Self {
-            paths: paths.into_iter().map(Into::into).collect(),
-        }
-    }
-
-    /// The paths, as they were named.
-    pub fn paths(&self) -> &[PathBuf] {
-        &self.paths
-    }
-
-    /// Reads everything.
-    ///
-    /// # Errors
-    /// A path that was named cannot be read. What is wrong within files is not an error here, but in the result.
-    pub fn load(&self) -> Result<Loaded, SourcesError> {
-        let mut loaded = Loaded::default();
-        for path in self.files()? {
-            loaded.replace(&path, Some(File::read(&path)));
-        }
-        Ok(loaded)
-    }
-
-    /// The files there are now; `-` stands for standard input.
-    ///
-    /// # Errors
-    /// A path that was named cannot be read.
-    pub fn files(&self) -> Result<BTreeSet<PathBuf>, SourcesError> {
-        let mut files = BTreeSet::new();
-        for path in &self.paths {
-            let unreadable = |error| SourcesError::Unreadable {
-                path: path.display().to_string(),
-                error,
-            };
-            if path.as_os_str() == STANDARD_INPUT || !fs::metadata(path).map_err(unreadable)?.is_dir() {
-                files.insert(path.clone());
-            } else {
-                files.extend(manifests(path).map_err(unreadable)?);
-            }
-        }
-        Ok(files)
-    }
-}
-
-/// The manifests under a folder, in the order of their names. What is hidden is passed over, as are the data folders of
-/// mounted ConfigMaps, whose files are seen through their links.
-fn manifests(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut entries: Vec<PathBuf> = fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
-    entries.sort();
-    for entry in entries {
-        if entry
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'))
-        {
-            continue;
-        }
-        if entry.is_dir() {
-            found.extend(manifests(&entry)?);
-        } else if entry
-            .extension()
-            .is_some_and(|extension| matches!(extension.to_str(), Some("yaml" | "yml" | "json")))
-        {
-            found.push(entry);
-        }
-    }
-    Ok(found)
-}
-
 impl File {
     /// Reads a file.
     pub fn read(path: &Path) -> Self {
         let text = if path.as_os_str() == STANDARD_INPUT {
-            let mut text = String::new();
-            io::stdin()
-                .take(LARGEST + 1)
-                .read_to_string(&mut text)
-                .and_then(|read| {
-                    if read as u64 > LARGEST {
-                        Err(io::Error::other("there is more than 16 MiB"))
-                    } else {
-                        Ok(text)
-                    }
-                })
+            whole(io::stdin())
         } else {
-            fs::metadata(path).and_then(|metadata| {
-                if metadata.len() > LARGEST {
-                    return Err(io::Error::other("the file is larger than 16 MiB"));
-                }
-                fs::read_to_string(path)
-            })
+            open(path).and_then(whole)
         };
         match text {
             Ok(text) => Self::parse(path, &text),
@@ -209,7 +105,8 @@ impl File {
                     }),
                     object: None,
                     message: format!("the file cannot be read: {error}"),
-                    remedy: "see that it is UTF-8 text that may be read".into(),
+                    remedy: "name UTF-8 text that may be read; what a program writes can be piped to standard input, named -"
+                        .into(),
                     snippet: None,
                 }],
                 ..Self::default()
@@ -221,12 +118,14 @@ impl File {
     pub fn parse(path: &Path, text: &str) -> Self {
         let mut file = Self::default();
         let (path, text) = (Arc::new(path.to_owned()), Arc::new(Text::new(text)));
+        file.text = Some(text.clone());
         let (documents, error) = tree::parse(&text.text);
         if let Some(error) = error {
             file.broken = true;
             let remedy = "correct the YAML; what the file held before stays in use";
-            file.problems
-                .push(problem(&path, &text, error.mark, "M0002", error.message, remedy.into()));
+            let found = problem(&path, &text, error.mark, "M0002", error.message, remedy.into());
+            // What object the place belongs to is not known.
+            file.problems.push(found.without_line(text.text.contains(SECRET)));
         }
         for document in documents {
             file.document(&path, &text, document);
@@ -234,7 +133,7 @@ impl File {
         file
     }
 
-    fn document(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, document: Node) {
+    fn document(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, mut document: Node) {
         if matches!(document.kind, tree::NodeKind::Scalar(serde_json::Value::Null)) {
             return;
         }
@@ -245,24 +144,24 @@ impl File {
         let (Some(version), Some(kind_name)) = (word("apiVersion"), word("kind")) else {
             let message = "the document has no apiVersion or no kind".to_owned();
             let remedy = "start it with both, like `apiVersion: v1` and `kind: Service`";
-            return self
-                .problems
-                .push(problem(path, text, document.mark, "M0003", message, remedy.into()));
+            let found = problem(path, text, document.mark, "M0003", message, remedy.into());
+            return self.problems.push(found.without_line(text.text.contains(SECRET)));
         };
         if kind_name == "List" || kind_name.ends_with("List") && document.get("items").is_some() {
-            if let Some(Node {
-                kind: tree::NodeKind::Sequence(items),
-                ..
-            }) = document.get("items")
-            {
-                for item in items.clone() {
-                    self.document(path, text, item);
-                }
-            }
-            return;
+            return self.list(path, text, &mut document);
         }
         let Some(kind) = Kind::of(&version, &kind_name) else {
-            *self.unknown.entry(format!("{version} {kind_name}")).or_default() += 1;
+            match meant(&version, &kind_name) {
+                Some(kind) => {
+                    let message = format!("{kind} of {version} is not read");
+                    let remedy = format!("use {}", kind.versions().join(" or "));
+                    let mark = document.place_of("apiVersion");
+                    let mut found = problem(path, text, mark, "M0008", message, remedy);
+                    found.level = Level::Warning;
+                    self.problems.push(found);
+                }
+                None => *self.unknown.entry(format!("{version} {kind_name}")).or_default() += 1,
+            }
             return;
         };
         for unknown in schema::unknown_fields(kind, &document) {
@@ -272,15 +171,15 @@ impl File {
                 Some(meant) => format!("did you mean {meant:?}? known fields: {known}"),
                 None => format!("known fields: {known}"),
             };
-            self.problems
-                .push(problem(path, text, unknown.mark, "M0005", message, remedy));
+            let found = problem(path, text, unknown.mark, "M0005", message, remedy);
+            self.problems.push(found.without_line(kind == Kind::Secret));
         }
         match Object::from_value(kind, document.value()) {
             Ok(object) if object.metadata().name.is_empty() => {
                 let message = format!("the {kind} has no name");
                 let mark = document.place_of("metadata");
-                self.problems
-                    .push(problem(path, text, mark, "M0006", message, "add metadata.name".into()));
+                let found = problem(path, text, mark, "M0006", message, "add metadata.name".into());
+                self.problems.push(found.without_line(kind == Kind::Secret));
             }
             Ok(object) => {
                 self.put(Located {
@@ -310,6 +209,31 @@ impl File {
 }
 
 impl File {
+    /// Whether it holds the same text as another, so that nothing is to be done.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.text, &other.text) {
+            (Some(text), Some(other)) => text.text == other.text,
+            _ => false,
+        }
+    }
+
+    /// Unpacks what `kubectl get -o yaml` writes.
+    fn list(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, document: &mut Node) {
+        match document.take("items").map(|items| (items.mark, items.kind)) {
+            Some((_, tree::NodeKind::Sequence(items))) => {
+                for item in items {
+                    self.document(path, text, item);
+                }
+            }
+            None | Some((_, tree::NodeKind::Scalar(serde_json::Value::Null))) => {}
+            Some((mark, _)) => {
+                let message = "items: a list of objects is expected".to_owned();
+                let remedy = "start each object with `- `".to_owned();
+                self.problems.push(problem(path, text, mark, "M0004", message, remedy));
+            }
+        }
+    }
+
     fn put(&mut self, located: Located) {
         let reference = located.object.reference();
         match self.index.get(&reference).and_then(|at| self.objects.get(*at)) {
@@ -328,11 +252,39 @@ impl File {
     }
 }
 
+/// A file that can be read to an end.
+fn open(path: &Path) -> io::Result<fs::File> {
+    // Asked before it is opened: opening a FIFO waits for who writes to it.
+    if let Some(kind) = not_a_file(&fs::metadata(path)?) {
+        return Err(io::Error::other(format!("it is {kind}, not a file")));
+    }
+    fs::File::open(path)
+}
+
+/// The whole text, if it is not too long.
+fn whole(from: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    if from.take(LARGEST + 1).read_to_string(&mut text)? as u64 > LARGEST {
+        return Err(io::Error::other("it is larger than 16 MiB"));
+    }
+    Ok(text)
+}
+
+/// The kind that a document was most likely meant to be of: its group and name are known, its version is not, or its
+/// group was left out.
+fn meant(version: &str, name: &str) -> Option<Kind> {
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let mut kinds = Kind::ALL.iter().copied().filter(|kind| kind.name() == name);
+    kinds.find(|kind| group.is_empty() || kind.group() == group)
+}
+
 /// Something wrong at a place.
 fn problem(path: &Arc<PathBuf>, text: &Text, mark: Mark, code: &str, message: String, remedy: String) -> Problem {
-    let snippet = text
+    // Of a long line, other objects stand around the place, perhaps a Secret.
+    let shown = text
         .line(mark.line)
-        .map(|line| line.chars().take(160).filter(|c| !c.is_control()).collect());
+        .filter(|line| line.len() <= Snippet::WIDTH || !line.contains(SECRET));
+    let snippet = shown.map(|line| Snippet::new(line, mark.column));
     Problem {
         code: code.into(),
         level: Level::Error,
@@ -481,7 +433,7 @@ fn twice(first: &Located, second: &Located) -> Problem {
     );
     let mark = second.tree.place_of("metadata.name");
     let remedy = "remove one of them, or give it another name".to_owned();
-    problem(&second.file, &second.text, mark, "M0007", message, remedy)
+    problem(&second.file, &second.text, mark, "M0007", message, remedy).without_line(reference.kind == Kind::Secret)
 }
 
 #[cfg(test)]
@@ -517,10 +469,26 @@ mod tests {
 
     #[test]
     fn nothing_of_a_secret_is_shown() {
-        let file =
-            file("apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata:\n  password: [hunter2]\n  other: hunter3\n");
-        let text = file.problems[0].to_string();
-        assert!(text.contains("a.yaml:5:3") && !text.contains("hunter"), "{text}");
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\n";
+        for (more, place) in [
+            ("data:\n  password: [hunter2]\n", "a.yaml:5:3"),
+            ("dat: {password: hunter2}\n", "a.yaml:4:1"),
+            ("data: {password: hunter2\n", "a.yaml:"),
+            ("data: {password: hunter2, password: hunter3}\n", "a.yaml:4:"),
+            ("---\ndata: {password: hunter2}\n", "a.yaml:5:1"),
+        ] {
+            let file = file(&format!("{secret}{more}"));
+            let text = file.problems[0].to_string();
+            assert!(text.contains(place) && !text.contains("hunter"), "{text}");
+        }
+        let one_line =
+            r#"{"apiVersion": "v1", "kind": "Secret", "data": {"password": "hunter2"}, "metadata": {"name": "a"}}"#;
+        let text = file(&format!("{one_line}\n---\n{one_line}\n")).problems[0].to_string();
+        assert!(text.contains("stands twice") && !text.contains("hunter"), "{text}");
+        let service = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": 1}}"#;
+        let list = format!(r#"{{"apiVersion": "v1", "kind": "List", "items": [{one_line}, {service}]}}"#);
+        let text = file(&list).problems[0].to_string();
+        assert!(text.contains("metadata.name") && !text.contains("hunter"), "{text}");
     }
 
     #[test]
@@ -537,6 +505,81 @@ mod tests {
         assert!(file.problems.is_empty(), "{:?}", file.problems);
         assert_eq!(file.objects.len(), 2);
         assert_eq!(file.unknown, [("apps/v1 Deployment".to_owned(), 1)].into());
+    }
+
+    #[test]
+    fn items_that_are_no_list_are_said() {
+        let broken = file("apiVersion: v1\nkind: ServiceList\nitems:\n  kind: Service\n");
+        let problem = &broken.problems[0];
+        assert_eq!((problem.code.as_str(), broken.problems.len()), ("M0004", 1));
+        assert_eq!(problem.place.as_ref().expect("placed").line, 4);
+        assert!(file("apiVersion: v1\nkind: List\nitems:\n").problems.is_empty());
+    }
+
+    #[test]
+    fn a_version_that_is_not_read_is_said_with_those_that_are() {
+        let old = file("apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: HTTPRoute\nmetadata: {name: a}\n");
+        let text = old.problems[0].to_string();
+        assert!(
+            text.starts_with(
+                "warning[M0008]: HTTPRoute of gateway.networking.k8s.io/v1alpha2 is not read\n  --> a.yaml:1:1\n"
+            ) && text.ends_with("= help: use gateway.networking.k8s.io/v1 or gateway.networking.k8s.io/v1beta1"),
+            "{text}"
+        );
+        assert!(old.unknown.is_empty());
+        let bare = file("apiVersion: v1\nkind: Gateway\nmetadata: {name: a}\n");
+        assert_eq!(bare.problems[0].code, "M0008");
+        let core = file("apiVersion: v2\nkind: Service\nmetadata: {name: a}\n");
+        assert!(
+            core.problems[0].remedy.starts_with("use v1"),
+            "{}",
+            core.problems[0].remedy
+        );
+        let other = file("apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n");
+        assert!(
+            other.problems.is_empty() && other.unknown.len() == 1,
+            "a Service of somebody else"
+        );
+    }
+
+    #[test]
+    fn keys_with_dots_have_places() {
+        let file = file(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels:\n    app.kubernetes.io/name: a\n    app.kubernetes.io/part: [1]\n",
+        );
+        assert_eq!(
+            file.problems[0].place.as_ref().expect("placed").to_string(),
+            "a.yaml:7:5"
+        );
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("large.yaml");
+        let large = fs::File::create(&path).expect("made");
+        large.set_len(LARGEST + 1).expect("it is sparse");
+        let read = File::read(&path);
+        assert!(
+            read.broken && read.problems[0].message.contains("larger than 16 MiB"),
+            "{:?}",
+            read.problems
+        );
+        assert!(whole(io::repeat(b'a')).is_err(), "whatever length was said");
+        assert_eq!(whole(&b"a: 1"[..]).expect("it is short"), "a: 1");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_windows_lines_are_no_matter() {
+        let file = file(
+            "\u{feff}apiVersion: v1\r\nkind: Service\r\nmetadata: {name: a}\r\nspec:\r\n  ports:\r\n  - port: x\r\n",
+        );
+        assert_eq!(file.problems.len(), 1, "{:?}", file.problems);
+        assert!(
+            file.problems[0].to_string().contains(" 6 |   - port: x\n"),
+            "{}",
+            file.problems[0]
+        );
     }
 
     #[test]

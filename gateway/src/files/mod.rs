@@ -3,7 +3,10 @@
 mod load;
 mod problem;
 mod schema;
+mod sources;
 mod tree;
 
-pub use load::{File, Loaded, Located, Sources, SourcesError};
-pub use problem::{Level, Place, Problem};
+pub use load::{File, Loaded, Located};
+pub use problem::{Level, Place, Problem, Snippet};
+pub(crate) use sources::STANDARD_INPUT;
+pub use sources::{Found, Sources, SourcesError};

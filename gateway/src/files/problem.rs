@@ -36,7 +36,47 @@ pub struct Problem {
     pub remedy: String,
     /// The line at the place.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub snippet: Option<String>,
+    pub snippet: Option<Snippet>,
+}
+
+/// What of a line is shown, and where in it the place is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Snippet {
+    /// The line, or, of a long one, what stands around the place.
+    pub text: String,
+    /// Characters before the place.
+    #[serde(skip)]
+    pub indent: usize,
+}
+
+impl Snippet {
+    /// Characters of a line that are shown.
+    pub(super) const WIDTH: usize = 160;
+    /// Characters before the place that are shown of a longer line.
+    const BEFORE: usize = 60;
+
+    /// Of a line and a column, from 1. What would move the cursor is shown as a space.
+    pub(super) fn new(line: &str, column: usize) -> Self {
+        let at = column.saturating_sub(1);
+        let length = line.chars().count();
+        let start = if at < Self::WIDTH - 1 {
+            0
+        } else {
+            at.min(length).saturating_sub(Self::BEFORE)
+        };
+        let shown = line.chars().skip(start).take(Self::WIDTH);
+        let mut text: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut indent = at.min(length) - start;
+        if start > 0 {
+            text.insert(0, '…');
+            indent += 1;
+        }
+        if length > start + Self::WIDTH {
+            text.push('…');
+        }
+        Self { text, indent }
+    }
 }
 
 impl Problem {
@@ -71,13 +111,40 @@ impl fmt::Display for Problem {
             if let Some(snippet) = &self.snippet {
                 let number = place.line.to_string();
                 let margin = " ".repeat(number.len());
-                let indent = " ".repeat(place.column.saturating_sub(1));
-                write!(f, "\n {margin} |\n {number} | {snippet}\n {margin} | {indent}^")?;
+                let Snippet { text, indent } = snippet;
+                let indent = " ".repeat(*indent);
+                write!(f, "\n {margin} |\n {number} | {text}\n {margin} | {indent}^")?;
             }
         }
         if !self.remedy.is_empty() {
             write!(f, "\n  = help: {}", self.remedy)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_line_what_stands_around_the_place_is_shown() {
+        let snippet = Snippet::new("\tkey: value", 7);
+        assert_eq!((snippet.text.as_str(), snippet.indent), (" key: value", 6));
+        let line = format!("{}X{}", "a".repeat(100_000), "b".repeat(100_000));
+        let snippet = Snippet::new(&line, 100_001);
+        assert_eq!(snippet.text.chars().nth(snippet.indent), Some('X'));
+        assert_eq!(snippet.text.chars().count(), Snippet::WIDTH + 2);
+        assert!(
+            snippet.text.starts_with("…a") && snippet.text.ends_with("b…"),
+            "{snippet:?}"
+        );
+        let near = Snippet::new(&line, 3);
+        assert!(
+            near.indent == 2 && near.text.starts_with("aaa") && near.text.ends_with("a…"),
+            "{near:?}"
+        );
+        let end = Snippet::new(&line, 300_000);
+        assert_eq!(end.indent, end.text.chars().count(), "past the end is at the end");
     }
 }

@@ -1,14 +1,17 @@
 //! A document as a tree in which every key and value knows where it stands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Number, Value};
 
 /// Levels of nesting.
 const DEPTH: usize = 100;
-/// Nodes of a document, those that aliases stand for counted each time.
+/// Nodes of a file, those that anchors and aliases copy counted each time.
 const NODES: usize = 2_000_000;
+
+const TOO_DEEP: &str = "the document is nested more than 100 levels deep";
+const TOO_LARGE: &str = "the document is too large, or its aliases expand too far";
 
 /// Line and column, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +62,15 @@ pub(crate) fn parse(text: &str) -> (Vec<Node>, Option<TreeError>) {
 
 struct TreeReader<'t> {
     parser: Parser<'t, granit_parser::StrInput<'t>>,
-    anchors: HashMap<usize, Node>,
+    anchors: HashMap<usize, Anchored>,
     nodes: usize,
+}
+
+/// What aliases stand for.
+struct Anchored {
+    node: Node,
+    size: usize,
+    height: usize,
 }
 
 impl<'t> TreeReader<'t> {
@@ -78,7 +88,11 @@ impl<'t> TreeReader<'t> {
                     };
                     let text = error.to_string();
                     // The place is said beside the message already.
-                    let message = text.split(" at byte").next().unwrap_or(&text).to_owned();
+                    let said = [" at byte", " at char"]
+                        .into_iter()
+                        .filter_map(|at| text.find(at))
+                        .min();
+                    let message = text[..said.unwrap_or(text.len())].to_owned();
                     return Err(TreeError { mark, message });
                 }
             }
@@ -116,10 +130,10 @@ impl<'t> TreeReader<'t> {
             })
         };
         if depth > DEPTH {
-            return fail("the document is nested more than 100 levels deep");
+            return fail(TOO_DEEP);
         }
         if self.nodes > NODES {
-            return fail("the document is too large, or its aliases expand too far");
+            return fail(TOO_LARGE);
         }
         let (kind, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -142,44 +156,103 @@ impl<'t> TreeReader<'t> {
                 (NodeKind::Sequence(items), anchor)
             }
             Event::MappingStart(_, anchor, _) => {
-                let mut entries: Vec<(String, Mark, Node)> = Vec::new();
-                while let Some(key) = self.next_node(depth + 1)? {
-                    let name = match key.kind {
-                        NodeKind::Scalar(Value::String(name)) => name,
-                        NodeKind::Scalar(other) => other.to_string(),
-                        _ => {
-                            return Err(TreeError {
-                                mark: key.mark,
-                                message: "a key must be plain text".into(),
-                            });
-                        }
-                    };
-                    if entries.iter().any(|(known, ..)| *known == name) {
-                        return Err(TreeError {
-                            mark: key.mark,
-                            message: format!("the key {name:?} stands twice"),
-                        });
-                    }
-                    let Some(value) = self.next_node(depth + 1)? else { break };
-                    entries.push((name, key.mark, value));
-                }
+                let entries = self.mapping(depth)?;
                 (NodeKind::Mapping(entries), anchor)
             }
             Event::Alias(id) => {
-                let Some(node) = self.anchors.get(&id).cloned() else {
+                let Some(anchored) = self.anchors.get(&id) else {
                     return fail("the alias stands for nothing");
                 };
-                self.nodes += node.size();
+                if depth + anchored.height > DEPTH {
+                    return fail(TOO_DEEP);
+                }
+                self.nodes += anchored.size;
+                if self.nodes > NODES {
+                    return fail(TOO_LARGE);
+                }
+                let node = anchored.node.clone();
                 return Ok(Node { mark, ..node });
             }
             _ => return fail("this is not a value"),
         };
         let node = Node { mark, kind };
         if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
+            let (size, height) = node.extent();
+            self.nodes += size;
+            if self.nodes > NODES {
+                return fail(TOO_LARGE);
+            }
+            let anchored = Anchored {
+                node: node.clone(),
+                size,
+                height,
+            };
+            self.anchors.insert(anchor, anchored);
         }
         Ok(node)
     }
+
+    /// The entries of a mapping, up to its end, with those that merge keys (`<<`) bring in.
+    fn mapping(&mut self, depth: usize) -> Result<Vec<(String, Mark, Node)>, TreeError> {
+        let mut entries: Vec<(String, Mark, Node)> = Vec::new();
+        let mut names = HashSet::new();
+        let mut merged = None;
+        loop {
+            let (event, mark) = match self.event()? {
+                None | Some((Event::SequenceEnd | Event::MappingEnd, _)) => break,
+                Some(event) => event,
+            };
+            let merges = matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
+            let key = self.node(event, mark, depth + 1)?;
+            let refuse = |message: String| {
+                Err(TreeError {
+                    mark: key.mark,
+                    message,
+                })
+            };
+            let name = match &key.kind {
+                NodeKind::Scalar(Value::String(name)) => name.clone(),
+                NodeKind::Scalar(other) => other.to_string(),
+                _ => return refuse("a key must be plain text".into()),
+            };
+            let twice = if merges {
+                merged.is_some()
+            } else {
+                !names.insert(name.clone())
+            };
+            if twice {
+                return refuse(format!("the key {name:?} stands twice"));
+            }
+            let Some(value) = self.next_node(depth + 1)? else { break };
+            if merges {
+                merged = Some(value);
+            } else {
+                entries.push((name, key.mark, value));
+            }
+        }
+        if let Some(source) = merged {
+            merge(&mut entries, names, source)?;
+        }
+        Ok(entries)
+    }
+}
+
+/// Adds what a mapping has not itself: of several sources, the first that has it counts.
+fn merge(entries: &mut Vec<(String, Mark, Node)>, mut names: HashSet<String>, source: Node) -> Result<(), TreeError> {
+    let sources = match source.kind {
+        NodeKind::Sequence(sources) => sources,
+        _ => vec![source],
+    };
+    for source in sources {
+        let NodeKind::Mapping(more) = source.kind else {
+            return Err(TreeError {
+                mark: source.mark,
+                message: "only a mapping, or a list of them, can be merged with <<".into(),
+            });
+        };
+        entries.extend(more.into_iter().filter(|(name, ..)| names.insert(name.clone())));
+    }
+    Ok(())
 }
 
 fn mark(span: &Span) -> Mark {
@@ -233,32 +306,6 @@ fn integer(text: &str) -> Option<Number> {
     Some(Number::from(if negative { -magnitude } else { magnitude }))
 }
 
-/// A step into a tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    Key(String),
-    Index(usize),
-}
-
-/// Takes a path like `spec.rules[0].name` apart.
-pub(crate) fn steps(path: &str) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for part in path.split('.').filter(|part| !part.is_empty()) {
-        let (name, indexes) = part
-            .split_once('[')
-            .map_or((part, None), |(name, rest)| (name, Some(rest)));
-        if !name.is_empty() {
-            steps.push(Step::Key(name.to_owned()));
-        }
-        for index in indexes.into_iter().flat_map(|rest| rest.split('[')) {
-            if let Ok(index) = index.trim_end_matches(']').parse() {
-                steps.push(Step::Index(index));
-            }
-        }
-    }
-    steps
-}
-
 impl Node {
     /// The value, without places.
     pub(crate) fn value(&self) -> Value {
@@ -276,12 +323,18 @@ impl Node {
         }
     }
 
-    fn size(&self) -> usize {
-        1 + match &self.kind {
-            NodeKind::Scalar(_) => 0,
-            NodeKind::Sequence(items) => items.iter().map(Self::size).sum(),
-            NodeKind::Mapping(entries) => entries.iter().map(|(.., value)| value.size()).sum(),
-        }
+    /// How many nodes there are, and how many levels of them.
+    fn extent(&self) -> (usize, usize) {
+        let below = |(size, height), node: &Self| {
+            let (more, deep) = node.extent();
+            (size + more, usize::max(height, deep))
+        };
+        let (size, height) = match &self.kind {
+            NodeKind::Scalar(_) => (0, 0),
+            NodeKind::Sequence(items) => items.iter().fold((0, 0), below),
+            NodeKind::Mapping(entries) => entries.iter().map(|(.., value)| value).fold((0, 0), below),
+        };
+        (size + 1, height + 1)
     }
 
     /// The value under a key.
@@ -292,25 +345,44 @@ impl Node {
         entries.iter().find(|(key, ..)| key == name).map(|(.., value)| value)
     }
 
-    /// Where a path leads, or as near to it as there is anything: at the key of its last step.
+    /// Takes the value under a key out.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Self> {
+        let NodeKind::Mapping(entries) = &mut self.kind else {
+            return None;
+        };
+        let at = entries.iter().position(|(key, ..)| key == name)?;
+        Some(entries.swap_remove(at).2)
+    }
+
+    /// Where a path like `spec.rules[0].name` leads, or as near to it as there is anything: at the key of its last step.
+    /// Keys may have dots in them, as labels have: the longest that fits is meant.
     pub(crate) fn place_of(&self, path: &str) -> Mark {
-        let (mut node, mut mark) = (self, self.mark);
-        for step in steps(path) {
-            match (&node.kind, step) {
-                (NodeKind::Mapping(entries), Step::Key(name)) => {
-                    let Some((_, key, value)) = entries.iter().find(|(key, ..)| *key == name) else {
-                        break;
+        let (mut node, mut mark, mut rest) = (self, self.mark, path);
+        loop {
+            rest = rest.trim_start_matches('.');
+            match &node.kind {
+                NodeKind::Mapping(entries) => {
+                    let after = |key: &str| {
+                        rest.strip_prefix(key)
+                            .filter(|after| !key.is_empty() && (after.is_empty() || after.starts_with(['.', '['])))
                     };
-                    (node, mark) = (value, *key);
+                    let fitting = entries
+                        .iter()
+                        .filter_map(|(key, at, value)| Some((after(key)?, *at, value)));
+                    let Some((after, at, value)) = fitting.min_by_key(|(after, ..)| after.len()) else {
+                        return mark;
+                    };
+                    (rest, mark, node) = (after, at, value);
                 }
-                (NodeKind::Sequence(items), Step::Index(at)) => {
-                    let Some(item) = items.get(at) else { break };
-                    (node, mark) = (item, item.mark);
+                NodeKind::Sequence(items) => {
+                    let index = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+                    let item = index.and_then(|(index, after)| Some((after, items.get(index.parse::<usize>().ok()?)?)));
+                    let Some((after, item)) = item else { return mark };
+                    (rest, mark, node) = (after, item.mark, item);
                 }
-                _ => break,
+                NodeKind::Scalar(_) => return mark,
             }
         }
-        mark
     }
 }
 
@@ -357,6 +429,83 @@ mod tests {
         let bomb = (0..30).fold("a0: &a0 [x]\n".to_owned(), |text, at| {
             format!("{text}a{}: &a{} [*a{at}, *a{at}]\n", at + 1, at + 1)
         });
-        assert!(parse(&bomb).1.is_some());
+        assert_eq!(parse(&bomb).1.expect("it expands").message, TOO_LARGE);
+    }
+
+    #[test]
+    fn keys_may_have_dots_and_brackets() {
+        let (documents, _) = parse("labels:\n  app: a\n  app.kubernetes.io/name: b\n  x[0]: [c]\n");
+        let line = |path: &str| documents[0].place_of(path).line;
+        assert_eq!(line("labels.app"), 2);
+        assert_eq!(line("labels.app.kubernetes.io/name"), 3);
+        assert_eq!(line("labels.x[0][0]"), 4);
+        assert_eq!(
+            line("labels.app.kubernetes.io/other"),
+            2,
+            "as near as there is anything"
+        );
+        assert_eq!(line("labels.none"), 1);
+    }
+
+    #[test]
+    fn merge_keys_bring_in_what_is_not_there() {
+        let (documents, error) = parse(
+            "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\none:\n  <<: *a\n  y: 3\nboth: {<<: [*b, *a], w: 4}\nquoted: {'<<': 5}\n",
+        );
+        assert!(error.is_none(), "{error:?}");
+        let value = documents[0].value();
+        assert_eq!(value["one"], serde_json::json!({"x": 1, "y": 3}));
+        assert_eq!(value["both"], serde_json::json!({"w": 4, "x": 1, "y": 2, "z": 2}));
+        assert_eq!(value["quoted"], serde_json::json!({"<<": 5}));
+        assert_eq!(
+            documents[0].place_of("one.x"),
+            Mark { line: 1, column: 8 },
+            "where it is written"
+        );
+        let error = parse("a: {<<: 1}\n").1.expect("nothing to merge");
+        assert!(error.message.contains("merged"), "{error:?}");
+        assert!(parse("a: &a {}\nb: {<<: *a, <<: *a}\n").1.is_some(), "it stands twice");
+    }
+
+    #[test]
+    fn many_keys_are_read_in_time() {
+        let text: String = (0..200_000).map(|at| format!("k{at}: 1\n")).collect();
+        let begun = std::time::Instant::now();
+        assert!(parse(&text).1.is_none());
+        // Compared with each other one by one, they would take minutes.
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(20),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert!(parse(&format!("{text}k0: 2\n")).1.is_some());
+    }
+
+    #[test]
+    fn nesting_is_bounded_through_aliases_too() {
+        let deep = format!("{}1{}\n", "[".repeat(101), "]".repeat(101));
+        assert_eq!(parse(&deep).1.expect("too deep").message, TOO_DEEP);
+        let chain = (0..200).fold("a0: &a0 [x]\n".to_owned(), |text, at| {
+            format!("{text}a{}: &a{} [*a{at}]\n", at + 1, at + 1)
+        });
+        let error = parse(&chain).1.expect("too deep");
+        assert_eq!(error.message, TOO_DEEP);
+        assert!((95..105).contains(&error.mark.line), "{error:?}");
+        let (documents, error) = parse(
+            &chain
+                .lines()
+                .take(90)
+                .map(|line| format!("{line}\n"))
+                .collect::<String>(),
+        );
+        assert!(error.is_none() && documents.len() == 1);
+    }
+
+    #[test]
+    fn anchors_in_anchors_do_not_multiply() {
+        // Each anchor holds a copy of all below it.
+        let open: String = (0..90).map(|at| format!("&a{at} [")).collect();
+        let text = format!("{open}{}{}\n", "x,".repeat(100_000), "]".repeat(90));
+        assert_eq!(parse(&text).1.expect("too large").message, TOO_LARGE);
     }
 }
