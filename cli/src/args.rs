@@ -50,10 +50,10 @@ pub(crate) struct Up {
     pub(crate) drain: Duration,
     /// A line per request: off, json, or text in which {field} stands for a field of the JSON form
     /// [default: off on a terminal, json elsewhere].
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) access_log: Option<String>,
+    #[arg(long, value_parser = log_format, value_name = "FORMAT")]
+    pub(crate) access_log: Option<Log>,
     /// The share of requests in the access log, from 0 to 1; requests that failed are always in it.
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
     pub(crate) access_log_sample: f64,
     /// No live view, even on a terminal.
     #[arg(long)]
@@ -95,6 +95,10 @@ pub(crate) struct Explain {
     pub(crate) output: Report,
 }
 
+/// What the access log is to be: none when off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Log(Option<LogFormat>);
+
 /// The form of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Report {
@@ -107,18 +111,44 @@ pub(crate) enum Report {
 impl Up {
     /// What the access log is to be, given whether there is a live view.
     pub(crate) fn log(&self, view: bool) -> AccessLog {
-        let format = match self.access_log.as_deref() {
-            Some("off") => None,
-            Some("json") => Some(LogFormat::Json),
-            Some(text) => Some(LogFormat::Text(text.to_owned())),
-            None => (!view).then_some(LogFormat::Json),
+        let format = match &self.access_log {
+            Some(log) => log.0.clone(),
+            None => Some(LogFormat::Json),
         };
         AccessLog {
+            // The view has standard output to itself.
             format: format.filter(|_| !view),
             sample: self.access_log_sample,
             output: LogOutput::Stdout,
         }
     }
+}
+
+fn log_format(text: &str) -> Result<Log, String> {
+    let format = match text {
+        "off" => return Ok(Log(None)),
+        "json" => LogFormat::Json,
+        text => LogFormat::Text(text.to_owned()),
+    };
+    for field in text
+        .split('{')
+        .skip(1)
+        .filter_map(|after| Some(after.split_once('}')?.0))
+    {
+        if !LogFormat::FIELDS.contains(&field) {
+            let known = LogFormat::FIELDS.join(", ");
+            return Err(format!("there is no field {field:?}; there are {known}"));
+        }
+    }
+    if matches!(format, LogFormat::Text(_)) && !text.contains('{') {
+        return Err("it is off, json, or a text with fields, like '{method} {path} {status}'".into());
+    }
+    Ok(Log(Some(format)))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("{text:?} is not a share: write a number from 0 to 1"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -139,6 +169,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_access_log_is_off_json_or_a_text_of_known_fields() {
+        assert_eq!(log_format("off"), Ok(Log(None)));
+        assert_eq!(log_format("json"), Ok(Log(Some(LogFormat::Json))));
+        let text = "{method} {path} by {service}";
+        assert_eq!(log_format(text), Ok(Log(Some(LogFormat::Text(text.into())))));
+        assert!(log_format("{methud}").is_err() && log_format("jsn").is_err());
+        assert_eq!(share("0.1"), Ok(0.1));
+        assert!(share("1.1").is_err() && share("NaN").is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod args;
 mod explain;
 mod log;
 mod print;
+mod report;
 mod table;
 mod translate;
 mod up;

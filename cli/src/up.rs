@@ -1,14 +1,13 @@
 //! `weft up`.
 
-use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode};
+use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
-use weft_gateway::{Standalone, StandaloneOptions, files::Sources, standalone::Applied};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use weft_gateway::{Standalone, StandaloneOptions, files::Sources};
 use weft_proxy::{Limits, Options};
-use weft_translate::Status;
 
-use crate::{analyze::summary, args::Up, log, table, view::View};
+use crate::{analyze::summary, args::Up, log, report::Report, view::View};
 
 pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
     let view = std::io::stdout().is_terminal() && !args.no_view;
@@ -37,25 +36,50 @@ pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
     runtime.block_on(serve(args, options, view))
 }
 
+/// The signals that end it.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 async fn serve(args: Up, options: StandaloneOptions, view: bool) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stop = Stop {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: signal(SignalKind::interrupt())?,
+    };
     let standalone = Standalone::start(options).await?;
     let mut applied = standalone.applied();
-    report(&args, &applied.borrow_and_update());
+    let mut report = Report::default();
+    eprintln!("{}", report.start(&args, &applied.borrow_and_update()));
     if let Some(admin) = standalone.admin() {
         eprintln!("metrics, health and configuration: http://{admin}/");
     }
     if view {
-        watch(&standalone).await?;
+        watch(&standalone, &mut stop).await?;
     } else {
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                () = stop.asked() => break,
                 changed = applied.changed() => {
                     changed.context("the reloading of manifests ended")?;
-                    changes(&applied.borrow_and_update());
+                    let applied = applied.borrow_and_update().clone();
+                    tracing::info!(
+                        generation = applied.generation,
+                        problems = %summary(&applied.problems),
+                        "the manifests have changed"
+                    );
+                    for line in report.change(&applied) {
+                        eprintln!("{line}");
+                    }
                 }
             }
         }
@@ -63,61 +87,24 @@ async fn serve(args: Up, options: StandaloneOptions, view: bool) -> anyhow::Resu
     eprintln!("draining: requests in flight may end; a second signal ends them");
     tokio::select! {
         () = standalone.shutdown() => Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => Ok(ExitCode::FAILURE),
-        _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+        () = stop.asked() => Ok(ExitCode::FAILURE),
     }
 }
 
 /// The live view, until it is quit.
-async fn watch(standalone: &Standalone) -> anyhow::Result<()> {
+async fn watch(standalone: &Standalone, stop: &mut Stop) -> anyhow::Result<()> {
     let mut view = View::open()?;
     loop {
         let stats = standalone.state().proxy().stats().await;
-        view.draw(&stats, &standalone.applied().borrow())?;
-        if tokio::task::block_in_place(|| view.wait())? {
-            return Ok(());
+        let problems = standalone.applied().borrow().problems.clone();
+        view.draw(&stats, &problems)?;
+        while !view.is_due() {
+            if tokio::task::block_in_place(|| view.is_quit())? {
+                return Ok(());
+            }
+            if tokio::time::timeout(Duration::ZERO, stop.asked()).await.is_ok() {
+                return Ok(());
+            }
         }
-    }
-}
-
-/// What is served, what is wrong, and where to send a request.
-fn report(args: &Up, applied: &Applied) {
-    for problem in applied.problems.iter() {
-        eprintln!("{problem}\n");
-    }
-    eprintln!("{}", table::tables(applied));
-    if !applied.unknown.is_empty() {
-        let kinds: Vec<String> = applied
-            .unknown
-            .iter()
-            .map(|(kind, count)| format!("{kind} ({count})"))
-            .collect();
-        eprintln!("not read: {}\n", kinds.join(", "));
-    }
-    if !applied.problems.is_empty() {
-        eprintln!("{}: see `weft analyze`", summary(&applied.problems));
-    }
-    let served = applied.statuses.values().any(|status| match status {
-        Status::Gateway(gateway) => gateway
-            .conditions
-            .iter()
-            .any(|c| c.condition_type == "Programmed" && c.status == "True"),
-        _ => false,
-    });
-    if served {
-        eprintln!(
-            "listening on {}, ports as in the listeners plus {}",
-            args.address, args.port_offset
-        );
-    } else {
-        eprintln!("no Gateway is served yet: add one to the manifests, they are read again when they change");
-    }
-}
-
-/// What a change of the manifests came to.
-fn changes(applied: &Applied) {
-    tracing::info!(generation = applied.generation, problems = %summary(&applied.problems), "the manifests have changed");
-    for problem in applied.problems.iter() {
-        eprintln!("{problem}\n");
     }
 }

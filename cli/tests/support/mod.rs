@@ -57,9 +57,36 @@ pub fn run_with(input: &str, args: &[&str]) -> Output {
         .spawn()
         .expect("weft runs");
     let mut stdin = child.stdin.take().expect("it is piped");
-    stdin.write_all(input.as_bytes()).expect("weft reads");
+    // It may end without reading.
+    let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
-    child.wait_with_output().expect("weft ends")
+    let stdout = child.stdout.take().expect("it is piped");
+    let stderr = child.stderr.take().expect("it is piped");
+    let (stdout, stderr) = (read_all(stdout), read_all(stderr));
+    let end = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait().expect("it can be asked") {
+            Some(status) => break status,
+            None if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
+            None => {
+                let _ = child.kill();
+                panic!("weft {args:?} did not end");
+            }
+        }
+    };
+    Output {
+        status,
+        stdout: stdout.join().expect("it was read"),
+        stderr: stderr.join().expect("it was read"),
+    }
+}
+
+fn read_all(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("a pipe can be read");
+        all
+    })
 }
 
 /// Runs `weft` to its end.
@@ -121,7 +148,7 @@ const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
 /// An offset at which all these ports are free. Another process may still take one before it is used: then another
 /// offset is tried.
-fn offset(ports: &[u16]) -> u16 {
+pub fn offset(ports: &[u16]) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let (low, high) = (
         ports.iter().min().copied().unwrap_or(80),
