@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod descriptors;
 mod explain;
 mod log;
 mod print;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use weft_crds::GatewayStatus;
 use weft_gateway::{files::Problem, standalone::Applied};
 use weft_translate::Status;
 
@@ -23,20 +24,25 @@ impl Report {
         if !applied.problems.is_empty() {
             lines.push(format!("{}: see `weft analyze`", summary(&applied.problems)));
         }
-        let served = applied.statuses.values().any(|status| match status {
-            Status::Gateway(gateway) => gateway
-                .conditions
-                .iter()
-                .any(|condition| condition.condition_type == "Programmed" && condition.status == "True"),
-            _ => false,
+        let gateways = applied.statuses.values().filter_map(|status| match status {
+            Status::Gateway(gateway) => Some(gateway),
+            _ => None,
         });
-        lines.push(if served {
+        let is_served = |gateway: &GatewayStatus| {
+            let mut conditions = gateway.conditions.iter();
+            conditions.any(|condition| condition.condition_type == "Programmed" && condition.status == "True")
+        };
+        let served: Vec<bool> = gateways.map(is_served).collect();
+        lines.push(if served.contains(&true) {
             format!(
                 "listening on {}, ports as in the listeners plus {}",
                 args.address, args.port_offset
             )
+        } else if served.is_empty() {
+            "there is no Gateway: add one to the manifests, they are read again when they change".to_owned()
         } else {
-            "no Gateway is served yet: add one to the manifests, they are read again when they change".to_owned()
+            "no Gateway is served: correct what is wrong above, the manifests are read again when they change"
+                .to_owned()
         });
         self.problems = applied.problems.to_vec();
         lines.join("\n")

@@ -7,13 +7,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use weft_gateway::{Standalone, StandaloneOptions, files::Sources};
 use weft_proxy::{Limits, Options};
 
-use crate::{analyze::summary, args::Up, log, report::Report, view::View};
+use crate::{analyze::summary, args::Up, descriptors, log, report::Report, view::View};
 
 pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
     let view = std::io::stdout().is_terminal() && !args.no_view;
     if !view {
         log::start();
     }
+    descriptors::raise();
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let options = StandaloneOptions {
         proxy: Options {

@@ -248,6 +248,10 @@ fn a_port_that_is_taken_is_said_with_what_to_do() {
             .any(|line| line.split_whitespace().collect::<Vec<_>>() == row),
         "{said}"
     );
+    assert!(
+        said.contains("no Gateway is served: correct what is wrong above"),
+        "{said}"
+    );
     assert!(second.is_running(), "what else there is would be served");
     assert_eq!(
         first.get(8080, "a.example", "/").status,
@@ -278,4 +282,72 @@ fn a_port_that_becomes_free_is_served() {
     drop(other);
     eventually("the listener", || weft.stderr.contains("no longer wrong: error[M0101]"));
     assert_eq!(weft.get(8080, "a.example", "/").status, 200);
+}
+
+#[test]
+fn standard_input_is_served() {
+    let manifests = fs::File::open(support::root().join("examples/hello/hello.yaml")).expect("it is there");
+    let weft = Weft::up_from(manifests, &[8080], &["--echo"]);
+    assert_eq!(weft.get(8080, "a.example", "/").service(), "default/hello");
+}
+
+#[test]
+fn without_a_gateway_it_waits_for_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let weft = Weft::up(&[folder.path()], &[8080], &["--echo"]);
+    assert!(
+        weft.stderr.contains("there is no Gateway: add one"),
+        "{}",
+        weft.stderr.text()
+    );
+    fs::copy(
+        support::root().join("examples/hello/hello.yaml"),
+        folder.path().join("hello.yaml"),
+    )
+    .expect("copied");
+    eventually("the listener", || {
+        std::net::TcpStream::connect(weft.address(8080)).is_ok()
+    });
+    assert_eq!(weft.get(8080, "a.example", "/").service(), "default/hello");
+}
+
+#[test]
+fn more_services_are_echoed_than_files_may_be_open_at_first() {
+    let mut text = fs::read_to_string(support::root().join("examples/hello/hello.yaml")).expect("it is there");
+    for at in 0..300 {
+        write!(
+            text,
+            "---
+apiVersion: v1
+kind: Service
+metadata: {{name: s{at}}}
+spec: {{ports: [{{port: 80}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: r{at}}}
+spec:
+  parentRefs: [{{name: hello}}]
+  hostnames: [h{at}.example]
+  rules:
+  - backendRefs: [{{name: s{at}, port: 80}}]
+"
+        )
+        .expect("text");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("hello.yaml"), text).expect("written");
+    let answered = |weft: &Weft, numbers: std::ops::Range<usize>| {
+        let mut statuses = numbers.map(|at| weft.get(8080, &format!("h{at}.example"), "/").status);
+        statuses.all(|status| status == 200)
+    };
+    // The limit that is given at first is raised.
+    let weft = Weft::limited("-S -n 200", folder.path(), 8080);
+    assert!(!weft.stderr.contains("M0102"), "{}", weft.stderr.text());
+    assert!(answered(&weft, 0..300));
+    // One that cannot be raised is said, and the others are served.
+    let weft = Weft::limited("-n 200", folder.path(), 8080);
+    let said = weft.stderr.text();
+    assert!(said.contains("warning[M0102]") && said.contains("ulimit -n"), "{said}");
+    assert!(answered(&weft, 90..100), "there is room for connections");
 }

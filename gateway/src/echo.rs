@@ -26,6 +26,8 @@ use weft_model::{Change, Key, Resource, ServiceKey, Workload, WorkloadKey};
 
 /// The longest a client may have an answer put off.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// Open files that are left to connections when there are too few for a port for each Service.
+const ROOM: usize = 64;
 /// Bytes of a request's body that are read and counted.
 const LARGEST_BODY: usize = 1024 * 1024;
 
@@ -37,14 +39,13 @@ pub struct Echo {
     answering: HashMap<ServiceKey, BTreeSet<WorkloadKey>>,
     serving: HashMap<WorkloadKey, Vec<ServiceKey>>,
     ours: BTreeMap<ServiceKey, JoinHandle<()>>,
+    unanswered: Option<(usize, io::Error)>,
 }
 
 impl Echo {
-    /// Adds to changes what makes every service answered for: a workload of ours where there is no other.
-    ///
-    /// # Errors
-    /// No port of loopback could be bound.
-    pub async fn complete(&mut self, mut changes: Vec<Change>) -> io::Result<Vec<Change>> {
+    /// Adds to changes what makes every service answered for: a workload of ours where there is no other. Where no port
+    /// could be bound, it is tried again the next time: see [`Echo::unanswered`].
+    pub async fn complete(&mut self, mut changes: Vec<Change>) -> Vec<Change> {
         for change in &changes {
             self.note(change);
         }
@@ -67,24 +68,49 @@ impl Echo {
             changes.push(Change::Remove(Key::Workload(workload_key(&service))));
         }
         let mut added = Vec::new();
-        for service in bare {
-            if self.ours.contains_key(&service) {
-                continue;
+        let mut wanting = bare
+            .into_iter()
+            .filter(|service| !self.ours.contains_key(service))
+            .collect::<Vec<_>>();
+        let mut failed = None;
+        while let Some(service) = wanting.pop() {
+            let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+            match bound.and_then(|listener| Ok((listener.local_addr()?.port(), listener))) {
+                Ok((port, listener)) => {
+                    let task = tokio::spawn(serve(listener, service.clone()));
+                    self.ours.insert(service.clone(), task);
+                    added.push((service, port));
+                }
+                Err(error) => {
+                    wanting.push(service);
+                    // The last ones are given back, so that there is room for connections.
+                    for (service, _) in added.split_off(added.len().saturating_sub(ROOM)) {
+                        if let Some(task) = self.ours.remove(&service) {
+                            task.abort();
+                        }
+                        wanting.push(service);
+                    }
+                    failed = Some((wanting.len(), error));
+                    break;
+                }
             }
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-            let port = listener.local_addr()?.port();
-            added.push(Change::Upsert(Resource::Workload(Arc::new(Workload {
+        }
+        self.unanswered = failed;
+        let added = added.into_iter().map(|(service, port)| {
+            Change::Upsert(Resource::Workload(Arc::new(Workload {
                 key: workload_key(&service),
                 address: Ipv4Addr::LOCALHOST.into(),
-                services: [(service.clone(), port)].into(),
+                services: [(service, port)].into(),
                 zone: None,
-            }))));
-            self.ours
-                .insert(service.clone(), tokio::spawn(serve(listener, service)));
-        }
+            })))
+        });
         // Endpoints before the services and routes that send requests to them.
-        added.extend(changes);
-        Ok(added)
+        added.chain(changes).collect()
+    }
+
+    /// How many services nobody answers for since no port could be bound, and why.
+    pub fn unanswered(&self) -> Option<(usize, &io::Error)> {
+        self.unanswered.as_ref().map(|(count, error)| (*count, error))
     }
 
     fn note(&mut self, change: &Change) {
@@ -224,9 +250,9 @@ mod tests {
             key: key.clone(),
             protocol: BackendProtocol::default(),
         })));
-        let changes = echo.complete(vec![service]).await.expect("loopback has a free port");
+        let changes = echo.complete(vec![service]).await;
         assert!(matches!(&changes[0], Change::Upsert(Resource::Workload(workload)) if workload.address.is_loopback()));
-        assert!(echo.complete(vec![]).await.expect("nothing to bind").is_empty());
+        assert!(echo.complete(vec![]).await.is_empty());
         let other = Workload {
             key: "default/pod".into(),
             address: Ipv4Addr::LOCALHOST.into(),
@@ -235,14 +261,13 @@ mod tests {
         };
         let changes = echo
             .complete(vec![Change::Upsert(Resource::Workload(Arc::new(other)))])
-            .await
-            .expect("nothing to bind");
+            .await;
         assert!(matches!(changes.last(), Some(Change::Remove(Key::Workload(_)))));
         let changes = echo
             .complete(vec![Change::Remove(Key::Workload("default/pod".into()))])
-            .await
-            .expect("free port");
+            .await;
         assert_eq!(changes.len(), 2);
+        assert!(echo.unanswered().is_none());
     }
 
     #[test]

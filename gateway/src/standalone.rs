@@ -22,7 +22,7 @@ use crate::{
     admin,
     analyze::{self, refused},
     echo::Echo,
-    files::{File, Loaded, Problem, Sources, SourcesError},
+    files::{File, Level, Loaded, Problem, Sources, SourcesError},
     watch::Watch,
 };
 
@@ -51,9 +51,6 @@ pub enum StartError {
     /// The admin address cannot be bound.
     #[error("the admin address {0} cannot be bound: {1}; choose another with --admin")]
     Admin(SocketAddr, #[source] io::Error),
-    /// No loopback port for the echo backend.
-    #[error("the echo backend cannot start: {0}")]
-    Echo(#[source] io::Error),
 }
 
 /// What the outside may see while it runs.
@@ -133,7 +130,7 @@ impl Standalone {
         };
         let mut watch = Watch::new(options.sources);
         let all = watch.changed()?;
-        reloader.apply(all).await.map_err(StartError::Echo)?;
+        reloader.apply(all).await;
         state.ready.store(true, Ordering::Release);
         let task = tokio::spawn(async move { reloader.run(watch).await });
         Ok(Self {
@@ -193,16 +190,14 @@ impl Reloader {
             };
             // A port that another process had may be free by now.
             let waits_for_port = self.refused.keys().any(|key| matches!(key, Key::Listener(_)));
-            if (!changed.is_empty() || waits_for_port)
-                && let Err(error) = self.apply(changed).await
-            {
-                tracing::error!(%error, "the echo backend could not take over a change");
+            if !changed.is_empty() || waits_for_port {
+                self.apply(changed).await;
             }
         }
     }
 
     /// Serves what these files hold now; those that are not there any more hold nothing.
-    async fn apply(&mut self, files: Vec<(PathBuf, bool)>) -> io::Result<()> {
+    async fn apply(&mut self, files: Vec<(PathBuf, bool)>) {
         let mut before: BTreeMap<ObjectRef, Option<Object>> = BTreeMap::new();
         let mut read_anew = false;
         for (path, exists) in files {
@@ -245,9 +240,9 @@ impl Reloader {
             });
         let output = self.translator.apply(edits.collect());
         let were_refused = self.refused.clone();
-        self.serve(output.changes).await?;
+        self.serve(output.changes).await;
         if !read_anew && were_refused == self.refused {
-            return Ok(());
+            return;
         }
         // Places move with the files; what is wrong changes with the translation.
         let diagnosed: BTreeMap<_, _> = output.diagnostics.into_iter().collect();
@@ -262,6 +257,7 @@ impl Reloader {
                 .iter()
                 .map(|(key, reason)| refused(&key.to_string(), reason)),
         );
+        problems.extend(self.echo.iter().filter_map(unanswered));
         analyze::sort(&mut problems);
         let mut statuses: BTreeMap<ObjectRef, Status> = output.statuses.into_iter().collect();
         if were_refused != self.refused {
@@ -279,11 +275,10 @@ impl Reloader {
             statuses,
             unknown,
         });
-        Ok(())
     }
 
     /// Tells the data plane what has changed, and keeps what it says to that.
-    async fn serve(&mut self, mut changes: Vec<Change>) -> io::Result<()> {
+    async fn serve(&mut self, mut changes: Vec<Change>) {
         for change in &changes {
             let key = match change {
                 Change::Upsert(resource) => resource.key(),
@@ -292,13 +287,13 @@ impl Reloader {
             self.refused.remove(&key);
         }
         if let Some(echo) = &mut self.echo {
-            changes = echo.complete(changes).await?;
+            changes = echo.complete(changes).await;
         }
         for Rejected { key, reason } in self.proxy.apply(changes).await {
             self.refused.insert(key, reason);
         }
         if self.refused.is_empty() {
-            return Ok(());
+            return;
         }
         // A listener that was refused may be served by now though it is the same: its port is free, or another
         // listener has left it.
@@ -312,7 +307,6 @@ impl Reloader {
             .collect();
         self.refused
             .retain(|key, _| !matches!(key, Key::Listener(key) if served.contains(key)));
-        Ok(())
     }
 
     /// Finds the places of what is wrong with an object.
@@ -350,6 +344,20 @@ impl Reloader {
             }
         }
     }
+}
+
+/// Says that the echo backend is not what it is to be.
+fn unanswered(echo: &Echo) -> Option<Problem> {
+    let (count, error) = echo.unanswered()?;
+    Some(Problem {
+        code: "M0102".into(),
+        level: Level::Warning,
+        place: None,
+        object: None,
+        message: format!("the echo backend answers for {count} Services less than it should: {error}"),
+        remedy: "let the process have more open files, say with `ulimit -n 65536`".into(),
+        snippet: None,
+    })
 }
 
 fn unprogram(conditions: &mut [Condition], why: &str) {

@@ -7,6 +7,7 @@ pub mod metrics;
 
 use std::{
     ffi::OsStr,
+    fs::File,
     io::{BufRead as _, BufReader, Read, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -171,9 +172,43 @@ pub fn offset(ports: &[u16]) -> u16 {
 impl Weft {
     /// Runs `weft up` on sources whose listeners have these ports, and waits until it serves them.
     pub fn up(sources: &[&Path], ports: &[u16], args: &[&str]) -> Self {
+        Self::somewhere(ports, |offset| Self::start(sources, offset, args))
+    }
+
+    /// Runs `weft up` on what a file holds, as its standard input.
+    pub fn up_from(input: File, ports: &[u16], args: &[&str]) -> Self {
+        Self::somewhere(ports, |offset| {
+            let mut command = command(["up", "-", "--admin", "127.0.0.1:0"]);
+            command.args(["--port-offset", &offset.to_string()]).args(args);
+            Self::spawn(command.stdin(input.try_clone().expect("it is open")), offset)
+        })
+    }
+
+    /// Runs `weft up --echo` with a limit of resources, as `ulimit` sets it.
+    pub fn limited(limit: &str, folder: &Path, port: u16) -> Self {
+        Self::somewhere(&[port], |offset| {
+            let mut command = Command::new("sh");
+            let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+            command
+                .args([
+                    "-c",
+                    &script,
+                    env!("CARGO_BIN_EXE_weft"),
+                    "up",
+                    "--echo",
+                    "--admin",
+                    "127.0.0.1:0",
+                ])
+                .args(["--port-offset", &offset.to_string()])
+                .arg(folder)
+                .stdin(Stdio::null());
+            Self::spawn(&mut command, offset)
+        })
+    }
+
+    fn somewhere(ports: &[u16], start: impl Fn(u16) -> Self) -> Self {
         for _ in 0..20 {
-            let offset = offset(ports);
-            let weft = Self::start(sources, offset, args);
+            let weft = start(offset(ports));
             if !weft.stderr.contains("cannot be bound") {
                 return weft;
             }
@@ -187,9 +222,13 @@ impl Weft {
         command
             .args(sources)
             .args(["--port-offset", &offset.to_string()])
-            .args(args);
+            .args(args)
+            .stdin(Stdio::null());
+        Self::spawn(&mut command, offset)
+    }
+
+    fn spawn(command: &mut Command, offset: u16) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
