@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{fmt::Write as _, fs, net::TcpListener, path::Path};
+use std::{fmt::Write as _, fs, path::Path};
 
 use support::{Weft, eventually, metrics, run, run_with, stderr, stdout};
 
@@ -275,8 +275,7 @@ fn a_port_that_becomes_free_is_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let manifest = folder.path().join("hello.yaml");
     fs::copy(support::root().join("examples/hello/hello.yaml"), &manifest).expect("copied");
-    let offset = support::offset(&[8080]);
-    let other = TcpListener::bind(("127.0.0.1", 8080 + offset)).expect("it was free");
+    let (offset, other) = support::taken(8080);
     let weft = Weft::start(&[folder.path()], offset, &["--echo"]);
     assert!(weft.stderr.contains("cannot be bound"), "{}", weft.stderr.text());
     drop(other);

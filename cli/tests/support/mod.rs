@@ -169,6 +169,17 @@ pub fn offset(ports: &[u16]) -> u16 {
     }
 }
 
+/// An offset at which this port is taken, by the listener returned.
+pub fn taken(port: u16) -> (u16, TcpListener) {
+    loop {
+        let offset = offset(&[port]);
+        // Somebody else may have it by now.
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port + offset)) {
+            return (offset, listener);
+        }
+    }
+}
+
 impl Weft {
     /// Runs `weft up` on sources whose listeners have these ports, and waits until it serves them.
     pub fn up(sources: &[&Path], ports: &[u16], args: &[&str]) -> Self {
