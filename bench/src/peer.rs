@@ -236,7 +236,8 @@ fn version(program: &str, flag: &str) -> String {
         .find(|line| !line.is_empty())
         .unwrap_or("unknown")
         .trim()
-        .to_owned()
+        // Some say where they are, which is nobody's business.
+        .replace(program, program.rsplit('/').next().unwrap_or(program))
 }
 
 /// Starts a program on one core, ahead of whatever else the machine does if that is allowed.

@@ -14,8 +14,8 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, task::JoinHandle};
 use weft_crds::{Condition, Kind, Object, ObjectRef};
-use weft_model::{Change, Key, ListenerKey};
-use weft_proxy::{Options, Proxy, Rejected};
+use weft_model::{Change, Key, ListenerKey, Rejected};
+use weft_proxy::{Options, Proxy};
 use weft_translate::{Code, Edit, Status, Translator};
 
 use crate::{

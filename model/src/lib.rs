@@ -19,7 +19,7 @@ pub use filter::{Cors, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Re
 pub use host::{HostPattern, HostPatternError};
 pub use key::{CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, WorkloadKey};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};
-pub use resource::{Change, Key, Resource};
+pub use resource::{Change, Key, Rejected, Resource};
 pub use route::{
     Backend, BackendTarget, HeaderMatch, PathMatch, QueryMatch, Retry, Route, RouteKind, RouteMatch, RouteOwner,
     StringMatch, Timeouts,

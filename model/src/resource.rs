@@ -50,6 +50,15 @@ pub enum Change {
     Remove(Key),
 }
 
+/// A resource that a data plane does not take. Its older version, if there is one, stays in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Which resource.
+    pub key: Key,
+    /// What is wrong and what to do about it.
+    pub reason: String,
+}
+
 impl Resource {
     /// Its name.
     pub fn key(&self) -> Key {

@@ -38,6 +38,23 @@ pub struct Route {
     pub broken: Option<String>,
 }
 
+impl Route {
+    /// The services it names, as backends or for mirrors. One that is named twice comes twice.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
+        let backends = self.backends.iter().filter_map(|backend| match &backend.target {
+            BackendTarget::Service(key) => Some(key),
+            BackendTarget::Invalid(_) => None,
+        });
+        let filters = self.filters.iter();
+        let filters = filters.chain(self.backends.iter().flat_map(|backend| &backend.filters));
+        let mirrors = filters.filter_map(|filter| match filter {
+            Filter::Mirror(mirror) => mirror.service.as_ref(),
+            _ => None,
+        });
+        backends.chain(mirrors)
+    }
+}
+
 /// The object a rule comes from, and what precedence needs to know of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -31,7 +31,7 @@ mod upstream;
 mod watchdog;
 mod worker;
 
-pub use config::{Rejected, Snapshot};
+pub use config::Snapshot;
 pub use flag::Flag;
 pub use latency::Latency;
 pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};

@@ -16,10 +16,10 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use weft_model::{Change, Key, ListenerKey, Resource, RouteKey};
+use weft_model::{Change, Key, ListenerKey, Rejected, Resource, RouteKey};
 
 use crate::{
-    config::{Configuration, Rejected, Snapshot},
+    config::{Configuration, Snapshot},
     listen,
     log::{self, AccessLogger},
     metrics,

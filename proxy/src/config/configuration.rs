@@ -9,14 +9,11 @@ use std::{
 
 use rustls::sign::CertifiedKey;
 use weft_model::{
-    Certificate, CertificateKey, Change, Key, Listener, ListenerKey, Resource, Route, RouteKey, Service, ServiceKey,
-    Workload, WorkloadKey,
+    Certificate, CertificateKey, Change, Key, Listener, ListenerKey, Rejected, Resource, Route, RouteKey, Service,
+    ServiceKey, Workload, WorkloadKey,
 };
 
-use super::{
-    Endpoint, Port, Rule, ServiceEntry, ServiceId, Snapshot, certificate::CertificateEntry, rule::services_of,
-    table::Table,
-};
+use super::{Endpoint, Port, Rule, ServiceEntry, ServiceId, Snapshot, certificate::CertificateEntry, table::Table};
 
 /// All that is configured, and what makes the next snapshot cheap. Owned by the control thread.
 #[derive(Default)]
@@ -63,15 +60,6 @@ pub struct Applied {
     pub snapshot: Arc<Snapshot>,
     /// What was refused.
     pub rejected: Vec<Rejected>,
-}
-
-/// A resource that was refused. Its older version, if there is one, stays in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
-    /// Which resource.
-    pub key: Key,
-    /// What is wrong and what to do about it.
-    pub reason: String,
 }
 
 impl Configuration {
@@ -274,7 +262,7 @@ impl Configuration {
             return Ok(false);
         }
         // Before the old rule's are released, so that services keep their numbers.
-        for service in services_of(&route) {
+        for service in route.services() {
             self.acquire(service);
         }
         let id = old.as_ref().map_or_else(|| self.new_id(), |old| old.id);
@@ -282,7 +270,7 @@ impl Configuration {
         let rule = match Rule::new(id, Arc::clone(&route), &id_of) {
             Ok(rule) => Arc::new(rule),
             Err(reason) => {
-                services_of(&route).for_each(|service| self.release(service));
+                route.services().for_each(|service| self.release(service));
                 return Err(reason);
             }
         };
@@ -319,7 +307,7 @@ impl Configuration {
                 Arc::make_mut(port).group(listener).detach(rule);
             }
         }
-        services_of(&rule.route).for_each(|service| self.release(service));
+        rule.route.services().for_each(|service| self.release(service));
     }
 }
 

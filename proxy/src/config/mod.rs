@@ -19,7 +19,7 @@ mod rule;
 mod snapshot;
 mod table;
 
-pub use configuration::{Applied, Configuration, Rejected};
+pub use configuration::{Applied, Configuration};
 pub use explain::{Explanation, Passed, Reason, Share, Step, Taken, Verdict, explain};
 pub use filters::{Answer, Filters, MirrorTarget};
 pub use port::{Found, Match, Port};

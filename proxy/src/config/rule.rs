@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_model::{BackendTarget, Filter, Mirror, Route, ServiceKey};
+use weft_model::{BackendTarget, Route, ServiceKey};
 
 use super::{Filters, ServiceId, matcher::Matcher};
 
@@ -44,7 +44,7 @@ pub enum Target {
 }
 
 impl Rule {
-    /// Compiles a route. `id_of` knows every service that [`services_of`] names.
+    /// Compiles a route. `id_of` knows every service that [`Route::services`] names.
     pub(super) fn new(id: u64, route: Arc<Route>, id_of: &dyn Fn(&ServiceKey) -> ServiceId) -> Result<Self, String> {
         let mut matchers = Vec::with_capacity(route.matches.len());
         for (index, source) in route.matches.iter().enumerate() {
@@ -71,21 +71,4 @@ impl Rule {
             route,
         })
     }
-}
-
-/// The services that a route names, as backends or for mirrors. One that is named twice comes twice.
-pub(super) fn services_of(route: &Route) -> impl Iterator<Item = &ServiceKey> {
-    let backends = route.backends.iter().filter_map(|backend| match &backend.target {
-        BackendTarget::Service(key) => Some(key),
-        BackendTarget::Invalid(_) => None,
-    });
-    let filters = route
-        .filters
-        .iter()
-        .chain(route.backends.iter().flat_map(|backend| &backend.filters));
-    let mirrors = filters.filter_map(|filter| match filter {
-        Filter::Mirror(Mirror { service, .. }) => service.as_ref(),
-        _ => None,
-    });
-    backends.chain(mirrors)
 }

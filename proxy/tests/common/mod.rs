@@ -15,10 +15,11 @@ use std::{
 
 use tokio::runtime::Runtime;
 use weft_model::{
-    Backend, BackendProtocol, BackendTarget, Change, GatewayKey, Listener, ListenerProtocol, PathMatch, Resource,
-    Retry, Route, RouteKey, RouteKind, RouteMatch, RouteOwner, Service, ServiceKey, Timeouts, Workload, WorkloadKey,
+    Backend, BackendProtocol, BackendTarget, Change, GatewayKey, Listener, ListenerProtocol, PathMatch, Rejected,
+    Resource, Retry, Route, RouteKey, RouteKind, RouteMatch, RouteOwner, Service, ServiceKey, Timeouts, Workload,
+    WorkloadKey,
 };
-use weft_proxy::{AccessLog, Limits, Options, Proxy, Rejected, Stats};
+use weft_proxy::{AccessLog, Limits, Options, Proxy, Stats};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

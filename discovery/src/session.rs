@@ -1,0 +1,337 @@
+//! The operator's side of the stream.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+};
+
+use futures::Stream;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming, metadata::MetadataMap};
+use weft_model::{GatewayKey, Key};
+
+use crate::{
+    publisher::{Epoch, Publisher, Replica, Subscription},
+    wire::{self, Delivered, RESPONSE_BYTES, Request, Response, TypeUrl},
+};
+
+/// Responses that may wait for an answer. Until then what changes is gathered, each name once.
+const WINDOW: usize = 8;
+
+/// Decides who may subscribe to what.
+pub trait Authenticate: Send + Sync + 'static {
+    /// The name of the data plane that showed this bearer token, if it may have what the Gateway uses.
+    fn authenticate(
+        &self,
+        token: &str,
+        gateway: &GatewayKey,
+        replica: &str,
+    ) -> impl Future<Output = Result<(), Denied>> + Send;
+}
+
+/// Why a data plane may not subscribe.
+#[derive(Debug, thiserror::Error)]
+pub enum Denied {
+    /// The token is not valid, or not for this.
+    #[error("the token does not prove a data plane of the Gateway {0}: {1}")]
+    Token(GatewayKey, String),
+    /// It could not be found out.
+    #[error("the token could not be checked: {0}")]
+    Unavailable(String),
+}
+
+/// Serves the stream.
+pub struct Server<A> {
+    publisher: Publisher,
+    authenticate: Arc<A>,
+}
+
+impl<A> Clone for Server<A> {
+    fn clone(&self) -> Self {
+        Self {
+            publisher: self.publisher.clone(),
+            authenticate: self.authenticate.clone(),
+        }
+    }
+}
+
+impl<A: Authenticate> Server<A> {
+    /// Serves what is published.
+    pub fn new(publisher: Publisher, authenticate: A) -> Self {
+        Self {
+            publisher,
+            authenticate: Arc::new(authenticate),
+        }
+    }
+
+    async fn admit(&self, metadata: &MetadataMap, first: &Request) -> Result<(GatewayKey, String), Status> {
+        let node = first.node.as_ref();
+        let node = node.ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
+        let (gateway, replica) = (GatewayKey::from(node.cluster.as_str()), node.id.clone());
+        let token = metadata.get("authorization").and_then(|value| value.to_str().ok());
+        let token = token.and_then(|value| value.strip_prefix("Bearer "));
+        let token = token.ok_or_else(|| Status::unauthenticated("no bearer token was shown"))?;
+        match self.authenticate.authenticate(token, &gateway, &replica).await {
+            Ok(()) => Ok((gateway, replica)),
+            Err(denied @ Denied::Token(..)) => {
+                tracing::warn!(%gateway, replica, reason = %denied, "a data plane was turned away");
+                Err(Status::unauthenticated(denied.to_string()))
+            }
+            Err(denied @ Denied::Unavailable(_)) => Err(Status::unavailable(denied.to_string())),
+        }
+    }
+}
+
+/// Responses on their way.
+pub(crate) type Responses = Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<A: Authenticate> wire::Service for Server<A> {
+    type DeltaAggregatedResourcesStream = Responses;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<Request>>,
+    ) -> Result<tonic::Response<Responses>, Status> {
+        let (metadata, _, mut requests) = request.into_parts();
+        let first = requests.message().await?;
+        let first = first.ok_or_else(|| Status::cancelled("the stream ended before it began"))?;
+        let (gateway, replica) = self.admit(&metadata, &first).await?;
+        tracing::info!(%gateway, replica, "a data plane has connected");
+        let (sender, mut receiver) = mpsc::channel(1);
+        let session = Session::new(self.publisher.subscribe(gateway.clone(), &replica));
+        tokio::spawn(async move {
+            let ended = session.run(first, requests, &sender).await;
+            if let Err(status) = ended {
+                tracing::info!(%gateway, replica, reason = %status, "the stream to a data plane has ended");
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        let responses = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+        Ok(tonic::Response::new(Box::pin(responses)))
+    }
+}
+
+/// One data plane's stream.
+struct Session {
+    subscription: Subscription,
+    subscribed: BTreeSet<TypeUrl>,
+    /// The versions the data plane was told, or said it had.
+    known: HashMap<Key, String>,
+    /// What may have to be told. Its order is that of arrival.
+    changed: BTreeSet<Key>,
+    /// What is to be taken away once nothing more is to be told, in the reverse order.
+    gone: BTreeSet<Key>,
+    /// Kinds whose first response is still due: it is sent even if it holds nothing.
+    greet: BTreeSet<TypeUrl>,
+    unanswered: VecDeque<Sent>,
+    nonce: u64,
+    /// All mail up to here was taken out.
+    epoch: Epoch,
+    replica: Replica,
+}
+
+/// A response that waits for its answer.
+struct Sent {
+    nonce: String,
+    keys: Vec<Key>,
+}
+
+impl Session {
+    fn new(subscription: Subscription) -> Self {
+        Self {
+            subscription,
+            subscribed: BTreeSet::new(),
+            known: HashMap::new(),
+            changed: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            greet: BTreeSet::new(),
+            unanswered: VecDeque::new(),
+            nonce: 0,
+            epoch: 0,
+            replica: Replica::default(),
+        }
+    }
+
+    async fn run(
+        mut self,
+        first: Request,
+        mut requests: Streaming<Request>,
+        responses: &mpsc::Sender<Result<Response, Status>>,
+    ) -> Result<(), Status> {
+        let mail = self.subscription.mail();
+        self.take_mail();
+        self.heed(first)?;
+        loop {
+            self.report();
+            let room = self.unanswered.len() < WINDOW;
+            tokio::select! {
+                // Answers first: they make room.
+                biased;
+                request = requests.message() => match request? {
+                    Some(request) => self.heed(request)?,
+                    None => return Ok(()),
+                },
+                permit = responses.reserve(), if room && self.is_due() => {
+                    let permit = permit.map_err(|_| Status::cancelled("the data plane is gone"))?;
+                    if let Some(response) = self.next_response() {
+                        permit.send(Ok(response));
+                    }
+                }
+                () = mail.notified() => self.take_mail(),
+            }
+        }
+    }
+
+    fn take_mail(&mut self) {
+        let (changed, epoch) = self.subscription.take();
+        self.changed.extend(changed);
+        self.epoch = epoch;
+    }
+
+    fn is_due(&self) -> bool {
+        let subscribed = |key: &Key| self.subscribed.contains(&TypeUrl::of(key));
+        !self.greet.is_empty() || self.changed.iter().any(subscribed) || self.gone.iter().any(subscribed)
+    }
+
+    /// Takes a request: a subscription, an ACK or a NACK.
+    fn heed(&mut self, request: Request) -> Result<(), Status> {
+        let Some(kind) = TypeUrl::parse(&request.type_url) else {
+            let known = TypeUrl::ALL.map(TypeUrl::as_str).join(", ");
+            let text = format!(
+                "{:?} is not a kind that is served here; these are: {known}",
+                request.type_url
+            );
+            return Err(Status::invalid_argument(text));
+        };
+        if !request.response_nonce.is_empty() {
+            self.answered(&request);
+        }
+        if self.subscribed.insert(kind) {
+            self.greet.insert(kind);
+            for (name, version) in request.initial_resource_versions {
+                let key = kind.key(&name);
+                // It may be gone or changed: it is looked at like any other.
+                self.changed.insert(key.clone());
+                self.known.insert(key, version);
+            }
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, request: &Request) {
+        let Some(at) = self
+            .unanswered
+            .iter()
+            .position(|sent| sent.nonce == request.response_nonce)
+        else {
+            return;
+        };
+        let Some(sent) = self.unanswered.remove(at) else { return };
+        // What was said of older versions of these holds no longer.
+        for key in &sent.keys {
+            self.replica.refused.remove(key);
+        }
+        if let Some(detail) = &request.error_detail {
+            for rejected in wire::refused(detail, &sent.keys) {
+                self.replica.refused.insert(rejected.key, rejected.reason);
+            }
+        }
+    }
+
+    /// Says what the data plane has taken, once it has answered for all that was due.
+    fn report(&mut self) {
+        let settled = !self.is_due() && self.unanswered.is_empty();
+        if settled && self.subscribed.len() == TypeUrl::ALL.len() {
+            self.replica.taken = self.epoch;
+        }
+        self.subscription.report(&self.replica);
+    }
+
+    /// The next response that is due: what is new or other, kind by kind, then what is gone, in the reverse order.
+    fn next_response(&mut self) -> Option<Response> {
+        let mut resources = Vec::new();
+        let (mut kind, mut bytes) = (None, 0);
+        let due = std::mem::take(&mut self.changed);
+        let mut due = due.into_iter();
+        for key in due.by_ref() {
+            let this = TypeUrl::of(&key);
+            if !self.subscribed.contains(&this) {
+                // Looked at once it is subscribed to.
+                self.changed.insert(key);
+                continue;
+            }
+            let Some(encoded) = self.subscription.get(&key) else {
+                if self.known.contains_key(&key) {
+                    self.gone.insert(key);
+                }
+                continue;
+            };
+            self.gone.remove(&key);
+            if self.known.get(&key) == Some(&encoded.version) {
+                continue;
+            }
+            let full = bytes > 0 && bytes + encoded.json.len() > RESPONSE_BYTES;
+            if kind.is_some_and(|kind| kind != this) || full {
+                self.changed.insert(key);
+                break;
+            }
+            kind = Some(this);
+            bytes += encoded.json.len();
+            self.known.insert(key.clone(), encoded.version.clone());
+            resources.push((key, encoded));
+        }
+        self.changed.extend(due);
+        if let Some(kind) = kind {
+            return Some(self.response(kind, resources, Vec::new()));
+        }
+        let last = self.gone.iter().next_back().map(TypeUrl::of);
+        let Some(kind) = last.filter(|_| {
+            !self
+                .changed
+                .iter()
+                .any(|key| self.subscribed.contains(&TypeUrl::of(key)))
+        }) else {
+            let kind = self.greet.pop_first()?;
+            return Some(self.response(kind, Vec::new(), Vec::new()));
+        };
+        let removed: Vec<Key> = self.gone.extract_if(.., |key| TypeUrl::of(key) == kind).collect();
+        for key in &removed {
+            self.known.remove(key);
+        }
+        Some(self.response(kind, Vec::new(), removed))
+    }
+
+    fn response(&mut self, kind: TypeUrl, resources: Vec<(Key, Arc<wire::Encoded>)>, removed: Vec<Key>) -> Response {
+        self.nonce += 1;
+        self.greet.remove(&kind);
+        let nonce = self.nonce.to_string();
+        let keys = resources.iter().map(|(key, _)| key).chain(&removed).cloned().collect();
+        self.unanswered.push_back(Sent {
+            nonce: nonce.clone(),
+            keys,
+        });
+        let version = if self.is_due() {
+            String::new()
+        } else {
+            self.epoch.to_string()
+        };
+        let resources = resources.into_iter().map(|(key, encoded)| Delivered {
+            name: wire::name(&key).to_owned(),
+            version: encoded.version.clone(),
+            resource: Some(prost_types::Any {
+                type_url: kind.as_str().to_owned(),
+                value: encoded.json.to_vec(),
+            }),
+        });
+        Response {
+            system_version_info: version,
+            resources: resources.collect(),
+            type_url: kind.as_str().to_owned(),
+            nonce,
+            removed_resources: removed.iter().map(|key| wire::name(key).to_owned()).collect(),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The data plane's side of the stream.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+use tonic::{Code, Status, metadata::MetadataValue};
+use weft_model::{Change, GatewayKey, Key, Rejected, Resource};
+
+use crate::{
+    transport::{self, TransportError},
+    wire::{self, Client, MESSAGE_BYTES, Node, Request, Response, TypeUrl},
+};
+
+/// Waits between attempts to connect double from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// A stream that lasted this long was a good one: the next attempt after it comes soon.
+const GOOD: Duration = Duration::from_secs(30);
+/// Answers that wait for the stream; the server lets fewer responses than that be unanswered.
+const ANSWERS: usize = 32;
+
+/// Where the operator is, and how to prove who asks. Files are read at each attempt, so that they may be renewed.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// `host:port`.
+    pub address: String,
+    /// The name its certificate must have.
+    pub server_name: String,
+    /// PEM of the roots its certificate must come from.
+    pub roots: PathBuf,
+    /// A service account token for the audience `weft.dev`.
+    pub token: PathBuf,
+}
+
+/// Takes what comes.
+pub trait Sink: Send {
+    /// Puts changes in use, and returns what it refuses. What it refuses it keeps in its older version.
+    fn apply(&mut self, changes: Vec<Change>) -> impl Future<Output = Vec<Rejected>> + Send;
+
+    /// Everything that the operator has to tell at the moment was told.
+    fn synced(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    /// The operator could not be reached.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The token could not be read.
+    #[error("the token {0} cannot be read: {1}")]
+    Token(PathBuf, #[source] io::Error),
+    /// The operator ended it.
+    #[error("the operator ended the stream: {0}")]
+    Ended(Box<Status>),
+}
+
+/// Keeps a data plane up to date.
+pub struct Subscriber<S> {
+    endpoint: Endpoint,
+    node: Node,
+    sink: S,
+    /// What is known, with its version: told after a reconnect, so that it is not sent again.
+    known: HashMap<Key, String>,
+}
+
+impl<S: Sink> Subscriber<S> {
+    /// For the data plane `replica` (its pod's name) of a Gateway.
+    pub fn new(endpoint: Endpoint, gateway: &GatewayKey, replica: &str, sink: S) -> Self {
+        Self {
+            endpoint,
+            node: Node {
+                id: replica.to_owned(),
+                cluster: gateway.to_string(),
+            },
+            sink,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Starts from what was known before, say from a file: it is compared with what the operator has, and not sent again.
+    pub fn known(&mut self, versions: HashMap<Key, String>) {
+        self.known = versions;
+    }
+
+    /// Connects, and connects again whenever the stream ends. It ends when it is dropped.
+    pub async fn run(mut self) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let begun = Instant::now();
+            let Err(error) = self.stream().await;
+            if begun.elapsed() >= GOOD {
+                wait = BACKOFF.0;
+            }
+            let refused = matches!(&error, SubscribeError::Ended(status) if status.code() == Code::Unauthenticated);
+            if refused {
+                tracing::error!(%error, "the operator does not accept this data plane; what was told before stays in use");
+            } else {
+                tracing::warn!(%error, "not connected to the operator; what was told before stays in use");
+            }
+            tokio::time::sleep(jittered(wait)).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn stream(&mut self) -> Result<std::convert::Infallible, SubscribeError> {
+        let token = tokio::fs::read_to_string(&self.endpoint.token).await;
+        let token = token.map_err(|error| SubscribeError::Token(self.endpoint.token.clone(), error))?;
+        let channel = transport::connect(&self.endpoint).await?;
+        let origin = transport::origin(&self.endpoint)?;
+        let mut client = Client::with_origin(channel, origin).max_decoding_message_size(MESSAGE_BYTES);
+        let (answers, mut queue) = mpsc::channel::<Request>(ANSWERS);
+        for kind in TypeUrl::ALL {
+            // The queue has room for these.
+            let _ = answers.try_send(self.subscription(kind));
+        }
+        let requests = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
+        let mut request = tonic::Request::new(requests);
+        if let Ok(mut bearer) = MetadataValue::try_from(format!("Bearer {}", token.trim())) {
+            bearer.set_sensitive(true);
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        let ended = |status| SubscribeError::Ended(Box::new(status));
+        let mut responses = client
+            .delta_aggregated_resources(request)
+            .await
+            .map_err(ended)?
+            .into_inner();
+        tracing::info!(operator = self.endpoint.address, "connected to the operator");
+        let mut told = BTreeSet::new();
+        loop {
+            let Some(response) = responses.message().await.map_err(ended)? else {
+                return Err(ended(Status::unavailable("it is going away")));
+            };
+            told.extend(TypeUrl::parse(&response.type_url));
+            let all = !response.system_version_info.is_empty() && told.len() == TypeUrl::ALL.len();
+            let answer = self.take(response).await;
+            if all {
+                self.sink.synced().await;
+            }
+            if answers.send(answer).await.is_err() {
+                return Err(ended(Status::unavailable("the stream is closed")));
+            }
+        }
+    }
+
+    /// Subscribes to all there is of a kind, but for what is known already.
+    fn subscription(&self, kind: TypeUrl) -> Request {
+        let known = self.known.iter().filter(|(key, _)| TypeUrl::of(key) == kind);
+        Request {
+            node: Some(self.node.clone()),
+            type_url: kind.as_str().to_owned(),
+            resource_names_subscribe: vec!["*".to_owned()],
+            initial_resource_versions: known
+                .map(|(key, version)| (wire::name(key).to_owned(), version.clone()))
+                .collect(),
+            ..Request::default()
+        }
+    }
+
+    /// Applies a response, and answers it.
+    async fn take(&mut self, response: Response) -> Request {
+        let mut answer = Request {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce,
+            ..Request::default()
+        };
+        let Some(kind) = TypeUrl::parse(&response.type_url) else {
+            answer.error_detail = Some(wire::nack(&[]));
+            return answer;
+        };
+        let mut rejected = Vec::new();
+        let mut changes = Vec::with_capacity(response.resources.len() + response.removed_resources.len());
+        for delivered in response.resources {
+            let key = kind.key(&delivered.name);
+            let json = delivered.resource.map(|any| any.value).unwrap_or_default();
+            match serde_json::from_slice::<Resource>(&json) {
+                Ok(resource) if resource.key() == key => changes.push(Change::Upsert(resource)),
+                Ok(_) => rejected.push(Rejected {
+                    key: key.clone(),
+                    reason: "the resource has another name than what it came in".to_owned(),
+                }),
+                Err(error) => rejected.push(Rejected {
+                    key: key.clone(),
+                    reason: format!("this version of the data plane cannot read it: {error}"),
+                }),
+            }
+            // Known even if refused: it need not come again before it has changed.
+            self.known.insert(key, delivered.version);
+        }
+        for name in response.removed_resources {
+            let key = kind.key(&name);
+            self.known.remove(&key);
+            changes.push(Change::Remove(key));
+        }
+        if !changes.is_empty() {
+            rejected.extend(self.sink.apply(changes).await);
+        }
+        if !rejected.is_empty() {
+            for Rejected { key, reason } in &rejected {
+                tracing::warn!(%key, reason, "refused");
+            }
+            answer.error_detail = Some(wire::nack(&rejected));
+        }
+        answer
+    }
+}
+
+/// Between half and the whole of it, so that many that lost the same operator do not come back at once.
+fn jittered(wait: Duration) -> Duration {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    wait / 2 + wait.mul_f64((random >> 32) as f64 / f64::from(u32::MAX) / 2.0)
+}

@@ -1,0 +1,199 @@
+//! HTTP/2 over TLS, on both sides.
+
+use std::{
+    fs,
+    future::Future,
+    io,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tower_service::Service;
+
+use crate::{
+    session::{Authenticate, Server},
+    subscribe::Endpoint,
+    wire::{MESSAGE_BYTES, Serve},
+};
+
+/// How long a connection may take to be made, TLS included.
+const CONNECT: Duration = Duration::from_secs(5);
+/// A side that is silent this long is asked whether it is still there,
+const PING: Duration = Duration::from_secs(10);
+/// and has this long to say so.
+const PONG: Duration = Duration::from_secs(10);
+/// Connections at once. A data plane has one.
+const CONNECTIONS: usize = 4096;
+
+/// Why the operator could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The roots cannot be read.
+    #[error("the roots {0} cannot be read: {1}")]
+    Roots(PathBuf, String),
+    /// The name is not one that a certificate can have.
+    #[error("{0:?} is not the name of a server")]
+    Name(String),
+    /// No connection.
+    #[error("the operator at {0} cannot be reached: {1}")]
+    Connect(String, #[source] io::Error),
+    /// No HTTP/2.
+    #[error("the operator at {0} does not speak HTTP/2: {1}")]
+    Http(String, #[source] hyper::Error),
+}
+
+/// A connection to the operator.
+pub(crate) struct Channel(SendRequest<tonic::body::Body>);
+
+impl Service<http::Request<tonic::body::Body>> for Channel {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+/// Connects to the operator.
+pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, TransportError> {
+    let address = &endpoint.address;
+    let unreached = |error| TransportError::Connect(address.clone(), error);
+    let config = client_config(endpoint)?;
+    let name = ServerName::try_from(endpoint.server_name.clone())
+        .map_err(|_| TransportError::Name(endpoint.server_name.clone()))?;
+    let connecting = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    };
+    let stream = timeout(CONNECT, connecting)
+        .await
+        .unwrap_or_else(|elapsed| Err(elapsed.into()))
+        .map_err(unreached)?;
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| TransportError::Http(address.clone(), error))?;
+    tokio::spawn(connection);
+    Ok(Channel(sender))
+}
+
+/// What requests to the operator begin with.
+pub(crate) fn origin(endpoint: &Endpoint) -> Result<http::Uri, TransportError> {
+    format!("https://{}", endpoint.server_name)
+        .parse()
+        .map_err(|_| TransportError::Name(endpoint.server_name.clone()))
+}
+
+fn client_config(endpoint: &Endpoint) -> Result<ClientConfig, TransportError> {
+    let unread = |why: String| TransportError::Roots(endpoint.roots.clone(), why);
+    let pem = fs::read(&endpoint.roots).map_err(|error| unread(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| unread(error.to_string()))?;
+        roots.add(certificate).map_err(|error| unread(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(unread("it holds no certificate".to_owned()));
+    }
+    let mut config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+impl<A: Authenticate> Server<A> {
+    /// Serves the stream on a socket until `stop` is true; data planes are then told to go elsewhere. `tls` may show a
+    /// certificate that is renewed meanwhile.
+    ///
+    /// # Errors
+    /// The socket cannot be used.
+    pub async fn listen(
+        self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let acceptor = TlsAcceptor::from(tls);
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut stopping = stop.clone();
+        loop {
+            let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let (stream, peer) = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    // Say, no more descriptors: others end meanwhile.
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+                () = stopped(&mut stopping) => return Ok(()),
+            };
+            let (server, acceptor, stop) = (self.clone(), acceptor.clone(), stop.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Err(error) = server.connection(stream, &acceptor, stop).await {
+                    tracing::debug!(%peer, %error, "a connection has ended");
+                }
+            });
+        }
+    }
+
+    async fn connection(
+        self,
+        stream: TcpStream,
+        acceptor: &TlsAcceptor,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        stream.set_nodelay(true)?;
+        let stream = timeout(CONNECT, acceptor.accept(stream)).await??;
+        let service = Serve::new(self).max_decoding_message_size(MESSAGE_BYTES);
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PONG)
+            .max_concurrent_streams(4)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => Ok(ended?),
+            () = stopped(&mut stop) => {
+                // The stream has no end of its own: GOAWAY is said, and the connection closed.
+                connection.as_mut().graceful_shutdown();
+                Ok(timeout(Duration::from_millis(200), connection).await.unwrap_or(Ok(()))?)
+            }
+        }
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Whoever could have said so is gone: that says it too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

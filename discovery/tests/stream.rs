@@ -1,0 +1,221 @@
+//! The stream over real sockets and real TLS: what arrives, in which order, what a reconnect costs, what a refusal does.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::{Operator, Proxy, listener, route, service, workload};
+use weft_model::{Change, Key, Rejected};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_gets_what_it_uses_and_nothing_else() {
+    let operator = Operator::start().await;
+    operator.publish([
+        route("ns/r/0", "ns/gw/http", "ns/a:80"),
+        listener("ns/gw/http", "ns/gw"),
+        service("ns/a:80"),
+        workload("ns/a-1", "ns/a:80"),
+        listener("ns/other/http", "ns/other"),
+        route("ns/o/0", "ns/other/http", "ns/b:80"),
+        service("ns/b:80"),
+        workload("ns/b-1", "ns/b:80"),
+    ]);
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    let names: Vec<String> = proxy.log().iter().map(support::name).collect();
+    assert_eq!(
+        names,
+        [
+            "+workload ns/a-1",
+            "+service ns/a:80",
+            "+route ns/r/0",
+            "+listener ns/gw/http"
+        ],
+        "each before what names it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_moves_to_another_service_never_names_one_that_is_not_there() {
+    let operator = Operator::start().await;
+    operator.publish([
+        listener("ns/gw/http", "ns/gw"),
+        route("ns/r/0", "ns/gw/http", "ns/a:80"),
+        service("ns/a:80"),
+        workload("ns/a-1", "ns/a:80"),
+        service("ns/b:80"),
+        workload("ns/b-1", "ns/b:80"),
+    ]);
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    proxy.clear();
+    let epoch = operator.publish([route("ns/r/0", "ns/gw/http", "ns/b:80")]);
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    let names: Vec<String> = proxy.log().iter().map(support::name).collect();
+    assert_eq!(
+        names,
+        [
+            "+workload ns/b-1",
+            "+service ns/b:80",
+            "+route ns/r/0",
+            "-service ns/a:80",
+            "-workload ns/a-1"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_sends_what_it_changed_and_an_edit_for_others_nothing() {
+    let operator = Operator::start().await;
+    operator.publish([listener("ns/gw/http", "ns/gw"), listener("ns/other/http", "ns/other")]);
+    operator.publish((0..100).map(|n| route(&format!("ns/r{n}/0"), "ns/gw/http", "ns/a:80")));
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    assert_eq!(proxy.log().len(), 101);
+    proxy.clear();
+
+    let epoch = operator.publish([route("ns/r7/0", "ns/gw/http", "ns/b:80")]);
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    assert_eq!(proxy.log().len(), 1);
+
+    let epoch = operator.publish([route("ns/elsewhere/0", "ns/other/http", "ns/b:80")]);
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    assert_eq!(proxy.log().len(), 1, "taken at once, without a message");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_reconnect_only_what_has_changed_meanwhile_is_sent() {
+    let mut operator = Operator::start().await;
+    let world = || {
+        vec![
+            listener("ns/gw/http", "ns/gw"),
+            route("ns/kept/0", "ns/gw/http", "ns/a:80"),
+            service("ns/a:80"),
+        ]
+    };
+    operator.publish(world());
+    operator.publish([
+        route("ns/changed/0", "ns/gw/http", "ns/a:80"),
+        route("ns/gone/0", "ns/gw/http", "ns/a:80"),
+    ]);
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    assert_eq!(proxy.log().len(), 5);
+    proxy.clear();
+
+    // Another replica of the operator, which has never heard of this data plane.
+    operator.replace_by_another().await;
+    operator.publish(world());
+    let epoch = operator.publish([
+        route("ns/changed/0", "ns/gw/http", "ns/b:80"),
+        route("ns/new/0", "ns/gw/http", "ns/a:80"),
+    ]);
+    operator.serve().await;
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    let names: BTreeSet<String> = proxy.log().iter().map(support::name).collect();
+    let expected = ["+route ns/changed/0", "+route ns/new/0", "-route ns/gone/0"];
+    assert_eq!(names, expected.map(str::to_owned).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_told_in_the_data_planes_words_and_stops_nothing() {
+    let operator = Operator::start().await;
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    let bad = Key::Route("ns/bad/0".into());
+    proxy.refuse(Rejected {
+        key: bad.clone(),
+        reason: "the regular expression is too large".to_owned(),
+    });
+    let epoch = operator.publish([
+        listener("ns/gw/http", "ns/gw"),
+        route("ns/bad/0", "ns/gw/http", "ns/a:80"),
+        route("ns/good/0", "ns/gw/http", "ns/a:80"),
+    ]);
+    let replica = operator.taken("ns/gw", "gw-1", epoch).await;
+    assert_eq!(replica.refused.len(), 1);
+    assert_eq!(replica.refused[&bad], "the regular expression is too large");
+    assert!(!replica.serves(epoch));
+    assert_eq!(proxy.log().len(), 3, "the others are applied, with it");
+
+    proxy.refuse_nothing();
+    let epoch = operator.publish([route("ns/bad/0", "ns/gw/http", "ns/b:80")]);
+    let replica = operator.taken("ns/gw", "gw-1", epoch).await;
+    assert!(replica.serves(epoch), "{replica:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_resource_that_goes_away_is_not_refused_any_more() {
+    let operator = Operator::start().await;
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.refuse(Rejected {
+        key: Key::Route("ns/bad/0".into()),
+        reason: "no".to_owned(),
+    });
+    let epoch = operator.publish([
+        listener("ns/gw/http", "ns/gw"),
+        route("ns/bad/0", "ns/gw/http", "ns/a:80"),
+    ]);
+    assert!(!operator.taken("ns/gw", "gw-1", epoch).await.refused.is_empty());
+    proxy.refuse_nothing();
+    let epoch = operator.remove([Key::Route("ns/bad/0".into())]);
+    assert!(operator.taken("ns/gw", "gw-1", epoch).await.serves(epoch));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_data_plane_gets_the_last_version_only() {
+    let operator = Operator::start().await;
+    operator.publish([listener("ns/gw/http", "ns/gw")]);
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    proxy.clear();
+    let slow = proxy.pause().await;
+    let mut epoch = 0;
+    for number in 0..1000 {
+        epoch = operator.publish([route("ns/r/0", "ns/gw/http", &format!("ns/s{number}:80"))]);
+    }
+    drop(slow);
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    let log = proxy.log();
+    assert!(log.len() <= 20, "{} versions of one route were sent", log.len());
+    let Some(Change::Upsert(last)) = log.last() else {
+        panic!("{log:?}")
+    };
+    assert_eq!(*last, route("ns/r/0", "ns/gw/http", "ns/s999:80"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_larger_than_a_message_arrives_whole() {
+    let operator = Operator::start().await;
+    operator.publish([listener("ns/gw/http", "ns/gw")]);
+    operator.publish((0..20_000).map(|n| route(&format!("ns/route-with-a-long-name-{n}/0"), "ns/gw/http", "ns/a:80")));
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    assert_eq!(proxy.log().len(), 20_001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_token_nothing_is_told() {
+    let operator = Operator::start().await;
+    operator.publish([listener("ns/gw/http", "ns/gw")]);
+    let thief = Proxy::connect_with(&operator, "ns/gw", "gw-1", "another token").await;
+    operator.turned_away(1).await;
+    // The token of one Gateway is not good for another.
+    let other = Proxy::connect_with(&operator, "ns/gw", "gw-2", "token of ns/other").await;
+    operator.turned_away(3).await;
+    assert!(thief.log().is_empty() && other.log().is_empty());
+    assert!(operator.replicas().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_plane_that_leaves_is_forgotten() {
+    let operator = Operator::start().await;
+    let epoch = operator.publish([listener("ns/gw/http", "ns/gw")]);
+    let first = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    let _second = Proxy::connect(&operator, "ns/gw", "gw-2").await;
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    operator.taken("ns/gw", "gw-2", epoch).await;
+    drop(first);
+    operator
+        .until(|replicas| replicas.get(&"ns/gw".into()).is_some_and(|known| known.len() == 1))
+        .await;
+}

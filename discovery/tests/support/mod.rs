@@ -1,0 +1,319 @@
+//! An operator that only publishes, and data planes that only write down what they are told.
+#![allow(unreachable_pub, reason = "a module of a test")]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use weft_discovery::{Authenticate, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Server, Sink, Subscriber};
+use weft_model::{
+    Backend, BackendProtocol, BackendTarget, Change, GatewayKey, Key, Listener, ListenerProtocol, PathMatch, Rejected,
+    Resource, Route, RouteKind, RouteMatch, RouteOwner, Service, ServiceKey, Timeouts, Workload,
+};
+
+/// Nothing here takes this long.
+const PATIENCE: Duration = Duration::from_secs(30);
+const NAME: &str = "weft.test";
+
+pub struct Operator {
+    publisher: Publisher,
+    address: SocketAddr,
+    tls: Arc<rustls::ServerConfig>,
+    listener: Option<TcpListener>,
+    stop: watch::Sender<bool>,
+    serving: Option<JoinHandle<()>>,
+    denied: Arc<AtomicUsize>,
+    folder: PathBuf,
+}
+
+/// A token is good if it says which Gateway it is of.
+struct Tokens(Arc<AtomicUsize>);
+
+impl Authenticate for Tokens {
+    async fn authenticate(&self, token: &str, gateway: &GatewayKey, _replica: &str) -> Result<(), Denied> {
+        if token == format!("token of {gateway}") {
+            return Ok(());
+        }
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Err(Denied::Token(gateway.clone(), "it is another's".to_owned()))
+    }
+}
+
+impl Operator {
+    pub async fn start() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
+        let folder = std::env::temp_dir().join(format!("weft-discovery-{}-{:p}", std::process::id(), &made));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("ca.crt"), made.cert.pem()).expect("written");
+        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let mut tls = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a configuration");
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let mut operator = Self {
+            publisher: Publisher::new(),
+            address: listener.local_addr().expect("an address"),
+            tls: Arc::new(tls),
+            listener: Some(listener),
+            stop: watch::Sender::new(false),
+            serving: None,
+            denied: Arc::default(),
+            folder,
+        };
+        operator.serve().await;
+        operator
+    }
+
+    /// Serves at the same address as before.
+    pub async fn serve(&mut self) {
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => TcpListener::bind(self.address).await.expect("the address is free"),
+        };
+        let server = Server::new(self.publisher.clone(), Tokens(self.denied.clone()));
+        self.stop = watch::Sender::new(false);
+        let served = server.listen(listener, self.tls.clone(), self.stop.subscribe());
+        self.serving = Some(tokio::spawn(async move { served.await.expect("served") }));
+    }
+
+    /// Goes away, and knows nothing when it comes back.
+    pub async fn replace_by_another(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(serving) = self.serving.take() {
+            serving.await.expect("ended");
+        }
+        self.until(|replicas| replicas.is_empty()).await;
+        self.publisher = Publisher::new();
+    }
+
+    pub fn publish(&self, resources: impl IntoIterator<Item = Resource>) -> Epoch {
+        self.publisher
+            .publish(resources.into_iter().map(Change::Upsert).collect())
+    }
+
+    pub fn remove(&self, keys: impl IntoIterator<Item = Key>) -> Epoch {
+        self.publisher.publish(keys.into_iter().map(Change::Remove).collect())
+    }
+
+    pub fn replicas(&self) -> Replicas {
+        self.publisher.replicas().borrow().clone()
+    }
+
+    pub async fn until(&self, mut holds: impl FnMut(&Replicas) -> bool) -> Replicas {
+        let mut replicas = self.publisher.replicas();
+        let waited = timeout(PATIENCE, replicas.wait_for(|replicas| holds(replicas))).await;
+        let Ok(replicas) = waited else {
+            panic!("never, but {:?}", self.replicas());
+        };
+        replicas.expect("the publisher lives").clone()
+    }
+
+    /// Waits until a data plane has answered for all of an epoch.
+    pub async fn taken(&self, gateway: &str, replica: &str, epoch: Epoch) -> Replica {
+        let gateway = GatewayKey::from(gateway);
+        let find = |replicas: &Replicas| -> Option<Replica> {
+            replicas
+                .get(&gateway)
+                .and_then(|known| known.get(replica))
+                .filter(|replica| replica.taken >= epoch)
+                .cloned()
+        };
+        find(&self.until(|replicas| find(replicas).is_some()).await).expect("found")
+    }
+
+    /// Waits until so many attempts were turned away.
+    pub async fn turned_away(&self, count: usize) {
+        let look = async {
+            while self.denied.load(Ordering::SeqCst) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, look).await.expect("turned away");
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A data plane.
+pub struct Proxy {
+    notes: Arc<Notes>,
+    synced: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+struct Notes {
+    log: Mutex<Vec<Change>>,
+    refuse: Mutex<HashMap<Key, Rejected>>,
+    /// Taken while it is busy.
+    busy: Arc<Semaphore>,
+}
+
+struct Recorder(Arc<Notes>, watch::Sender<bool>);
+
+impl Sink for Recorder {
+    async fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
+        let _permit = self.0.busy.acquire().await.expect("open");
+        let refuse = self.0.refuse.lock().expect("unpoisoned");
+        let keys = changes.iter().filter_map(|change| match change {
+            Change::Upsert(resource) => Some(resource.key()),
+            Change::Remove(_) => None,
+        });
+        let rejected = keys.filter_map(|key| refuse.get(&key).cloned()).collect();
+        self.0.log.lock().expect("unpoisoned").extend(changes);
+        rejected
+    }
+
+    async fn synced(&mut self) {
+        self.1.send_replace(true);
+    }
+}
+
+impl Proxy {
+    pub async fn connect(operator: &Operator, gateway: &str, replica: &str) -> Self {
+        Self::connect_with(operator, gateway, replica, &format!("token of {gateway}")).await
+    }
+
+    pub async fn connect_with(operator: &Operator, gateway: &str, replica: &str, token: &str) -> Self {
+        let file = operator.folder.join(format!("token-{replica}"));
+        std::fs::write(&file, token).expect("written");
+        let endpoint = Endpoint {
+            address: operator.address.to_string(),
+            server_name: NAME.to_owned(),
+            roots: operator.folder.join("ca.crt"),
+            token: file,
+        };
+        let notes = Arc::new(Notes {
+            log: Mutex::default(),
+            refuse: Mutex::default(),
+            busy: Arc::new(Semaphore::new(1)),
+        });
+        let (sender, synced) = watch::channel(false);
+        let subscriber = Subscriber::new(endpoint, &gateway.into(), replica, Recorder(notes.clone(), sender));
+        Self {
+            notes,
+            synced,
+            task: tokio::spawn(subscriber.run()),
+        }
+    }
+
+    /// Waits until it was told all there is.
+    pub async fn synced(&self) {
+        let mut synced = self.synced.clone();
+        let waited = timeout(PATIENCE, synced.wait_for(|synced| *synced)).await;
+        waited.expect("told all").expect("connected");
+    }
+
+    pub fn log(&self) -> Vec<Change> {
+        self.notes.log.lock().expect("unpoisoned").clone()
+    }
+
+    pub fn clear(&self) {
+        self.notes.log.lock().expect("unpoisoned").clear();
+    }
+
+    pub fn refuse(&self, rejected: Rejected) {
+        let mut refuse = self.notes.refuse.lock().expect("unpoisoned");
+        refuse.insert(rejected.key.clone(), rejected);
+    }
+
+    pub fn refuse_nothing(&self) {
+        self.notes.refuse.lock().expect("unpoisoned").clear();
+    }
+
+    /// Applies nothing for as long as the answer is kept.
+    pub async fn pause(&self) -> OwnedSemaphorePermit {
+        self.notes.busy.clone().acquire_owned().await.expect("open")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub fn name(change: &Change) -> String {
+    match change {
+        Change::Upsert(resource) => format!("+{}", resource.key()),
+        Change::Remove(key) => format!("-{key}"),
+    }
+}
+
+pub fn listener(key: &str, gateway: &str) -> Resource {
+    Resource::Listener(Arc::new(Listener {
+        key: key.into(),
+        gateway: gateway.into(),
+        port: 80,
+        protocol: ListenerProtocol::Http,
+        hostname: None,
+        tls: None,
+    }))
+}
+
+pub fn service(key: &str) -> Resource {
+    Resource::Service(Arc::new(Service {
+        key: key.into(),
+        protocol: BackendProtocol::Http1,
+    }))
+}
+
+pub fn workload(key: &str, service: &str) -> Resource {
+    Resource::Workload(Arc::new(Workload {
+        key: key.into(),
+        address: [127, 0, 0, 1].into(),
+        services: BTreeMap::from([(ServiceKey::from(service), 80)]),
+        zone: None,
+    }))
+}
+
+pub fn route(key: &str, listener: &str, service: &str) -> Resource {
+    Resource::Route(Arc::new(Route {
+        key: key.into(),
+        owner: RouteOwner {
+            kind: RouteKind::Http,
+            namespace: "ns".to_owned(),
+            name: key.to_owned(),
+            rule: 0,
+            rule_name: None,
+            created: 0,
+        },
+        listeners: vec![listener.into()],
+        hostnames: Vec::new(),
+        matches: vec![RouteMatch {
+            path: PathMatch::Prefix("/".to_owned()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }],
+        filters: Vec::new(),
+        backends: vec![Backend {
+            weight: 1,
+            target: BackendTarget::Service(service.into()),
+            filters: Vec::new(),
+        }],
+        timeouts: Timeouts::default(),
+        retry: None,
+        broken: None,
+    }))
+}
