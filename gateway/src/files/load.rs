@@ -32,9 +32,11 @@ struct Text {
 
 impl Text {
     fn new(text: &str) -> Self {
-        let starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
+        // YAML ends lines with CR alone, too (YAML 1.2, 5.4).
+        let ends = text
+            .match_indices(['\n', '\r'])
+            .filter(|(at, end)| *end == "\n" || text.as_bytes().get(at + 1) != Some(&b'\n'));
+        let starts = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
         Self {
             text: text.into(),
             starts,
@@ -44,7 +46,7 @@ impl Text {
     /// A line, from 1, without its end.
     fn line(&self, number: usize) -> Option<&str> {
         let start = *self.starts.get(number.checked_sub(1)?)?;
-        self.text.get(start..)?.lines().next()
+        self.text.get(start..)?.split(['\n', '\r']).next()
     }
 }
 
@@ -474,6 +476,17 @@ mod tests {
         assert_eq!(file.problems.len(), 1, "{:?}", file.problems);
         assert!(
             file.problems[0].to_string().contains(" 6 |   - port: x\n"),
+            "{}",
+            file.problems[0]
+        );
+    }
+
+    #[test]
+    fn a_carriage_return_alone_ends_a_line() {
+        let file = file("apiVersion: v1\rkind: Service\rmetadata: {name: a}\rspec:\r  ports:\r  - port: x\r");
+        assert_eq!(file.problems.len(), 1, "{:?}", file.problems);
+        assert!(
+            file.problems[0].to_string().contains("a.yaml:6:5\n   |\n 6 |   - port: x\n"),
             "{}",
             file.problems[0]
         );
