@@ -14,6 +14,9 @@ mod downstream;
 mod exchange;
 pub mod fields;
 mod flag;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 pub mod h1;
 mod io;

@@ -1,11 +1,16 @@
-//! The project's own commands: `cargo xtask test` is what CI runs, `cargo xtask bench` measures.
+//! The project's own commands: `cargo xtask test` is what CI runs, `cargo xtask fuzz` looks for what it did not find,
+//! `cargo xtask bench` measures.
 
+mod fuzz;
 mod h2spec;
 mod steps;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+/// Seconds that each fuzz target runs among the tests.
+const FUZZING: u32 = 10;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -20,11 +25,23 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Everything that must hold before a change lands: formatting, lints, tests, protocol conformance.
+    /// Everything that must hold before a change lands: formatting, lints, tests, protocol conformance, a little
+    /// fuzzing.
     Test {
         /// Leave out what needs tools beside Rust.
         #[arg(long)]
         fast: bool,
+    },
+    /// Give what parses bytes of others bytes that nobody would write.
+    Fuzz {
+        /// The target, by the name of its file in fuzz/fuzz_targets; all of them when left out.
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Give the target this file only, as it was kept when the target failed.
+        #[arg(long, requires = "target", conflicts_with = "seconds")]
+        input: Option<PathBuf>,
     },
     /// Measure Weft beside its peers, in one run.
     Bench {
@@ -37,6 +54,13 @@ enum Command {
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Test { fast } => Ok(test(fast)),
+        Command::Fuzz { target, seconds, input } => {
+            match (target, input) {
+                (Some(target), Some(input)) => fuzz::reproduce(&target, &input)?,
+                (target, _) => fuzz::run(target.as_deref(), seconds)?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Bench { args } => {
             let mut steps = steps::Steps::default();
             steps.run(
@@ -55,6 +79,8 @@ fn main() -> anyhow::Result<ExitCode> {
 fn test(fast: bool) -> ExitCode {
     let mut steps = steps::Steps::default();
     steps.run("formatting", "cargo", &["fmt", "--all", "--check"]);
+    let fuzz = ["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"];
+    steps.run("formatting of the fuzz targets", "cargo", &fuzz);
     let lints = [
         "clippy",
         "--workspace",
@@ -68,8 +94,10 @@ fn test(fast: bool) -> ExitCode {
     steps.run("tests", "cargo", &["test", "--workspace", "--locked"]);
     if fast {
         steps.skip("HTTP/2 conformance", "left out by --fast");
+        steps.skip("fuzzing", "left out by --fast");
     } else {
         h2spec::run(&mut steps);
+        steps.step("fuzzing", || fuzz::run(None, FUZZING));
     }
     steps.finish()
 }

@@ -486,7 +486,9 @@ mod tests {
         let file = file("apiVersion: v1\rkind: Service\rmetadata: {name: a}\rspec:\r  ports:\r  - port: x\r");
         assert_eq!(file.problems.len(), 1, "{:?}", file.problems);
         assert!(
-            file.problems[0].to_string().contains("a.yaml:6:5\n   |\n 6 |   - port: x\n"),
+            file.problems[0]
+                .to_string()
+                .contains("a.yaml:6:5\n   |\n 6 |   - port: x\n"),
             "{}",
             file.problems[0]
         );
