@@ -228,7 +228,7 @@ async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress
                 if uploaded_at_once {
                     return Ok(());
                 }
-                upload_h1(&mut body, &connection, framing).await
+                upload_h1(&mut body, &connection, framing, &watchdog).await
             }),
             state: if uploaded_at_once {
                 UploadState::Done
@@ -237,18 +237,23 @@ async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress
             },
         };
         let answered = upload
-            .while_doing(pin!(connection.response(
-                worker,
-                if head_request { "HEAD" } else { "GET" },
-                context.line.upgrade,
-                &watchdog
+            .while_doing(pin!(unless_gone(
+                &mut responder,
+                pin!(connection.response(
+                    worker,
+                    if head_request { "HEAD" } else { "GET" },
+                    context.line.upgrade,
+                    &watchdog
+                ))
             )))
             .await;
         let mut response = match answered {
             Ok(response) => response,
             Err(error) => {
                 return Err(match (upload.state, error) {
-                    (UploadState::ClientFailed(error), _) => Failure::of_body(error),
+                    (UploadState::ClientFailed(error), _) | (_, ResponseError::Upload(error @ BodyError::Gone)) => {
+                        Failure::of_body(error)
+                    }
                     (_, ResponseError::Closed | ResponseError::Io(_)) if connection.reused => Failure::Stale,
                     (_, ResponseError::Refused(refusal)) => Failure::Invalid(refusal),
                     (_, error) => Failure::Reset(error.to_string()),
@@ -336,7 +341,7 @@ async fn over_h2<D: Downstream>(context: &Context<'_>, request: &mut D, progress
             if uploaded_at_once {
                 return Ok(());
             }
-            upload_h2(&mut body, &mut sender).await
+            upload_h2(&mut body, &mut sender, &watchdog).await
         }),
         state: if uploaded_at_once {
             UploadState::Done
@@ -344,12 +349,17 @@ async fn over_h2<D: Downstream>(context: &Context<'_>, request: &mut D, progress
             UploadState::Sending
         },
     };
-    let answered = upload.while_doing(pin!(guarded(&watchdog, pin!(response)))).await;
+    let answered = upload
+        .while_doing(pin!(unless_gone(
+            &mut responder,
+            pin!(guarded(&watchdog, pin!(response)))
+        )))
+        .await;
     let (parts, stream) = match answered {
         Ok(response) => response.into_parts(),
         Err(error) => {
             return Err(match (upload.state, error) {
-                (UploadState::ClientFailed(error), _) => Failure::of_body(error),
+                (UploadState::ClientFailed(error), _) | (_, error @ BodyError::Gone) => Failure::of_body(error),
                 // The backend took no notice of the stream, so it is safe to send it elsewhere (RFC 9113 8.7).
                 (_, BodyError::H2(error)) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => Failure::Stale,
                 (_, error) => Failure::Reset(error.to_string()),
@@ -466,9 +476,10 @@ async fn upload_h1<B: RequestBody>(
     body: &mut B,
     connection: &H1Connection,
     framing: Framing,
+    watchdog: &Watchdog,
 ) -> Result<(), UploadError> {
     loop {
-        let piece = body.next().await.map_err(UploadError::Client)?;
+        let piece = body.next(watchdog).await.map_err(UploadError::Client)?;
         let last = matches!(piece, Piece::End(_));
         let sent = write_piece(&connection.stream, framing == Framing::Chunked, piece).await;
         sent.map_err(|_| UploadError::Backend)?;
@@ -478,9 +489,13 @@ async fn upload_h1<B: RequestBody>(
     }
 }
 
-async fn upload_h2<B: RequestBody>(body: &mut B, sender: &mut h2::SendStream<bytes::Bytes>) -> Result<(), UploadError> {
+async fn upload_h2<B: RequestBody>(
+    body: &mut B,
+    sender: &mut h2::SendStream<bytes::Bytes>,
+    watchdog: &Watchdog,
+) -> Result<(), UploadError> {
     loop {
-        let piece = match body.next().await {
+        let piece = match body.next(watchdog).await {
             Ok(piece) => piece,
             Err(error) => {
                 sender.send_reset(h2::Reason::CANCEL);
@@ -563,10 +578,8 @@ async fn relay_h1<R: Responder>(
     }
     let message = head;
     loop {
-        let piece = body
-            .next(&connection.stream, message, watchdog)
-            .await
-            .map_err(Broken::Backend)?;
+        let next = pin!(body.next(&connection.stream, message, watchdog));
+        let piece = unless_gone(responder, next).await.map_err(Broken::waiting)?;
         let last = matches!(piece, Piece::End(_));
         guarded(watchdog, pin!(responder.send(piece)))
             .await
@@ -601,9 +614,9 @@ async fn relay_h2<R: Responder>(
         return Ok(());
     }
     loop {
-        let piece = guarded(watchdog, pin!(response.next()))
-            .await
-            .map_err(Broken::Backend)?;
+        let next = pin!(response.next());
+        let piece = unless_gone(responder, pin!(guarded(watchdog, next))).await;
+        let piece = piece.map_err(Broken::waiting)?;
         let last = matches!(piece, Piece::End(_));
         guarded(watchdog, pin!(responder.send(piece)))
             .await
@@ -614,8 +627,21 @@ async fn relay_h2<R: Responder>(
     }
 }
 
+/// Waits for the backend, unless the client takes its request back.
+fn unless_gone<T, E: From<BodyError>>(
+    responder: &mut impl Responder,
+    mut awaited: Pin<&mut impl Future<Output = Result<T, E>>>,
+) -> impl Future<Output = Result<T, E>> {
+    poll_fn(move |cx| {
+        if let Poll::Ready(result) = awaited.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        responder.poll_gone(cx).map(|()| Err(BodyError::Gone.into()))
+    })
+}
+
 /// Waits for either side, but not for ever.
-fn guarded<T, E: Into<BodyError>>(
+pub(crate) fn guarded<T, E: Into<BodyError>>(
     watchdog: &Watchdog,
     mut frame: Pin<&mut impl Future<Output = Result<T, E>>>,
 ) -> impl Future<Output = Result<T, BodyError>> {

@@ -30,6 +30,8 @@ pub(crate) enum BodyError {
     Truncated,
     #[error("the body stood still for too long")]
     Stalled,
+    #[error("the client took the request back")]
+    Gone,
     #[error("{0}")]
     Refused(#[from] Refusal),
     #[error("{0}")]
@@ -48,6 +50,14 @@ pub(crate) enum Broken {
 impl Broken {
     pub(crate) fn backend(error: io::Error) -> Self {
         Self::Backend(error.into())
+    }
+
+    /// What went wrong while the backend was waited for.
+    pub(crate) fn waiting(error: BodyError) -> Self {
+        match error {
+            BodyError::Gone => Self::Client(error),
+            error => Self::Backend(error),
+        }
     }
 
     pub(crate) fn client(error: io::Error) -> Self {

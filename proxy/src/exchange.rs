@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
-    attempt::{self, Failure, Sent},
+    attempt::{self, Failure, Sent, guarded},
     balance::{EndpointState, Outcome, backoff},
     config::{BackendEntry, Found, Rule, ServiceEntry, Target},
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
@@ -67,7 +68,7 @@ pub(crate) async fn exchange<D: Downstream>(worker: &Rc<Worker>, client: &Client
     let _pending = scopeguard(|| worker.pending.set(worker.pending.get() - 1));
     if worker.pending.get() > worker.options.limits.pending {
         account.fail(Flag::Overloaded, String::new());
-        answer(&mut account, request, HeaderMap::new()).await;
+        answer(worker, &mut account, request, HeaderMap::new()).await;
     } else {
         route(worker, client, request, &mut account).await;
     }
@@ -82,7 +83,7 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     let view = request.view();
     if has_dot_segments(view.path) {
         account.fail(Flag::Refused, "dot_segments".into());
-        return answer(account, request, HeaderMap::new()).await;
+        return answer(worker, account, request, HeaderMap::new()).await;
     }
     let found = match snapshot.port(client.port) {
         Some(port) => port.find(&view, client.sni()),
@@ -92,11 +93,11 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         Found::Rule(matched) => matched,
         Found::NoRoute => {
             account.fail(Flag::NoRoute, String::new());
-            return answer(account, request, HeaderMap::new()).await;
+            return answer(worker, account, request, HeaderMap::new()).await;
         }
         Found::Misdirected => {
             account.fail(Flag::Misdirected, String::new());
-            return answer(account, request, HeaderMap::new()).await;
+            return answer(worker, account, request, HeaderMap::new()).await;
         }
     };
     let rule = matched.rule;
@@ -105,30 +106,30 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     account.rule = Some(state.clone());
     if let Some(direct) = rule.filters.answer(&view, matched.prefix, client.scheme(), client.port) {
         account.status = direct.status;
-        return answer(account, request, direct.headers).await;
+        return answer(worker, account, request, direct.headers).await;
     }
     let backend = state.shares.pick().and_then(|share| rule.backends.get(share));
     let Some(backend) = backend.filter(|_| rule.route.broken.is_none()) else {
         account.fail(Flag::NoBackend, rule.route.broken.clone().unwrap_or_default());
-        return answer(account, request, HeaderMap::new()).await;
+        return answer(worker, account, request, HeaderMap::new()).await;
     };
     if let Some(direct) = backend
         .filters
         .answer(&view, matched.prefix, client.scheme(), client.port)
     {
         account.status = direct.status;
-        return answer(account, request, direct.headers).await;
+        return answer(worker, account, request, direct.headers).await;
     }
     let entry = match &backend.target {
         Target::Service(id) => snapshot.resolve(*id),
         Target::Invalid(reason) => {
             account.fail(Flag::NoBackend, reason.to_string());
-            return answer(account, request, HeaderMap::new()).await;
+            return answer(worker, account, request, HeaderMap::new()).await;
         }
     };
     let Some(entry) = entry else {
         account.fail(Flag::NoBackend, "the Service is not known".into());
-        return answer(account, request, HeaderMap::new()).await;
+        return answer(worker, account, request, HeaderMap::new()).await;
     };
     let (prefix, started) = (matched.prefix, account.started);
     let plan = plan(request, rule, backend, prefix, started);
@@ -224,7 +225,7 @@ async fn forward<D: Downstream>(
     loop {
         let Some(endpoint) = upstream.pick(now, last.as_ref()) else {
             account.fail(Flag::NoEndpoint, String::new());
-            return answer(account, request, HeaderMap::new()).await;
+            return answer(worker, account, request, HeaderMap::new()).await;
         };
         account.tries += 1;
         account.endpoint = Some(endpoint.address);
@@ -289,7 +290,7 @@ async fn forward<D: Downstream>(
                 Duration::ZERO
             }
             Failure::ClientGone(_) | Failure::ClientRefused(_) | Failure::ClientTimeout | Failure::RequestTimeout => {
-                return give_up(account, request, failure).await;
+                return give_up(worker, account, request, failure).await;
             }
             _ if more && upstream.budget.allow(now) => {
                 retries += 1;
@@ -298,13 +299,13 @@ async fn forward<D: Downstream>(
                     .unwrap_or(Duration::from_millis(25));
                 backoff(base, retries, worker.random())
             }
-            _ => return give_up(account, request, failure).await,
+            _ => return give_up(worker, account, request, failure).await,
         };
         last = Some(endpoint);
         fresh = false;
         if !wait.is_zero() {
             if plan.deadline.is_some_and(|deadline| now + wait >= deadline) {
-                return give_up(account, request, failure).await;
+                return give_up(worker, account, request, failure).await;
             }
             tokio::time::sleep(wait).await;
             now = Instant::now();
@@ -312,7 +313,7 @@ async fn forward<D: Downstream>(
     }
 }
 
-async fn give_up<D: Downstream>(account: &mut Account, request: &mut D, failure: Failure) {
+async fn give_up<D: Downstream>(worker: &Worker, account: &mut Account, request: &mut D, failure: Failure) {
     account.fail(failure.flag(), failure.to_string());
     match failure {
         Failure::Status(status) => account.status = status,
@@ -328,11 +329,11 @@ async fn give_up<D: Downstream>(account: &mut Account, request: &mut D, failure:
         responder.abort();
         return;
     }
-    answer(account, request, HeaderMap::new()).await;
+    answer(worker, account, request, HeaderMap::new()).await;
 }
 
 /// Answers without a backend, with the account's status.
-async fn answer<D: Downstream>(account: &mut Account, request: &mut D, mut headers: HeaderMap) {
+async fn answer<D: Downstream>(worker: &Worker, account: &mut Account, request: &mut D, mut headers: HeaderMap) {
     // The reason may name what a client need not know of: it gets the flag only, the log has both.
     let text = match account.flag {
         Flag::None => String::new(),
@@ -359,10 +360,16 @@ async fn answer<D: Downstream>(account: &mut Account, request: &mut D, mut heade
     let body_left = request.framing() != Framing::None && request.buffered().is_none();
     let body = if head { "" } else { text };
     let status = account.status;
+    let watchdog = worker.watchdogs.watch();
+    watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
     let (_, mut responder) = request.split();
-    let sent = responder
-        .respond(status, ResponseFields::Map(headers), framing, body.as_bytes(), true)
-        .await;
+    let responding = responder.respond(status, ResponseFields::Map(headers), framing, body.as_bytes(), true);
+    let sent = guarded(&watchdog, pin!(responding)).await;
+    if let Err(error) = &sent {
+        account.flag = Flag::ClientGone;
+        account.reason = error.to_string();
+        responder.abort();
+    }
     account.reusable = sent.is_ok() && !body_left;
 }
 

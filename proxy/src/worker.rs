@@ -14,9 +14,9 @@ use weft_model::RouteKey;
 use crate::{
     balance::Weighted,
     config::{Rule, ServiceEntry, Snapshot},
-    downstream::Client,
+    downstream::{Client, Unserved},
     flag::Flag,
-    h1::{MessagePool, Refusal},
+    h1::MessagePool,
     log::{AccessLogger, Record, now_ms},
     options::Options,
     splice::Pipes,
@@ -177,16 +177,17 @@ impl Worker {
         self.listeners.borrow_mut().entry(u64::from(port)).or_default().clone()
     }
 
-    /// Writes down what was not even a request.
-    pub(crate) fn refused(&self, client: &Client, refusal: &Refusal) {
+    /// Counts and writes down what was not even a request.
+    pub(crate) fn unserved(&self, client: &Client, why: &Unserved<'_>) {
+        self.count_flag(why.flag);
         let Some(log) = &self.log else { return };
         log.write(&Record {
             time_ms: now_ms(),
             client: &client.peer.to_string(),
-            status: refusal.status(),
+            status: why.status,
             listener_port: client.port,
-            flag: Flag::Refused.as_str(),
-            reason: refusal.reason(),
+            flag: why.flag.as_str(),
+            reason: why.reason,
             ..Record::default()
         });
     }

@@ -1,14 +1,21 @@
 //! HTTP/1.1 from clients, in clear or over TLS.
 
-use std::{future::poll_fn, io, rc::Rc, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpStream;
 
-use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields};
+use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, Unserved};
 use crate::{
-    attempt::{SMALL, write_piece},
+    attempt::{SMALL, guarded, write_piece},
     body::{BodyError, H1Body, Piece},
     exchange::exchange,
     fields::RequestView,
@@ -23,6 +30,9 @@ use crate::{
 /// What HTTP/2 connections begin with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How long a client that is sent away has to read why.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// What a connection turned out to be, or how it ended.
 pub(crate) enum Served<S> {
     /// It has ended.
@@ -36,7 +46,7 @@ enum Arrived {
     Request(Pooled),
     Preface(Pooled),
     Refused(Refusal, Pooled),
-    TooSlow,
+    TooSlow(Pooled),
     Closed,
 }
 
@@ -62,15 +72,25 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: &Client, strea
                 return Served::Http2(stream.into_inner(), read);
             }
             Arrived::Refused(refusal, message) => {
-                refuse(worker, client, &stream, &watchdog, &refusal, message).await;
+                let why = Unserved {
+                    flag: Flag::Refused,
+                    status: refusal.status(),
+                    reason: refusal.reason(),
+                };
+                worker.unserved(client, &why);
+                if refusal != Refusal::NotHttp {
+                    turn_away(worker, &stream, &watchdog, &why, message).await;
+                }
                 return Served::Closed;
             }
-            Arrived::TooSlow => {
-                worker.count_flag(Flag::ClientTimeout);
-                let _ = stream
-                    .write_all(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-                    .await;
-                let _ = stream.shutdown().await;
+            Arrived::TooSlow(message) => {
+                let why = Unserved {
+                    flag: Flag::ClientTimeout,
+                    status: Flag::ClientTimeout.status(),
+                    reason: "head_timeout",
+                };
+                worker.unserved(client, &why);
+                turn_away(worker, &stream, &watchdog, &why, message).await;
                 return Served::Closed;
             }
             Arrived::Closed => return Served::Closed,
@@ -86,7 +106,6 @@ async fn one<S: Stream>(
     watchdog: &Watchdog,
     message: Pooled,
 ) -> Option<Option<Pooled>> {
-    watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
     let body = H1Body::new(message.framing());
     let whole = match message.framing() {
         Framing::Length(length) => message.rest().len() as u64 >= length,
@@ -199,7 +218,9 @@ async fn read_head<S: Stream>(
                 watchdog.arm(worker.coarse_now(), timeouts.head_timeout);
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut && had_some => break Arrived::TooSlow,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && had_some => {
+                break Arrived::TooSlow(held.take().unwrap_or_else(|| worker.messages.take()));
+            }
             Err(_) => break Arrived::Closed,
         }
     };
@@ -212,36 +233,25 @@ fn is_preface(bytes: &[u8]) -> bool {
     length > 0 && bytes[..length] == PREFACE[..length]
 }
 
-/// Answers what is not a request, says why in the log, and closes.
-async fn refuse<S: Stream>(
+/// Answers what is not a request, and closes.
+async fn turn_away<S: Stream>(
     worker: &Rc<Worker>,
-    client: &Client,
     stream: &Shared<S>,
     watchdog: &Watchdog,
-    refusal: &Refusal,
+    why: &Unserved<'_>,
     message: Pooled,
 ) {
-    worker.count_flag(Flag::Refused);
-    worker.refused(client, refusal);
-    if *refusal == Refusal::NotHttp {
-        return;
-    }
     let mut out = worker.outgoing.take();
-    let text = format!("{}\n", refusal.reason());
+    let text = format!("{}\n", why.reason);
     let mut headers = HeaderMap::new();
     headers.insert(
         http::header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    h1::encode_response_from(
-        &mut out,
-        refusal.status(),
-        &headers,
-        Framing::Length(text.len() as u64),
-        true,
-    );
+    h1::encode_response_from(&mut out, why.status, &headers, Framing::Length(text.len() as u64), true);
     out.extend_from_slice(text.as_bytes());
-    let sent = stream.write_all(&out).await;
+    watchdog.arm(worker.coarse_now(), LINGER);
+    let sent = guarded(watchdog, pin!(stream.write_all(&out))).await;
     worker.outgoing.give(out);
     if sent.is_ok() {
         linger(stream, worker, watchdog, message).await;
@@ -252,10 +262,10 @@ async fn refuse<S: Stream>(
 /// may overtake the response. So a bounded amount is read and thrown away first.
 async fn linger<S: Stream>(stream: &Shared<S>, worker: &Worker, watchdog: &Watchdog, mut message: Pooled) {
     const MOST: usize = 256 * 1024;
-    if stream.shutdown().await.is_err() {
+    watchdog.arm(worker.coarse_now(), LINGER);
+    if guarded(watchdog, pin!(stream.shutdown())).await.is_err() {
         return;
     }
-    watchdog.arm(worker.coarse_now(), std::time::Duration::from_secs(2));
     let mut read = 0;
     while read < MOST {
         let more = poll_fn(|cx| {
@@ -299,7 +309,6 @@ struct Reply {
 
 pub(crate) struct H1RequestBody<'d, S> {
     stream: &'d Shared<S>,
-    watchdog: &'d Watchdog,
     message: &'d mut Message,
     body: &'d mut H1Body,
     continue_pending: &'d mut bool,
@@ -398,7 +407,6 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
         };
         let body = H1RequestBody {
             stream: self.stream,
-            watchdog: self.watchdog,
             message: &mut self.message,
             body: &mut self.body,
             continue_pending: &mut self.continue_pending,
@@ -414,11 +422,11 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
 }
 
 impl<S: Stream> RequestBody for H1RequestBody<'_, S> {
-    async fn next(&mut self) -> Result<Piece<'_>, BodyError> {
+    async fn next(&mut self, watchdog: &Watchdog) -> Result<Piece<'_>, BodyError> {
         if std::mem::take(self.continue_pending) {
             self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
-        self.body.next(self.stream, self.message, self.watchdog).await
+        self.body.next(self.stream, self.message, watchdog).await
     }
 }
 
@@ -480,6 +488,10 @@ impl<S: Stream> Responder for H1Responder<'_, S> {
 
     fn abort(&mut self) {
         self.reply.aborted = true;
+    }
+
+    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
     }
 }
 

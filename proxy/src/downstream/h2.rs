@@ -1,6 +1,13 @@
 //! HTTP/2 from clients, on the h2 crate directly: by ALPN over TLS, or by prior knowledge in clear.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+use std::{
+    cell::Cell,
+    future::{Future as _, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use h2::{
@@ -10,15 +17,17 @@ use h2::{
 use http::{HeaderMap, Response, StatusCode, request};
 use tokio::net::TcpStream;
 
-use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, h1::to_map};
+use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, Unserved, h1::to_map};
 use crate::{
     body::{BodyError, Piece},
     exchange::exchange,
     fields::RequestView,
+    flag::Flag,
     gather::gather,
     h1::{self, Framing, encode_request_from},
     io::{Shared, Stream},
     upstream::{next_piece, send_piece},
+    watchdog::Watchdog,
     worker::Worker,
 };
 
@@ -30,6 +39,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const PENDING_RESETS: usize = 20;
 /// Streams reset since the client broke the protocol; beyond it the connection is closed (CVE-2025-8671).
 const OWN_RESETS: usize = 64;
+/// A client that is told to go has this long to say that it has understood, and until its last stream has ended.
+const LEAVING: Duration = Duration::from_secs(2);
 /// Bytes of responses that wait for one connection's socket.
 const SEND_BUFFER: usize = 256 * 1024;
 
@@ -60,16 +71,19 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
         });
         match shaken.await {
             Some(Ok(connection)) => connection,
-            Some(Err(_)) | None => return,
+            Some(Err(error)) => return refused(worker, &client, &error),
+            None => return,
         }
     };
-    let streams = Rc::new(Cell::new(0usize));
+    let streams = Rc::new(Streams {
+        worker: worker.clone(),
+        open: Cell::new(0),
+        ended: Cell::new(worker.coarse_now()),
+    });
     let mut leaving = false;
     watchdog.set_idle(true);
+    watchdog.arm(worker.coarse_now(), limits.idle_timeout);
     loop {
-        if streams.get() == 0 {
-            watchdog.arm(worker.coarse_now(), limits.idle_timeout);
-        }
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
                 return Poll::Ready(Some(accepted));
@@ -88,38 +102,75 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
                 let counted = Counted::new(&streams);
                 let (worker, client) = (worker.clone(), client.clone());
                 let mut request = H2Request::new(request, respond);
-                // All is used where it was captured: moved to a variable within, it would take its space twice.
                 tokio::task::spawn_local(async move {
-                    let _ = &counted;
+                    let _counted = counted;
                     exchange(&worker, &client, &mut request).await;
                 });
             }
-            Some(Some(Err(_)) | None) => return,
+            Some(Some(Err(error))) => return refused(worker, &client, &error),
+            Some(None) => return,
             None => {
-                watchdog.disarm();
-                if (worker.draining.get() || streams.get() == 0) && !leaving {
+                let (now, idle) = (worker.coarse_now(), streams.open.get() == 0);
+                if leaving && idle {
+                    return;
+                }
+                let left = (streams.ended.get() + limits.idle_timeout).saturating_duration_since(now);
+                if worker.draining.get() || (idle && left.is_zero()) {
                     // GOAWAY: what is under way ends, nothing new begins.
                     connection.graceful_shutdown();
                     leaving = true;
                 }
+                let wait = if leaving {
+                    LEAVING
+                } else if idle {
+                    left
+                } else {
+                    limits.idle_timeout
+                };
+                watchdog.arm(now, wait);
             }
         }
     }
 }
 
+/// Says why a connection was ended from here, if it was.
+fn refused(worker: &Worker, client: &Client, error: &h2::Error) {
+    let Some(reason) = error.reason().filter(|_| !error.is_remote()) else {
+        return;
+    };
+    let reason = format!("h2_{reason:?}").to_ascii_lowercase();
+    worker.unserved(
+        client,
+        &Unserved {
+            flag: Flag::Refused,
+            status: 0,
+            reason: &reason,
+        },
+    );
+}
+
+/// The streams of a connection.
+struct Streams {
+    worker: Rc<Worker>,
+    open: Cell<usize>,
+    /// When the last of them ended.
+    ended: Cell<Instant>,
+}
+
 /// Counts a stream for as long as it lives.
-struct Counted(Rc<Cell<usize>>);
+struct Counted(Rc<Streams>);
 
 impl Counted {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(count.clone())
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        Self(streams.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.ended.set(self.0.worker.coarse_now());
     }
 }
 
@@ -245,8 +296,21 @@ impl Downstream for H2Request {
 }
 
 impl RequestBody for H2RequestBody<'_> {
-    async fn next(&mut self) -> Result<Piece<'_>, BodyError> {
-        next_piece(self.0).await
+    async fn next(&mut self, watchdog: &Watchdog) -> Result<Piece<'_>, BodyError> {
+        let mut next = pin!(next_piece(self.0));
+        poll_fn(|cx| {
+            // First, since frames that hold nothing may come without an end.
+            if watchdog.poll_expired(cx).is_ready() {
+                return Poll::Ready(Err(BodyError::Stalled));
+            }
+            let piece = next.as_mut().poll(cx);
+            let empty = matches!(&piece, Poll::Ready(Ok(Piece::Shared(bytes))) if bytes.is_empty());
+            if piece.is_ready() && !empty {
+                watchdog.touch();
+            }
+            piece
+        })
+        .await
     }
 }
 
@@ -292,6 +356,14 @@ impl Responder for H2Responder<'_> {
 
     fn raw(&self) -> Option<&Shared<TcpStream>> {
         None
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let reset = match self.stream {
+            Some(stream) => stream.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        reset.map(|_| ())
     }
 
     fn abort(&mut self) {

@@ -8,6 +8,7 @@ use std::{
     cell::OnceCell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
+    task::{Context, Poll},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -16,9 +17,11 @@ use tokio::net::TcpStream;
 use crate::{
     body::{BodyError, Piece},
     fields::{Fields, RequestView},
+    flag::Flag,
     h1::{Framing, Message},
     io::{Shared, Stream},
     traffic::Cells,
+    watchdog::Watchdog,
 };
 
 /// Who sends requests, and by what way they came in.
@@ -163,7 +166,8 @@ pub(crate) trait Downstream {
 
 /// The body of a request.
 pub(crate) trait RequestBody {
-    async fn next(&mut self) -> Result<Piece<'_>, BodyError>;
+    /// The next piece. The time of the `watchdog` runs anew whenever something has come.
+    async fn next(&mut self, watchdog: &Watchdog) -> Result<Piece<'_>, BodyError>;
 }
 
 /// Where a response goes.
@@ -185,4 +189,15 @@ pub(crate) trait Responder {
     fn raw(&self) -> Option<&Shared<Self::Stream>>;
     /// Breaks off, so that the client can tell that the body is not whole.
     fn abort(&mut self);
+    /// Whether the client has taken the request back. One that only closes its own direction of an HTTP/1.1 connection
+    /// has not: it may well read the answer.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+/// What came where a request was expected, and is none.
+pub(crate) struct Unserved<'a> {
+    pub(crate) flag: Flag,
+    /// What is answered; 0 if nothing is.
+    pub(crate) status: u16,
+    pub(crate) reason: &'a str,
 }
