@@ -290,7 +290,9 @@ impl Translator {
     }
 
     fn route(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
-        let derived = self.read(node, |reader| route::derive(reader, reference));
+        let mut derived = self.read(node, |reader| route::derive(reader, reference));
+        // Kept with the others, and not twice.
+        let status = derived.as_mut().map(|derived| std::mem::take(&mut derived.status));
         let before = self.routes.remove(reference).unwrap_or_default();
         let after = derived.clone().unwrap_or_default();
         run.dirty.insert(Node::Diagnosis(reference.clone()));
@@ -338,11 +340,7 @@ impl Translator {
         for route in &after.routes {
             self.set_resource(run, Key::Route(route.key.clone()), Some(Resource::Route(route.clone())));
         }
-        self.set_status(
-            run,
-            reference,
-            derived.as_ref().map(|derived| Status::Route(derived.status.clone())),
-        );
+        self.set_status(run, reference, status.map(Status::Route));
         if let Some(derived) = derived {
             self.routes.insert(reference.clone(), derived);
         }

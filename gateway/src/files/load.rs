@@ -15,7 +15,7 @@ use super::{
     problem::{Place, Problem, Snippet},
     schema,
     sources::{STANDARD_INPUT, not_a_file},
-    tree::{self, Mark, Node},
+    tree::{self, Mark, Node, TreeReader},
 };
 
 /// Where it stands, there may be something near that is not to be shown.
@@ -45,8 +45,12 @@ impl Text {
 
     /// A line, from 1, without its end.
     fn line(&self, number: usize) -> Option<&str> {
-        let start = *self.starts.get(number.checked_sub(1)?)?;
-        self.text.get(start..)?.split(['\n', '\r']).next()
+        self.rest(number)?.split(['\n', '\r']).next()
+    }
+
+    /// All from a line on.
+    fn rest(&self, number: usize) -> Option<&str> {
+        self.text.get(*self.starts.get(number.checked_sub(1)?)?..)
     }
 }
 
@@ -74,7 +78,17 @@ pub struct Located {
     pub object: Object,
     file: Arc<PathBuf>,
     text: Arc<Text>,
-    tree: Arc<Node>,
+    origin: Origin,
+}
+
+/// Where an object was read. The places of its fields are looked for when something is wrong with it, which is seldom,
+/// and then only its document is read again: kept, they would take more memory than everything else.
+#[derive(Clone, Debug)]
+struct Origin {
+    /// The line at which its document begins.
+    line: usize,
+    /// If the document is a List, which of its items; of Lists in Lists, the outermost first.
+    items: Vec<usize>,
 }
 
 impl File {
@@ -113,21 +127,30 @@ impl File {
         let mut file = Self::default();
         let (path, text) = (Arc::new(path.to_owned()), Arc::new(Text::new(text)));
         file.text = Some(text.clone());
-        let (documents, error) = tree::parse(&text.text);
-        if let Some(error) = error {
-            file.broken = true;
-            let remedy = "correct the YAML; what the file held before stays in use";
-            let found = problem(&path, &text, error.mark, "M0002", error.message, remedy.into());
-            // What object the place belongs to is not known.
-            file.problems.push(found.without_line(text.text.contains(SECRET)));
+        let mut reader = TreeReader::new(&text.text);
+        loop {
+            match reader.document() {
+                Ok(Some((line, document))) => {
+                    let origin = Origin {
+                        line,
+                        items: Vec::new(),
+                    };
+                    file.document(&path, &text, origin, document);
+                }
+                Ok(None) => return file,
+                Err(error) => {
+                    file.broken = true;
+                    let remedy = "correct the YAML; what the file held before stays in use";
+                    let found = problem(&path, &text, error.mark, "M0002", error.message, remedy.into());
+                    // What object the place belongs to is not known.
+                    file.problems.push(found.without_line(text.text.contains(SECRET)));
+                    return file;
+                }
+            }
         }
-        for document in documents {
-            file.document(&path, &text, document);
-        }
-        file
     }
 
-    fn document(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, mut document: Node) {
+    fn document(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, origin: Origin, mut document: Node) {
         if matches!(document.kind, tree::NodeKind::Scalar(serde_json::Value::Null)) {
             return;
         }
@@ -142,7 +165,7 @@ impl File {
             return self.problems.push(found.without_line(text.text.contains(SECRET)));
         };
         if kind_name == "List" || kind_name.ends_with("List") && document.get("items").is_some() {
-            return self.list(path, text, &mut document);
+            return self.list(path, text, &origin, &mut document);
         }
         let Some(kind) = Kind::of(&version, &kind_name) else {
             match meant(&version, &kind_name) {
@@ -180,7 +203,7 @@ impl File {
                     object,
                     file: path.clone(),
                     text: text.clone(),
-                    tree: Arc::new(document),
+                    origin,
                 });
             }
             Err(error) => {
@@ -212,11 +235,13 @@ impl File {
     }
 
     /// Unpacks what `kubectl get -o yaml` writes.
-    fn list(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, document: &mut Node) {
+    fn list(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, origin: &Origin, document: &mut Node) {
         match document.take("items").map(|items| (items.mark, items.kind)) {
             Some((_, tree::NodeKind::Sequence(items))) => {
-                for item in items {
-                    self.document(path, text, item);
+                for (at, item) in items.into_iter().enumerate() {
+                    let mut origin = origin.clone();
+                    origin.items.push(at);
+                    self.document(path, text, origin, item);
                 }
             }
             None | Some((_, tree::NodeKind::Scalar(serde_json::Value::Null))) => {}
@@ -297,7 +322,7 @@ fn problem(path: &Arc<PathBuf>, text: &Text, mark: Mark, code: &str, message: St
 impl Located {
     /// Where a field of the object stands.
     pub fn place_of(&self, path: &str) -> Place {
-        let mark = self.tree.place_of(path);
+        let mark = self.mark_of(path);
         Place {
             file: self.file.clone(),
             line: mark.line,
@@ -305,9 +330,27 @@ impl Located {
         }
     }
 
+    fn mark_of(&self, path: &str) -> Mark {
+        let line = self.origin.line;
+        let text = self.text.rest(line).unwrap_or_default();
+        let document = TreeReader::new(text).document().ok().flatten();
+        let mut node = document.as_ref().map(|(_, document)| document);
+        for item in &self.origin.items {
+            node = match node.and_then(|list| list.get("items")).map(|items| &items.kind) {
+                Some(tree::NodeKind::Sequence(items)) => items.get(*item),
+                _ => None,
+            };
+        }
+        let mark = node.map_or(Mark { line: 1, column: 1 }, |object| object.place_of(path));
+        Mark {
+            line: mark.line + line - 1,
+            ..mark
+        }
+    }
+
     /// What is wrong with the object, at its place.
     pub fn problem(&self, diagnostic: &Diagnostic) -> Problem {
-        let mark = self.tree.place_of(&diagnostic.path);
+        let mark = self.mark_of(&diagnostic.path);
         let message = diagnostic.message.clone();
         let mut found = problem(
             &self.file,
@@ -330,7 +373,7 @@ pub(super) fn twice(first: &Located, second: &Located) -> Problem {
         "{reference} stands twice: the first is at {}",
         first.place_of("metadata.name")
     );
-    let mark = second.tree.place_of("metadata.name");
+    let mark = second.mark_of("metadata.name");
     let remedy = "remove one of them, or give it another name".to_owned();
     problem(&second.file, &second.text, mark, "M0007", message, remedy).without_line(reference.kind == Kind::Secret)
 }
@@ -479,6 +522,20 @@ mod tests {
             "{}",
             file.problems[0]
         );
+    }
+
+    #[test]
+    fn a_field_is_found_wherever_its_document_stands() {
+        let text = "# first\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\n...\n\n--- # second\napiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Namespace\n  metadata: {name: b}\n- apiVersion: v1\n  kind: Service\n  metadata: {name: \u{fc}}\n---\n{apiVersion: v1, kind: Service,\n metadata: {name: d}}\n";
+        let file = file(text);
+        assert_eq!(file.problems, [], "{:?}", file.problems);
+        let places: Vec<(usize, usize)> = file
+            .objects
+            .iter()
+            .map(|located| located.place_of("metadata.name"))
+            .map(|place| (place.line, place.column))
+            .collect();
+        assert_eq!(places, [(5, 12), (14, 14), (17, 14), (20, 13)]);
     }
 
     #[test]

@@ -43,27 +43,13 @@ pub(crate) struct TreeError {
     pub(crate) message: String,
 }
 
-/// Reads all documents. Those before an error are kept.
-pub(crate) fn parse(text: &str) -> (Vec<Node>, Option<TreeError>) {
-    let mut reader = TreeReader {
-        parser: Parser::new_from_str(text),
-        anchors: HashMap::new(),
-        nodes: 0,
-    };
-    let mut documents = Vec::new();
-    loop {
-        match reader.document() {
-            Ok(Some(node)) => documents.push(node),
-            Ok(None) => return (documents, None),
-            Err(error) => return (documents, Some(error)),
-        }
-    }
-}
-
-struct TreeReader<'t> {
+/// Reads the documents of a text, one after the other.
+pub(crate) struct TreeReader<'t> {
     parser: Parser<'t, granit_parser::StrInput<'t>>,
     anchors: HashMap<usize, Anchored>,
     nodes: usize,
+    /// The line at which the document began that was read last.
+    begun: usize,
 }
 
 /// What aliases stand for.
@@ -74,6 +60,15 @@ struct Anchored {
 }
 
 impl<'t> TreeReader<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
+        Self {
+            parser: Parser::new_from_str(text),
+            anchors: HashMap::new(),
+            nodes: 0,
+            begun: 1,
+        }
+    }
+
     fn event(&mut self) -> Result<Option<(Event<'t>, Mark)>, TreeError> {
         loop {
             match self.parser.next_event() {
@@ -99,15 +94,17 @@ impl<'t> TreeReader<'t> {
         }
     }
 
-    fn document(&mut self) -> Result<Option<Node>, TreeError> {
+    /// The next document, and the line it begins at: a reader of the text from there finds it first.
+    pub(crate) fn document(&mut self) -> Result<Option<(usize, Node)>, TreeError> {
         while let Some((event, mark)) = self.event()? {
             match event {
                 Event::StreamEnd => return Ok(None),
-                Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
+                Event::DocumentStart(..) => self.begun = mark.line,
+                Event::StreamStart | Event::DocumentEnd => {}
                 other => {
                     let node = self.node(other, mark, 0)?;
                     self.anchors.clear();
-                    return Ok(Some(node));
+                    return Ok(Some((self.begun, node)));
                 }
             }
         }
@@ -389,6 +386,19 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// All documents up to an error.
+    fn parse(text: &str) -> (Vec<Node>, Option<TreeError>) {
+        let mut reader = TreeReader::new(text);
+        let mut documents = Vec::new();
+        loop {
+            match reader.document() {
+                Ok(Some((_, document))) => documents.push(document),
+                Ok(None) => return (documents, None),
+                Err(error) => return (documents, Some(error)),
+            }
+        }
+    }
 
     #[test]
     fn scalars_are_read_as_kubectl_does() {
