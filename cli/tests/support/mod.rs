@@ -269,6 +269,11 @@ impl Weft {
         self.offset
     }
 
+    /// Its number among the processes.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where a listener of the manifests is bound.
     pub fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port + self.offset))
