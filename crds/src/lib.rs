@@ -28,7 +28,7 @@ pub use crate::{
         GrpcRoute, GrpcRouteFilter, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderFilter, HeaderValue,
         HttpBackendRef, HttpHeaderMatch, HttpPathMatch, HttpQueryMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch,
         HttpRouteRule, HttpRouteSpec, MirrorFilter, PathModifier, RedirectFilter, RetrySpec, RewriteFilter,
-        SessionPersistence, TimeoutsSpec,
+        SessionCookie, SessionHeader, SessionPersistence, TimeoutsSpec,
     },
     status::{
         AddressStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerStatus, ParentStatus, RouteKindStatus,

@@ -337,6 +337,36 @@ pub struct SessionPersistence {
     /// For `Cookie`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cookie_config: Option<CookieConfig>,
+    /// For `Cookie`, as v1.7 has it in the place of `sessionName` and `cookieConfig`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<SessionCookie>,
+    /// For `Header`, as v1.7 has it in the place of `sessionName`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<SessionHeader>,
+}
+
+/// The cookie of a session (v1.7).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionCookie {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its `Path`; `/` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// `Permanent` or `Session`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_type: Option<String>,
+}
+
+/// The header of a session (v1.7).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionHeader {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// How long a cookie lives.

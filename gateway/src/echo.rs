@@ -249,6 +249,7 @@ mod tests {
         let service = Change::Upsert(Resource::Service(Arc::new(Service {
             key: key.clone(),
             protocol: BackendProtocol::default(),
+            session: None,
         })));
         let changes = echo.complete(vec![service]).await;
         assert!(matches!(&changes[0], Change::Upsert(Resource::Workload(workload)) if workload.address.is_loopback()));

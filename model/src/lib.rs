@@ -13,6 +13,7 @@ mod listener;
 mod resource;
 mod route;
 mod service;
+mod session;
 
 pub use certificate::{Certificate, PrivateKeyPem};
 pub use filter::{Cors, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite};
@@ -25,3 +26,4 @@ pub use route::{
     StringMatch, Timeouts,
 };
 pub use service::{BackendProtocol, Service, Workload};
+pub use session::{CookiePath, SessionCarrier, SessionPersistence};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ServiceKey, WorkloadKey};
+use crate::{ServiceKey, SessionPersistence, WorkloadKey};
 
 /// One port of a Service. Health and load belong here, never to a route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Service {
     /// What its endpoints speak, by `appProtocol`.
     #[serde(default)]
     pub protocol: BackendProtocol,
+    /// How the requests of one client stay together, where their rule does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionPersistence>,
 }
 
 /// What a backend speaks (`appProtocol`, GEP-1911).

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use http::{Method, Request, Uri, uri};
+use http::{HeaderName, HeaderValue, Method, Request, Uri, header, uri};
 use weft_model::{BackendProtocol, RouteKind};
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     config::{BackendEntry, Rule},
     copy::copy,
     downstream::{Downstream, Outgoing, RequestBody, Responder, ResponseFields},
+    fields::Fields,
     flag::Flag,
     h1::{Framing, Message, Refusal, chunk_head},
     upstream::{H1Connection, H1Response, H2Response, ResponseError, Upstream, send_piece},
@@ -38,10 +39,27 @@ pub(crate) struct Context<'a> {
     pub(crate) rule: &'a Arc<Rule>,
     pub(crate) backend: &'a BackendEntry,
     pub(crate) origin: Option<&'a [u8]>,
+    /// Fields that are ours to add to the response.
+    pub(crate) add: &'a [(HeaderName, HeaderValue)],
     /// Whether a connection that has lain idle must not be used.
     pub(crate) fresh: bool,
     /// Statuses for which the request is to be tried again instead of passed on.
     pub(crate) retry_codes: &'a [u16],
+}
+
+impl Context<'_> {
+    /// Applies the response filters.
+    fn edit_response<F: Fields>(&self, fields: &mut F) {
+        self.backend.filters.edit_response(fields, self.origin);
+        self.rule.filters.edit_response(fields, self.origin);
+        for (name, value) in self.add {
+            if *name == header::SET_COOKIE {
+                fields.append(name, value);
+            } else {
+                fields.set(name, value);
+            }
+        }
+    }
 }
 
 /// The answer went to the client.
@@ -265,8 +283,7 @@ async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress
             return Err(Failure::Status(status));
         }
         if let Some(head) = &mut response.message {
-            context.backend.filters.edit_response(&mut **head, context.origin);
-            context.rule.filters.edit_response(&mut **head, context.origin);
+            context.edit_response(&mut **head);
         }
         progress.status.set(Some(status));
         let relayed = if status == 101 && context.line.upgrade {
@@ -376,14 +393,7 @@ async fn over_h2<D: Downstream>(context: &Context<'_>, request: &mut D, progress
     if context.retry_codes.contains(&status) {
         return Err(Failure::Status(status));
     }
-    context
-        .backend
-        .filters
-        .edit_response(&mut response.headers, context.origin);
-    context
-        .rule
-        .filters
-        .edit_response(&mut response.headers, context.origin);
+    context.edit_response(&mut response.headers);
     progress.status.set(Some(status));
     let relayed = upload
         .while_doing(pin!(relay_h2(&mut response, &mut responder, &watchdog, head_request)))

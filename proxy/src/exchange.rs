@@ -20,6 +20,7 @@ use crate::{
     h1::Framing,
     log::{Record, now_ms},
     mirror,
+    session::{self, Persistence},
     upstream::Upstream,
     worker::{RuleState, Worker},
 };
@@ -59,6 +60,7 @@ struct Plan<'a> {
     host: Option<&'a str>,
     origin: Option<HeaderValue>,
     deadline: Option<Instant>,
+    session: Option<Persistence<'a>>,
 }
 
 /// Serves one request.
@@ -108,7 +110,13 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         account.status = direct.status;
         return answer(worker, account, request, direct.headers).await;
     }
-    let backend = state.shares.pick().and_then(|share| rule.backends.get(share));
+    let resumed = session::resume(&snapshot, rule, &view);
+    // A session stays with its backend, whatever the weights have become.
+    let share = match &resumed {
+        Some(resumed) => Some(resumed.backend),
+        None => state.shares.pick(),
+    };
+    let backend = share.and_then(|share| rule.backends.get(share));
     let Some(backend) = backend.filter(|_| rule.route.broken.is_none()) else {
         account.fail(Flag::NoBackend, rule.route.broken.clone().unwrap_or_default());
         return answer(worker, account, request, HeaderMap::new()).await;
@@ -131,8 +139,15 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         account.fail(Flag::NoBackend, "the Service is not known".into());
         return answer(worker, account, request, HeaderMap::new()).await;
     };
+    let session = rule.session.as_deref().or(entry.session.as_deref());
+    let session = session.map(|session| Persistence {
+        session,
+        matched,
+        resumed,
+        secure: client.tls.is_some(),
+    });
     let (prefix, started) = (matched.prefix, account.started);
-    let plan = plan(request, rule, backend, prefix, started);
+    let plan = plan(request, rule, backend, prefix, started, session);
     mirror::send(
         worker,
         &snapshot,
@@ -161,6 +176,7 @@ fn plan<'a, D: Downstream>(
     backend: &'a BackendEntry,
     prefix: usize,
     started: Instant,
+    session: Option<Persistence<'a>>,
 ) -> Plan<'a> {
     let view = request.view();
     let target = backend
@@ -193,6 +209,7 @@ fn plan<'a, D: Downstream>(
         host,
         origin,
         deadline,
+        session,
     }
 }
 
@@ -223,13 +240,18 @@ async fn forward<D: Downstream>(
     // Tries the retry policy has paid for, and those that cost nothing since no endpoint saw the request.
     let (mut retries, mut connects) = (0, 0);
     loop {
-        let Some(endpoint) = upstream.pick(now, last.as_ref()) else {
+        let session = plan.session.as_ref();
+        let held = session
+            .filter(|_| last.is_none())
+            .and_then(|session| session.endpoint(&upstream, now));
+        let Some(endpoint) = held.or_else(|| upstream.pick(now, last.as_ref())) else {
             account.fail(Flag::NoEndpoint, String::new());
             return answer(worker, account, request, HeaderMap::new()).await;
         };
         account.tries += 1;
         account.endpoint = Some(endpoint.address);
         let more = retries < attempts && replayable;
+        let issued = session.and_then(|session| session.field(&upstream, &endpoint));
         let context = attempt::Context {
             worker,
             upstream: &upstream,
@@ -238,6 +260,7 @@ async fn forward<D: Downstream>(
             rule: plan.rule,
             backend: plan.backend,
             origin: plan.origin.as_ref().map(HeaderValue::as_bytes),
+            add: issued.as_slice(),
             fresh,
             retry_codes: if more {
                 retry.map(|retry| retry.codes.as_slice()).unwrap_or_default()

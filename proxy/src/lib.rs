@@ -27,6 +27,7 @@ mod metrics;
 mod mirror;
 mod options;
 mod server;
+mod session;
 mod splice;
 mod traffic;
 mod tunnel;

@@ -14,6 +14,7 @@ mod listener;
 mod route;
 mod rule;
 mod service;
+mod session;
 mod status;
 mod translator;
 mod validate;

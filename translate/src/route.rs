@@ -104,6 +104,7 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     let lowering = Lowering {
         reader,
         kind: reference.kind,
+        metadata: route.metadata(),
         namespace,
     };
     let rules = route.lower(&lowering);
@@ -321,6 +322,7 @@ fn model(
         backends: rule.backends,
         timeouts: rule.timeouts,
         retry: rule.retry,
+        session: rule.session,
         broken: rule.broken,
     }
 }

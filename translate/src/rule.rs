@@ -5,16 +5,17 @@ use std::time::Duration;
 use regex_automata::meta::Regex;
 use weft_crds::{
     GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRouteMatch, HttpRouteRule,
-    Kind, RetrySpec,
+    Kind, Metadata, RetrySpec,
 };
 use weft_model::{
-    Backend, BackendTarget, Filter, HeaderMatch, PathMatch, QueryMatch, Retry, RouteMatch, StringMatch, Timeouts,
+    Backend, BackendTarget, CookiePath, Filter, HeaderMatch, PathMatch, QueryMatch, Retry, RouteMatch,
+    SessionPersistence, StringMatch, Timeouts,
 };
 
 use crate::{
     backend::{self, Unresolved},
     diagnostic::{Code, Diagnostic},
-    duration, filter,
+    duration, filter, session,
     world::Reader,
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct LoweredRule {
     pub(crate) backends: Vec<Backend>,
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: Option<Retry>,
+    pub(crate) session: Option<SessionPersistence>,
     pub(crate) broken: Option<String>,
     /// Errors among these are of what an API server would have refused.
     pub(crate) diagnostics: Vec<Diagnostic>,
@@ -40,6 +42,7 @@ pub(crate) struct LoweredRule {
 pub(crate) struct Lowering<'r, 'w> {
     pub(crate) reader: &'r Reader<'w>,
     pub(crate) kind: Kind,
+    pub(crate) metadata: &'r Metadata,
     pub(crate) namespace: &'r str,
 }
 
@@ -87,13 +90,7 @@ impl Lowering<'_, '_> {
             .retry
             .as_ref()
             .map(|spec| retry(spec, path, &mut lowered.diagnostics));
-        if rule.session_persistence.is_some() {
-            let message = "session persistence is not served yet: requests are balanced one by one";
-            let at = format!("{path}.sessionPersistence");
-            lowered
-                .diagnostics
-                .push(Code::NotServedYet.at(at, message, "leave it out until it is"));
-        }
+        self.session(rule.session_persistence.as_ref(), path, &mut lowered);
         lowered
     }
 
@@ -111,7 +108,21 @@ impl Lowering<'_, '_> {
                 Err(diagnostic) => lowered.diagnostics.push(*diagnostic),
             }
         }
+        self.session(rule.session_persistence.as_ref(), path, &mut lowered);
         lowered
+    }
+
+    fn session(&self, spec: Option<&weft_crds::SessionPersistence>, path: &str, lowered: &mut LoweredRule) {
+        let Some(spec) = spec else { return };
+        let seed = session::seed(self.kind, self.metadata);
+        let path = format!("{path}.sessionPersistence");
+        lowered.session = Some(session::lower(
+            spec,
+            CookiePath::Matched,
+            seed,
+            &path,
+            &mut lowered.diagnostics,
+        ));
     }
 
     fn common(
@@ -135,6 +146,7 @@ impl Lowering<'_, '_> {
             backends: Vec::new(),
             timeouts: Timeouts::default(),
             retry: None,
+            session: None,
             broken: rule_filters.broken,
             diagnostics: rule_filters.diagnostics,
             unserved: rule_filters.unserved,
@@ -193,7 +205,7 @@ impl Lowering<'_, '_> {
     }
 }
 
-fn invalid_duration(path: String, text: &str) -> Diagnostic {
+pub(crate) fn invalid_duration(path: String, text: &str) -> Diagnostic {
     Code::InvalidDuration.at(
         path,
         format!("{text:?} is not a duration"),

@@ -49,6 +49,7 @@ pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceRes
         service: Arc::new(Service {
             key: key.clone(),
             protocol,
+            session: None,
         }),
         endpoints,
     })

@@ -275,6 +275,7 @@ pub fn service(key: &str) -> Resource {
     Resource::Service(Arc::new(Service {
         key: key.into(),
         protocol: BackendProtocol::Http1,
+        session: None,
     }))
 }
 
@@ -314,6 +315,7 @@ pub fn route(key: &str, listener: &str, service: &str) -> Resource {
         }],
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         broken: None,
     }))
 }

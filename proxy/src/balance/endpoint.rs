@@ -3,13 +3,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
 
 use super::{Random, backoff};
-use crate::{config::Endpoint, upstream::Connections};
+use crate::{config::Endpoint, session::identity, upstream::Connections};
 
 /// How fast what was measured fades: after this time a latency counts a third.
 const DECAY: Duration = Duration::from_secs(10);
@@ -27,6 +28,8 @@ const RAMP: Duration = Duration::from_secs(10);
 /// The endpoints of a service, as one worker sees them.
 pub struct Balancer {
     endpoints: RefCell<Vec<Rc<EndpointState>>>,
+    /// The same by identity, once somebody has asked.
+    identities: RefCell<Option<HashMap<u64, Rc<EndpointState>>>>,
     random: Random,
 }
 
@@ -34,6 +37,8 @@ pub struct Balancer {
 pub struct EndpointState {
     /// Where it is.
     pub address: SocketAddr,
+    /// Of its workload, for sessions.
+    pub(crate) identity: u64,
     /// The connections to it.
     pub(crate) connections: Connections,
     pending: Cell<u32>,
@@ -72,6 +77,7 @@ impl Balancer {
     pub fn new(seed: u64) -> Self {
         Self {
             endpoints: RefCell::default(),
+            identities: RefCell::default(),
             random: Random::new(seed),
         }
     }
@@ -85,11 +91,26 @@ impl Balancer {
             .iter()
             .filter(|endpoint| seen.insert(endpoint.address))
             .map(|endpoint| {
+                let identity = identity(endpoint.workload.as_str());
                 let same = before.iter().find(|state| state.address == endpoint.address);
-                same.cloned()
-                    .unwrap_or_else(|| Rc::new(EndpointState::new(endpoint.address)))
+                // Another workload at an address is another endpoint.
+                same.filter(|state| state.identity == identity)
+                    .cloned()
+                    .unwrap_or_else(|| Rc::new(EndpointState::new(endpoint.address, identity)))
             })
             .collect();
+        *self.identities.borrow_mut() = None;
+    }
+
+    /// The endpoint whose workload has this identity.
+    pub(crate) fn by_identity(&self, identity: u64) -> Option<Rc<EndpointState>> {
+        let mut identities = self.identities.borrow_mut();
+        let identities = identities.get_or_insert_with(|| {
+            let endpoints = self.endpoints.borrow();
+            let each = endpoints.iter().map(|state| (state.identity, state.clone()));
+            each.collect()
+        });
+        identities.get(&identity).cloned()
     }
 
     /// Visits every endpoint.
@@ -152,9 +173,10 @@ impl Balancer {
 }
 
 impl EndpointState {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, identity: u64) -> Self {
         Self {
             address,
+            identity,
             connections: Connections::new(address),
             pending: Cell::new(0),
             latency: Cell::new(0.0),

@@ -14,6 +14,7 @@ use weft_model::{
 };
 
 use super::{Endpoint, Port, Rule, ServiceEntry, ServiceId, Snapshot, certificate::CertificateEntry, table::Table};
+use crate::session::Session;
 
 /// All that is configured, and what makes the next snapshot cheap. Owned by the control thread.
 #[derive(Default)]
@@ -81,7 +82,7 @@ impl Configuration {
                 Change::Upsert(Resource::Certificate(certificate)) => self.put_certificate(certificate),
                 Change::Upsert(Resource::Route(route)) => self.put_route(route),
                 Change::Upsert(Resource::Workload(workload)) => Ok(self.put_workload(workload)),
-                Change::Upsert(Resource::Service(service)) => Ok(self.put_service(service)),
+                Change::Upsert(Resource::Service(service)) => self.put_service(service),
                 Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
@@ -180,22 +181,34 @@ impl Configuration {
         }
     }
 
-    fn put_service(&mut self, service: Arc<Service>) -> bool {
+    fn put_service(&mut self, service: Arc<Service>) -> Result<bool, String> {
         let key = service.key.clone();
-        let (id, endpoints) = match self.next.services.get(&key) {
-            Some(old) if old.service == service => return false,
+        let old = self.next.services.get(&key).cloned();
+        if old.as_ref().is_some_and(|old| old.service == service) {
+            return Ok(false);
+        }
+        let session = service.session.as_ref().map(Session::new).transpose()?.map(Arc::new);
+        let (id, endpoints) = match &old {
             Some(old) => (old.id, Arc::clone(&old.endpoints)),
             None => (self.acquire(&key), Arc::default()),
         };
-        self.touched.services.insert(key.clone());
-        self.insert_service(ServiceEntry { id, service, endpoints });
-        true
+        self.touched.services.insert(key);
+        self.next.sessions += usize::from(session.is_some());
+        self.next.sessions -= usize::from(old.is_some_and(|old| old.session.is_some()));
+        self.insert_service(ServiceEntry {
+            id,
+            service,
+            session,
+            endpoints,
+        });
+        Ok(true)
     }
 
     fn remove_service(&mut self, key: &ServiceKey) -> bool {
         let Some(old) = self.next.services.remove(key) else {
             return false;
         };
+        self.next.sessions -= usize::from(old.session.is_some());
         self.next.services_by_id.remove(&old.id);
         self.release(key);
         true
@@ -247,8 +260,13 @@ impl Configuration {
             .map(|(workload, address)| Endpoint { address, workload })
             .collect();
         if endpoints != entry.endpoints {
-            let (id, service) = (entry.id, Arc::clone(&entry.service));
-            self.insert_service(ServiceEntry { id, service, endpoints });
+            let entry = ServiceEntry {
+                id: entry.id,
+                service: Arc::clone(&entry.service),
+                session: entry.session.clone(),
+                endpoints,
+            };
+            self.insert_service(entry);
         }
     }
 }

@@ -201,7 +201,7 @@ struct Edits {
 
 /// Fields about the connection or the framing of a message. Each hop writes its own; a wrong one would let a request
 /// be read as two.
-const HOP: [HeaderName; 6] = [
+pub(crate) const HOP: [HeaderName; 6] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,

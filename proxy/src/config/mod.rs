@@ -21,6 +21,7 @@ mod table;
 
 pub use configuration::{Applied, Configuration};
 pub use explain::{Explanation, Passed, Reason, Share, Step, Taken, Verdict, explain};
+pub(crate) use filters::HOP;
 pub use filters::{Answer, Filters, MirrorTarget};
 pub use port::{Found, Match, Port};
 pub use rule::{BackendEntry, Rule, Target};

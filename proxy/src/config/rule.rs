@@ -5,6 +5,7 @@ use std::sync::Arc;
 use weft_model::{BackendTarget, Route, ServiceKey};
 
 use super::{Filters, ServiceId, matcher::Matcher};
+use crate::session::Session;
 
 /// A rule of a route.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Rule {
     pub filters: Filters,
     /// Where requests go, in the manifest's order.
     pub backends: Vec<BackendEntry>,
+    /// How the requests of one client stay together.
+    pub(crate) session: Option<Box<Session>>,
     /// The sum of the backends' weights.
     pub total_weight: u64,
     /// One for each match of the route.
@@ -67,6 +70,7 @@ impl Rule {
             filters: Filters::new(&route.filters, id_of)?,
             total_weight: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
             backends,
+            session: route.session.as_ref().map(Session::new).transpose()?.map(Box::new),
             matchers: matchers.into(),
             route,
         })

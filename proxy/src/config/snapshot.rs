@@ -7,6 +7,7 @@ use weft_model::{
 };
 
 use super::{Port, Rule, certificate::CertificateEntry, table::Table};
+use crate::session::Session;
 
 /// All that is configured at one moment. Immutable, and shares what it can with the one before and the one after.
 #[derive(Clone, Default)]
@@ -18,6 +19,8 @@ pub struct Snapshot {
     pub(super) workloads: Table<WorkloadKey, Arc<Workload>>,
     pub(super) services: Table<ServiceKey, Arc<ServiceEntry>>,
     pub(super) services_by_id: Table<ServiceId, Arc<ServiceEntry>>,
+    /// How many services ask for sessions.
+    pub(super) sessions: usize,
     pub(super) routes: Table<RouteKey, Arc<Rule>>,
     pub(super) listeners: Table<ListenerKey, Arc<Listener>>,
 }
@@ -33,6 +36,8 @@ pub struct ServiceEntry {
     pub id: ServiceId,
     /// The resource.
     pub service: Arc<Service>,
+    /// How the requests of one client stay together, where their rule does not say.
+    pub(crate) session: Option<Arc<Session>>,
     /// Who answers, ordered by workload. The same allocation as in the last snapshot if nothing changed.
     pub endpoints: Arc<[Endpoint]>,
 }
@@ -70,6 +75,11 @@ impl Snapshot {
     /// The service that a rule names. None: it does not exist (any more).
     pub fn resolve(&self, id: ServiceId) -> Option<&Arc<ServiceEntry>> {
         self.services_by_id.get(&id)
+    }
+
+    /// Whether any service asks for sessions.
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.sessions > 0
     }
 
     /// Every rule, in no order.

@@ -77,6 +77,11 @@ impl Upstream {
         self.balancer.pick(now, exclude)
     }
 
+    /// The endpoint that a session is with.
+    pub(crate) fn by_identity(&self, identity: u64) -> Option<Rc<EndpointState>> {
+        self.balancer.by_identity(identity)
+    }
+
     /// Closes connections that have lain idle for too long.
     pub(crate) fn expire_idle(&self, now: Instant, after: Duration) {
         self.balancer.each(|endpoint| {

@@ -148,6 +148,7 @@ pub fn route(name: &str, prefix: &str, service: &str) -> Route {
         }],
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         broken: None,
     }
 }
@@ -166,6 +167,7 @@ pub fn service(name: &str, protocol: BackendProtocol, addresses: &[SocketAddr]) 
     let mut resources = vec![Resource::Service(Arc::new(Service {
         key: key.clone(),
         protocol,
+        session: None,
     }))];
     for (number, address) in addresses.iter().enumerate() {
         resources.push(Resource::Workload(Arc::new(Workload {

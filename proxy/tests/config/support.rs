@@ -65,6 +65,7 @@ pub(crate) fn named(namespace: &str, name: &str, rule: u32) -> Route {
         }],
         timeouts: Timeouts::default(),
         retry: None,
+        session: None,
         broken: None,
     }
 }
@@ -165,6 +166,7 @@ pub(crate) fn service(name: &str) -> Service {
     Service {
         key: service_key(name),
         protocol: Default::default(),
+        session: None,
     }
 }
 
