@@ -49,7 +49,7 @@ pub(crate) fn tables(applied: &Applied) -> String {
                     ]);
                 }
             }
-            Status::GatewayClass(_) => {}
+            Status::GatewayClass(_) | Status::Policy(_) => {}
         }
     }
     format!("{gateways}\n\n{routes}\n")

@@ -6,6 +6,7 @@ mod core;
 mod gateway;
 mod meta;
 mod object;
+mod policy;
 mod reference;
 mod route;
 mod status;
@@ -22,6 +23,9 @@ pub use crate::{
     },
     meta::Metadata,
     object::{Kind, Object, ObjectRef, ParseError},
+    policy::{
+        BudgetDetails, PolicyTarget, RequestRate, RetryConstraint, XBackendTrafficPolicy, XBackendTrafficPolicySpec,
+    },
     reference::{BackendObjectReference, ParentReference, SecretReference},
     route::{
         CookieConfig, CorsFilter, ExtensionReference, Fraction, GrpcBackendRef, GrpcHeaderMatch, GrpcMethodMatch,
@@ -31,7 +35,7 @@ pub use crate::{
         SessionCookie, SessionHeader, SessionPersistence, TimeoutsSpec,
     },
     status::{
-        AddressStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerStatus, ParentStatus, RouteKindStatus,
-        RouteStatus, SupportedFeature,
+        AddressStatus, AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerStatus, ParentStatus,
+        PolicyStatus, RouteKindStatus, RouteStatus, SupportedFeature,
     },
 };

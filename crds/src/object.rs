@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Metadata, Namespace, ReferenceGrant, Secret,
-    Service,
+    Service, XBackendTrafficPolicy,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.
@@ -85,6 +85,7 @@ kinds! {
     Gateway(Gateway) = "gateway.networking.k8s.io" "Gateway" namespaced,
     HttpRoute(HttpRoute) = "gateway.networking.k8s.io" "HTTPRoute" namespaced,
     GrpcRoute(GrpcRoute) = "gateway.networking.k8s.io" "GRPCRoute" namespaced,
+    XBackendTrafficPolicy(XBackendTrafficPolicy) = "gateway.networking.x-k8s.io" "XBackendTrafficPolicy" namespaced,
     ReferenceGrant(ReferenceGrant) = "gateway.networking.k8s.io" "ReferenceGrant" namespaced,
     Service(Service) = "" "Service" namespaced,
     EndpointSlice(EndpointSlice) = "discovery.k8s.io" "EndpointSlice" namespaced,
@@ -100,12 +101,12 @@ impl Kind {
         let found = Self::ALL
             .iter()
             .find(|known| known.group() == group && known.name() == kind)?;
-        Self::VERSIONS.contains(&version).then_some(*found)
+        found.known_versions().contains(&version).then_some(*found)
     }
 
     /// The values of `apiVersion` that are read.
     pub fn versions(self) -> Vec<String> {
-        let versions = Self::VERSIONS.iter();
+        let versions = self.known_versions().iter();
         versions
             .map(|version| match self.group() {
                 "" => (*version).to_owned(),
@@ -114,7 +115,12 @@ impl Kind {
             .collect()
     }
 
-    const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+    fn known_versions(self) -> &'static [&'static str] {
+        match self.group() {
+            "gateway.networking.x-k8s.io" => &["v1alpha1"],
+            _ => &["v1", "v1beta1"],
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -178,6 +184,14 @@ mod tests {
             Some(Kind::ReferenceGrant)
         );
         assert_eq!(Kind::of("v1", "Service"), Some(Kind::Service));
+        let policy = |version: &str| {
+            Kind::of(
+                &format!("gateway.networking.x-k8s.io/{version}"),
+                "XBackendTrafficPolicy",
+            )
+        };
+        assert_eq!(policy("v1alpha1"), Some(Kind::XBackendTrafficPolicy));
+        assert_eq!(policy("v1"), None);
         assert_eq!(Kind::of("apps/v1", "Deployment"), None);
         assert_eq!(Kind::of("specs.smi-spec.io/v1alpha4", "HTTPRoute"), None);
     }

@@ -51,6 +51,26 @@ pub struct GatewayStatus {
     pub listeners: Vec<ListenerStatus>,
 }
 
+/// `status` of a policy (GEP-713).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatus {
+    /// What it takes effect in: at most 16.
+    pub ancestors: Vec<AncestorStatus>,
+}
+
+/// How a policy stands with one of its ancestors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorStatus {
+    /// The ancestor: a Gateway.
+    pub ancestor_ref: ParentReference,
+    /// Who says so.
+    pub controller_name: String,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
 /// An address a Gateway has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

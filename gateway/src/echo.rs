@@ -250,6 +250,7 @@ mod tests {
             key: key.clone(),
             protocol: BackendProtocol::default(),
             session: None,
+            retry_budget: None,
         })));
         let changes = echo.complete(vec![service]).await;
         assert!(matches!(&changes[0], Change::Upsert(Resource::Workload(workload)) if workload.address.is_loopback()));

@@ -25,5 +25,5 @@ pub use route::{
     Backend, BackendTarget, HeaderMatch, PathMatch, QueryMatch, Retry, Route, RouteKind, RouteMatch, RouteOwner,
     StringMatch, Timeouts,
 };
-pub use service::{BackendProtocol, Service, Workload};
+pub use service::{BackendProtocol, RetryBudget, Service, Workload};
 pub use session::{CookiePath, SessionCarrier, SessionPersistence};

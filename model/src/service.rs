@@ -1,6 +1,6 @@
 //! Where requests go to.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,51 @@ pub struct Service {
     /// How the requests of one client stay together, where their rule does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionPersistence>,
+    /// How many of its requests may be tried again, if it is not as many as by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// How many of a Service's requests may be tried again (GEP-3388). The default is that of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// The share of the requests of `interval`, of a hundred.
+    pub percent: u8,
+    /// The time over which requests count.
+    #[serde(with = "whole_milliseconds")]
+    pub interval: Duration,
+    /// So many in `min_interval` are allowed however few requests there are.
+    pub min_count: u32,
+    /// Not 0.
+    #[serde(with = "whole_milliseconds")]
+    pub min_interval: Duration,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self {
+            percent: 20,
+            interval: Duration::from_secs(10),
+            min_count: 10,
+            min_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Durations travel as whole milliseconds.
+mod whole_milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
 }
 
 /// What a backend speaks (`appProtocol`, GEP-1911).

@@ -322,6 +322,11 @@ async fn forward<D: Downstream>(
                     .unwrap_or(Duration::from_millis(25));
                 backoff(base, retries, worker.random())
             }
+            // The API wants it told apart from what the backend says (GEP-3388).
+            _ if more => {
+                account.fail(Flag::RetryBudget, failure.to_string());
+                return answer(worker, account, request, HeaderMap::new()).await;
+            }
             _ => return give_up(worker, account, request, failure).await,
         };
         last = Some(endpoint);

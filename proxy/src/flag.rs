@@ -34,11 +34,13 @@ pub enum Flag {
     Overloaded,
     /// The backend broke off in the middle of its answer.
     Truncated,
+    /// The request would have been tried again, but too many are: 503.
+    RetryBudget,
 }
 
 impl Flag {
     /// How many there are.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 
     /// All of them, in order of their number.
     pub const ALL: [Self; Self::COUNT] = [
@@ -57,6 +59,7 @@ impl Flag {
         Self::Refused,
         Self::Overloaded,
         Self::Truncated,
+        Self::RetryBudget,
     ];
 
     /// The name in logs and metrics; empty for [`Flag::None`].
@@ -77,6 +80,7 @@ impl Flag {
             Self::Refused => "refused",
             Self::Overloaded => "overloaded",
             Self::Truncated => "truncated",
+            Self::RetryBudget => "retry_budget",
         }
     }
 
@@ -87,7 +91,7 @@ impl Flag {
             Self::NoRoute => 404,
             Self::Misdirected => 421,
             Self::NoBackend => 500,
-            Self::NoEndpoint | Self::ConnectFailed | Self::UpstreamReset | Self::Overloaded => 503,
+            Self::NoEndpoint | Self::ConnectFailed | Self::UpstreamReset | Self::Overloaded | Self::RetryBudget => 503,
             Self::UpstreamInvalid | Self::Truncated => 502,
             Self::BackendTimeout | Self::RequestTimeout => 504,
             Self::ClientGone => 499,

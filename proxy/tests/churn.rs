@@ -551,6 +551,8 @@ fn a_thousand_edits_under_load_fail_no_request() {
         resources.push(Resource::Service(Arc::new(Service {
             key: pool.key(),
             protocol: pool.protocol,
+            session: None,
+            retry_budget: None,
         })));
         let first = pool.backends.keys().next().copied().expect("there are two");
         pool.swap([first].into(), false, |changes| editor.apply(changes));

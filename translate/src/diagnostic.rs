@@ -85,6 +85,8 @@ codes! {
     NoBackend = "W0310" Warning "a rule has no backend that gets requests";
     NoEndpoints = "W0311" Info "a backend has no endpoints";
     Shadowed = "W0401" Warning "a match can never win";
+    PolicyTarget = "W0501" Warning "a policy names a target that it cannot hold for";
+    PolicyConflict = "W0502" Warning "another policy for the same target comes first";
     NotServedYet = "W0402" Warning "a field is not served yet";
 }
 

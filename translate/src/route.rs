@@ -29,6 +29,8 @@ pub(crate) struct RouteResult {
     pub(crate) attached: BTreeSet<ListenerKey>,
     /// What its matches claim of the listeners' requests.
     pub(crate) claims: Vec<(Ground, Claim)>,
+    /// The Gateways through which requests come to it.
+    pub(crate) gateways: BTreeSet<ObjectRef>,
     /// The services it uses.
     pub(crate) services: BTreeSet<ServiceKey>,
     pub(crate) status: RouteStatus,
@@ -148,6 +150,9 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
         let accepted = match (attached, &invalid) {
             (Ok(_), Some(why)) => condition("Accepted", false, "UnsupportedValue", why, generation),
             (Ok(found), None) => {
+                let gateway = parent.namespace.as_deref().unwrap_or(namespace);
+                let gateway = ObjectRef::new(Kind::Gateway, gateway, &parent.name);
+                result.gateways.insert(gateway);
                 result
                     .attached
                     .extend(found.iter().map(|listener| listener.key.clone()));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use weft_crds::{Endpoint, EndpointSlice};
 use weft_model::{Service, ServiceKey, WorkloadKey};
 
-use crate::{backend, world::Reader};
+use crate::{backend, traffic_policy, world::Reader};
 
 /// What became of a Service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +45,13 @@ pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceRes
             conditions.serving == Some(true) && conditions.terminating == Some(true)
         });
     }
+    let traffic = traffic_policy::effective(reader, namespace, name);
     Some(ServiceResult {
         service: Arc::new(Service {
             key: key.clone(),
             protocol,
-            session: None,
+            session: traffic.session,
+            retry_budget: traffic.retry_budget,
         }),
         endpoints,
     })

@@ -15,6 +15,7 @@ use crate::{
     route::{self, RouteResult},
     service::{self, ServiceResult},
     status::{Status, condition},
+    traffic_policy,
     world::{Dependency, Reader, World},
 };
 
@@ -60,6 +61,8 @@ enum Node {
     GatewayStatus(ObjectRef),
     /// What is wrong with a route, which depends on services and on other routes.
     Diagnosis(ObjectRef),
+    /// How a policy stands, which depends on the routes that lead to its targets.
+    Policy(ObjectRef),
 }
 
 /// Translates, and remembers what was read for what.
@@ -82,6 +85,8 @@ pub struct Translator {
     resources: BTreeMap<Key, Resource>,
     /// How many Gateways show a certificate.
     certificates: HashMap<Key, usize>,
+    /// The Gateways through which requests come to a Service, each with the number of routes.
+    ancestors: HashMap<ObjectRef, BTreeMap<ObjectRef, usize>>,
     statuses: BTreeMap<ObjectRef, Status>,
     diagnostics: BTreeMap<ObjectRef, Vec<Diagnostic>>,
 }
@@ -114,6 +119,7 @@ impl Translator {
             serving: HashMap::new(),
             resources: BTreeMap::new(),
             certificates: HashMap::new(),
+            ancestors: HashMap::new(),
             statuses: BTreeMap::new(),
             diagnostics: BTreeMap::new(),
         }
@@ -133,6 +139,9 @@ impl Translator {
                 }
                 Kind::Gateway => {
                     run.dirty.insert(Node::Gateway(reference.clone()));
+                }
+                Kind::XBackendTrafficPolicy => {
+                    run.dirty.insert(Node::Policy(reference.clone()));
                 }
                 Kind::HttpRoute | Kind::GrpcRoute => {
                     run.dirty.insert(Node::Route(reference.clone()));
@@ -184,7 +193,8 @@ impl Translator {
         let result = derive(&reader);
         let mut read = reader.into_read();
         // What is put again is derived anyway, so of what is gone nothing needs to be remembered.
-        if let Node::Class(reference) | Node::Gateway(reference) | Node::Route(reference) = node
+        if let Node::Class(reference) | Node::Gateway(reference) | Node::Route(reference) | Node::Policy(reference) =
+            node
             && self.world.get(reference).is_none()
         {
             read.clear();
@@ -216,6 +226,7 @@ impl Translator {
             Node::Workload(key) => self.workload(run, key),
             Node::GatewayStatus(reference) => self.gateway_status(run, reference),
             Node::Diagnosis(reference) => self.diagnose(run, reference),
+            Node::Policy(reference) => self.policy(run, &node, reference),
         }
     }
 
@@ -289,6 +300,55 @@ impl Translator {
         self.set_diagnostics(run, reference, diagnostics);
     }
 
+    /// Counts through which Gateways requests come to Services, and has the policies of those say so.
+    fn count_ancestors(&mut self, run: &mut Run, before: &RouteResult, after: &RouteResult) {
+        let pairs = |route: &RouteResult| -> BTreeSet<(ObjectRef, ObjectRef)> {
+            let services = route.services.iter().map(|key| {
+                let (namespace, name, _) = key.parts();
+                ObjectRef::new(Kind::Service, namespace, name)
+            });
+            let gateways = |service: ObjectRef| {
+                route
+                    .gateways
+                    .iter()
+                    .map(move |gateway| (service.clone(), gateway.clone()))
+            };
+            services.flat_map(gateways).collect()
+        };
+        let (before, after) = (pairs(before), pairs(after));
+        for pair in before.symmetric_difference(&after) {
+            let (service, gateway) = pair;
+            let gateways = self.ancestors.entry(service.clone()).or_default();
+            let count = gateways.entry(gateway.clone()).or_default();
+            let come = after.contains(pair);
+            *count = if come { *count + 1 } else { *count - 1 };
+            let turned = *count == usize::from(come);
+            if *count == 0 {
+                gateways.remove(gateway);
+            }
+            if gateways.is_empty() {
+                self.ancestors.remove(service);
+            }
+            if turned {
+                run.dirty
+                    .extend(self.world.policies(service).cloned().map(Node::Policy));
+            }
+        }
+    }
+
+    fn policy(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let ancestors = std::mem::take(&mut self.ancestors);
+        let gateways = |service: &ObjectRef| -> BTreeSet<ObjectRef> {
+            let gateways = ancestors.get(service).into_iter().flatten();
+            gateways.map(|(gateway, _)| gateway.clone()).collect()
+        };
+        let stand = self.read(node, |reader| traffic_policy::stand(reader, reference, gateways));
+        self.ancestors = ancestors;
+        let (status, diagnostics) = stand.unzip();
+        self.set_status(run, reference, status.map(Status::Policy));
+        self.set_diagnostics(run, reference, diagnostics.unwrap_or_default());
+    }
+
     fn route(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
         let mut derived = self.read(node, |reader| route::derive(reader, reference));
         // Kept with the others, and not twice.
@@ -315,6 +375,7 @@ impl Translator {
                     .insert(Node::GatewayStatus(ObjectRef::new(Kind::Gateway, namespace, name)));
             }
         }
+        self.count_ancestors(run, &before, &after);
         for key in after.services.difference(&before.services) {
             let uses = self.used.entry(key.clone()).or_default();
             *uses += 1;

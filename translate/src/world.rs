@@ -8,10 +8,14 @@ use std::{
 
 use weft_crds::{
     EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Namespace, Object, ObjectRef, ParentReference,
-    ReferenceGrant, Secret, Service,
+    ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
 };
 
-use crate::{listener::GatewayListeners, translator::Options};
+use crate::{
+    listener::GatewayListeners,
+    policy::{self, Policy},
+    translator::Options,
+};
 
 /// Something a derivation can depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +30,8 @@ pub(crate) enum Dependency {
     Listeners(ObjectRef),
     /// Which Gateways want a port (standalone: they share it).
     Port(u16),
+    /// Which policies name an object as their target.
+    Policies(ObjectRef),
 }
 
 /// All objects, with the indexes that derivations need.
@@ -35,6 +41,7 @@ pub(crate) struct World {
     grants: HashMap<String, BTreeSet<ObjectRef>>,
     slices: HashMap<(String, String), BTreeSet<ObjectRef>>,
     ports: HashMap<u16, BTreeSet<ObjectRef>>,
+    policies: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
 }
 
 impl World {
@@ -99,14 +106,29 @@ impl World {
                     changed.push(Dependency::Port(port));
                 }
             }
-            _ => {}
+            other => {
+                let Some(policy) = policy::of(other) else { return };
+                for target in policy
+                    .targets()
+                    .iter()
+                    .filter_map(|target| policy::target(policy, target))
+                {
+                    set(&mut self.policies, target.clone(), reference, put);
+                    changed.push(Dependency::Policies(target));
+                }
+            }
         }
     }
 
     /// How many entries there are, indexes included.
     #[cfg(test)]
     pub(crate) fn size(&self) -> usize {
-        self.objects.len() + self.grants.len() + self.slices.len() + self.ports.len()
+        self.objects.len() + self.grants.len() + self.slices.len() + self.ports.len() + self.policies.len()
+    }
+
+    /// The policies that name an object as their target.
+    pub(crate) fn policies(&self, target: &ObjectRef) -> impl Iterator<Item = &ObjectRef> {
+        self.policies.get(target).into_iter().flatten()
     }
 
     pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
@@ -170,6 +192,7 @@ impl<'w> Reader<'w> {
         namespace: Namespace -> Namespace;
         service: Service -> Service;
         secret: Secret -> Secret;
+        traffic_policy: XBackendTrafficPolicy -> XBackendTrafficPolicy;
     }
 
     /// The labels of a namespace. It has the one that the API server gives every namespace, even if no object says so.
@@ -216,6 +239,15 @@ impl<'w> Reader<'w> {
                 Some(Object::EndpointSlice(slice)) => Some(slice),
                 _ => None,
             })
+            .collect()
+    }
+
+    /// The policies of a kind that name an object as their target, in no order.
+    pub(crate) fn policies(&self, kind: Kind, target: &ObjectRef) -> Vec<(&'w ObjectRef, &'w dyn Policy)> {
+        self.note(Dependency::Policies(target.clone()));
+        let members = self.world.policies(target).filter(|reference| reference.kind == kind);
+        members
+            .filter_map(|reference| Some((reference, policy::of(self.world.get(reference)?)?)))
             .collect()
     }
 

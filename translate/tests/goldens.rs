@@ -52,6 +52,9 @@ enum Shown {
         conditions: Vec<String>,
         listeners: BTreeMap<String, ShownListener>,
     },
+    Policy {
+        ancestors: Vec<ShownAncestor>,
+    },
     Route {
         parents: Vec<ShownParent>,
     },
@@ -62,6 +65,13 @@ enum Shown {
 struct ShownListener {
     attached_routes: i32,
     supported_kinds: Vec<String>,
+    conditions: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownAncestor {
+    ancestor_ref: ParentReference,
     conditions: Vec<String>,
 }
 
@@ -104,6 +114,16 @@ fn shown(status: &Status) -> Shown {
                         conditions: lines(&listener.conditions),
                     };
                     (listener.name.clone(), shown)
+                })
+                .collect(),
+        },
+        Status::Policy(policy) => Shown::Policy {
+            ancestors: policy
+                .ancestors
+                .iter()
+                .map(|ancestor| ShownAncestor {
+                    ancestor_ref: ancestor.ancestor_ref.clone(),
+                    conditions: lines(&ancestor.conditions),
                 })
                 .collect(),
         },

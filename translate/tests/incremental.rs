@@ -132,9 +132,15 @@ fn http_rules() -> impl Strategy<Value = Value> {
         }),
         1 => Just(json!([{"type": "ExternalAuth", "externalAuth": {}}])),
     ];
-    (vec(matches, 0..3), filters, vec(backends(), 0..3)).prop_map(
-        |(matches, filters, backends)| json!({"matches": matches, "filters": filters, "backendRefs": backends}),
-    )
+    let session =
+        prop_oneof![4 => Just(Value::Null), 1 => Just(json!({"sessionName": "a"})), 1 => Just(json!({"type": "no"}))];
+    (vec(matches, 0..3), filters, vec(backends(), 0..3), session).prop_map(|(matches, filters, backends, session)| {
+        let mut rule = json!({"matches": matches, "filters": filters, "backendRefs": backends});
+        if !session.is_null() {
+            rule["sessionPersistence"] = session;
+        }
+        rule
+    })
 }
 
 fn grpc_rules() -> impl Strategy<Value = Value> {
@@ -199,6 +205,33 @@ fn services() -> impl Strategy<Value = Object> {
     })
 }
 
+/// Policies that hold, conflict, are refused, or are for what is not there.
+fn traffic_policies() -> impl Strategy<Value = Object> {
+    let parts = vec![
+        json!({"retryConstraint": {"budget": {"percent": 1}}}),
+        json!({"retryConstraint": {"minRetryRate": {"count": 3, "interval": "1m"}}, "sessionPersistence": {}}),
+        json!({"sessionPersistence": {"type": "Header", "absoluteTimeout": "1h"}}),
+        json!({"retryConstraint": {"budget": {"percent": 101}}}),
+    ];
+    let target = (
+        select(&["Service", "Service", "Deployment"]),
+        select(&["s1", "s2", "s3"]),
+    );
+    (
+        select(&NAMESPACES),
+        select(&["w1", "w2"]),
+        select(&CREATED),
+        vec(target, 0..3),
+        select(parts),
+    )
+        .prop_map(|(namespace, name, created, targets, mut spec)| {
+            let target = |(kind, name): (&str, &str)| json!({"group": "", "kind": kind, "name": name});
+            spec["targetRefs"] = targets.into_iter().map(target).collect();
+            let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+            object(Kind::XBackendTrafficPolicy, json!({"metadata": metadata, "spec": spec}))
+        })
+}
+
 fn slices() -> impl Strategy<Value = Object> {
     let conditions = select(vec![
         json!({}),
@@ -260,6 +293,7 @@ fn objects() -> impl Strategy<Value = Object> {
         2 => grants(),
         3 => services(),
         3 => slices(),
+        3 => traffic_policies(),
         1 => secrets(),
     ]
 }

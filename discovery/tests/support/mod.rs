@@ -276,6 +276,7 @@ pub fn service(key: &str) -> Resource {
         key: key.into(),
         protocol: BackendProtocol::Http1,
         session: None,
+        retry_budget: None,
     }))
 }
 

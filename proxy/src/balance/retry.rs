@@ -6,35 +6,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The share of requests that may be tried again (GEP-3388's default).
-const PERCENT: f64 = 0.20;
-/// Over this time.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// Tries that are allowed each second however few requests there are.
-const MINIMUM_PER_SECOND: f64 = 10.0;
-
-/// How many tries a service's requests have left, by GEP-3388: 20 % of the requests of ten seconds, and at least ten
-/// each second.
-#[derive(Debug)]
+/// How many tries a service's requests have left, by GEP-3388: a share of the requests of some time, and a few however
+/// few requests there are.
+#[derive(Debug, Default)]
 pub struct RetryBudget {
+    limits: Cell<weft_model::RetryBudget>,
     /// Requests of the last interval, older ones counting less and less.
     requests: Cell<f64>,
     /// Tries, likewise.
     tries: Cell<f64>,
     faded: Cell<Option<Instant>>,
-}
-
-impl Default for RetryBudget {
-    fn default() -> Self {
-        Self {
-            requests: Cell::new(0.0),
-            tries: Cell::new(0.0),
-            faded: Cell::new(None),
-        }
-    }
+    /// Tries that were taken from what is always allowed and have not come back yet.
+    taken: Cell<f64>,
+    given_back: Cell<Option<Instant>>,
 }
 
 impl RetryBudget {
+    /// Puts other limits in the place of those so far. What was counted stays.
+    pub fn limit(&self, limits: weft_model::RetryBudget) {
+        self.limits.set(limits);
+    }
+
     /// Counts a request.
     pub fn request(&self, now: Instant) {
         self.fade(now);
@@ -44,13 +36,27 @@ impl RetryBudget {
     /// Whether one may be tried again; if so, that is counted.
     pub fn allow(&self, now: Instant) -> bool {
         self.fade(now);
-        let allowed = (self.requests.get() * PERCENT).max(MINIMUM_PER_SECOND * INTERVAL.as_secs_f64());
+        let share = self.requests.get() * f64::from(self.limits.get().percent) / 100.0;
         let tries = self.tries.get() + 1.0;
-        if tries > allowed {
+        if tries > share && !self.take(now) {
             return false;
         }
         self.tries.set(tries);
         true
+    }
+
+    /// Takes one of the tries that are always allowed.
+    fn take(&self, now: Instant) -> bool {
+        let limits = self.limits.get();
+        let since = self
+            .given_back
+            .replace(Some(now))
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let rate = f64::from(limits.min_count) / limits.min_interval.as_secs_f64();
+        let taken = (self.taken.get() - rate * since.as_secs_f64()).max(0.0) + 1.0;
+        let allowed = taken <= f64::from(limits.min_count);
+        self.taken.set(if allowed { taken } else { taken - 1.0 });
+        allowed
     }
 
     fn fade(&self, now: Instant) {
@@ -62,7 +68,7 @@ impl RetryBudget {
         if elapsed < Duration::from_millis(100) {
             return;
         }
-        let kept = (-elapsed.as_secs_f64() / INTERVAL.as_secs_f64()).exp();
+        let kept = (-elapsed.as_secs_f64() / self.limits.get().interval.as_secs_f64()).exp();
         self.requests.set(self.requests.get() * kept);
         self.tries.set(self.tries.get() * kept);
         self.faded.set(Some(now));
@@ -97,8 +103,44 @@ mod tests {
     fn a_few_tries_are_always_allowed() {
         let (budget, now) = (RetryBudget::default(), Instant::now());
         budget.request(now);
-        assert_eq!((0..1000).filter(|_| budget.allow(now)).count(), 100);
-        assert!(budget.allow(now + Duration::from_secs(5)));
+        assert_eq!((0..1000).filter(|_| budget.allow(now)).count(), 10);
+        let later = now + Duration::from_millis(500);
+        assert_eq!((0..1000).filter(|_| budget.allow(later)).count(), 5);
+    }
+
+    #[test]
+    fn other_limits_hold_from_then_on() {
+        let (budget, start) = (RetryBudget::default(), Instant::now());
+        budget.limit(weft_model::RetryBudget {
+            percent: 0,
+            min_count: 1,
+            min_interval: Duration::from_secs(3600),
+            ..weft_model::RetryBudget::default()
+        });
+        for number in 0..1000u64 {
+            budget.request(start + Duration::from_millis(number));
+        }
+        let now = start + Duration::from_secs(1);
+        assert_eq!((0..1000).filter(|_| budget.allow(now)).count(), 1, "one in an hour");
+        assert_eq!(
+            (0..1000)
+                .filter(|_| budget.allow(now + Duration::from_secs(3600)))
+                .count(),
+            1
+        );
+        budget.limit(weft_model::RetryBudget {
+            percent: 100,
+            interval: Duration::from_secs(3600),
+            min_count: 1,
+            min_interval: Duration::from_secs(3600),
+        });
+        let now = now + Duration::from_secs(3601);
+        (0..100).for_each(|_| budget.request(now));
+        let allowed = (0..1000).filter(|_| budget.allow(now)).count();
+        assert!(
+            (95..=110).contains(&allowed),
+            "as many as there were requests: {allowed}"
+        );
     }
 
     #[test]

@@ -52,10 +52,12 @@ impl Upstream {
     pub(crate) fn new(entry: &Arc<ServiceEntry>, seed: u64) -> Self {
         let balancer = Balancer::new(seed);
         balancer.update(&entry.endpoints);
+        let budget = RetryBudget::default();
+        budget.limit(entry.service.retry_budget.unwrap_or_default());
         Self {
             key: entry.service.key.clone(),
             cells: Cells::default(),
-            budget: RetryBudget::default(),
+            budget,
             protocol: entry.service.protocol.into(),
             entry: RefCell::new(entry.clone()),
             balancer,
@@ -68,6 +70,7 @@ impl Upstream {
             return;
         }
         self.protocol.set(entry.service.protocol);
+        self.budget.limit(entry.service.retry_budget.unwrap_or_default());
         self.balancer.update(&entry.endpoints);
         *self.entry.borrow_mut() = entry.clone();
     }

@@ -168,6 +168,7 @@ pub fn service(name: &str, protocol: BackendProtocol, addresses: &[SocketAddr]) 
         key: key.clone(),
         protocol,
         session: None,
+        retry_budget: None,
     }))];
     for (number, address) in addresses.iter().enumerate() {
         resources.push(Resource::Workload(Arc::new(Workload {

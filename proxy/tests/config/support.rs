@@ -167,6 +167,7 @@ pub(crate) fn service(name: &str) -> Service {
         key: service_key(name),
         protocol: Default::default(),
         session: None,
+        retry_budget: None,
     }
 }
 

@@ -20,6 +20,10 @@ fn of_what_is_gone_nothing_is_kept() {
             ]}]}),
         ),
         (Kind::Service, json!({"ports": [{"port": 80}]})),
+        (
+            Kind::XBackendTrafficPolicy,
+            json!({"targetRefs": [{"group": "", "kind": "Service", "name": "o"}], "retryConstraint": {}}),
+        ),
         (Kind::ReferenceGrant, json!({"from": [], "to": []})),
     ];
     let object = |kind: Kind, value: Value| Object::from_value(kind, value).expect("an object");
@@ -60,7 +64,7 @@ fn of_what_is_gone_nothing_is_kept() {
 }
 
 impl Translator {
-    fn sizes(&self) -> [usize; 14] {
+    fn sizes(&self) -> [usize; 15] {
         let Self {
             options: _,
             world,
@@ -75,6 +79,7 @@ impl Translator {
             serving,
             resources,
             certificates,
+            ancestors,
             statuses,
             diagnostics,
         } = self;
@@ -91,6 +96,7 @@ impl Translator {
             serving.len(),
             resources.len(),
             certificates.len(),
+            ancestors.len(),
             statuses.len(),
             diagnostics.len(),
         ]
