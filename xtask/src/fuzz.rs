@@ -1,7 +1,7 @@
 //! Fuzzing: builds the targets of `fuzz/` as cargo-fuzz does, but with the toolchain that builds Weft, and runs them.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -9,6 +9,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+
+use crate::tools;
 
 /// What libFuzzer needs to know of where an input leads. Applies to Rust code, dependencies included.
 const FLAGS: [&str; 7] = [
@@ -93,8 +95,7 @@ fn known(target: &str) -> anyhow::Result<String> {
 
 /// What is built and found, outside the tree if builds are.
 fn folder() -> anyhow::Result<PathBuf> {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    Ok(std::path::absolute(target)?.join("fuzz"))
+    Ok(tools::target()?.join("fuzz"))
 }
 
 /// Builds all targets; returns where they are.

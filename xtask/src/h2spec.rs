@@ -11,28 +11,23 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::steps::Steps;
+use crate::{steps::Steps, tools};
 
-const MODULE: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+const PACKAGE: &str = "github.com/summerwind/h2spec/cmd/h2spec";
+const VERSION: &str = "v2.2.1+incompatible";
 /// How long Weft may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Installs h2spec if need be, and runs it whole.
 pub(crate) fn run(steps: &mut Steps) {
-    if Command::new("go")
-        .arg("version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_err()
-    {
+    if !tools::has_go() {
         return steps.skip(
             "HTTP/2 conformance",
             "it needs h2spec, and h2spec needs Go: install Go to run it",
         );
     }
     steps.step("HTTP/2 conformance", || {
-        let h2spec = install()?;
+        let h2spec = tools::go_install(PACKAGE, VERSION)?;
         let weft = Weft::start()?;
         for (port, tls) in [(weft.http, false), (weft.https, true)] {
             println!("h2spec {}", if tls { "over TLS" } else { "in clear" });
@@ -62,31 +57,6 @@ pub(crate) fn run(steps: &mut Steps) {
     });
 }
 
-/// Where tools that tests need are kept, outside the tree.
-fn tools() -> anyhow::Result<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    Ok(cache
-        .context("neither XDG_CACHE_HOME nor HOME is set")?
-        .join("weft/tools"))
-}
-
-fn install() -> anyhow::Result<PathBuf> {
-    let tools = tools()?;
-    let h2spec = tools.join("h2spec");
-    if !h2spec.exists() {
-        println!("installing h2spec into {}", tools.display());
-        fs::create_dir_all(&tools)?;
-        let status = Command::new("go")
-            .args(["install", MODULE])
-            .env("GOBIN", &tools)
-            .env("GOFLAGS", "-mod=mod")
-            .status()?;
-        ensure!(status.success(), "go install {MODULE} ended with {status}");
-    }
-    Ok(h2spec)
-}
-
 /// A running gateway, stopped when dropped.
 struct Weft {
     process: Child,
@@ -97,7 +67,6 @@ struct Weft {
 
 impl Weft {
     fn start() -> anyhow::Result<Self> {
-        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
         let status = Command::new("cargo")
             .args(["build", "--locked", "-p", "weft-cli"])
             .status()?;
@@ -106,7 +75,7 @@ impl Weft {
         fs::create_dir_all(&folder)?;
         let (http, https, admin) = (free_port()?, free_port()?, free_port()?);
         fs::write(folder.join("manifests.yaml"), manifests(http, https)?)?;
-        let process = Command::new(target.join("debug/weft"))
+        let process = Command::new(tools::target()?.join("debug/weft"))
             .arg("up")
             .arg(&folder)
             .args(["--echo", "--no-view", "--access-log", "off", "--workers", "1"])

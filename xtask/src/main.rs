@@ -1,9 +1,13 @@
 //! The project's own commands: `cargo xtask test` is what CI runs, `cargo xtask fuzz` looks for what it did not find,
-//! `cargo xtask bench` measures.
+//! `cargo xtask bench` measures, `cargo xtask cluster` is a Kubernetes to try things on and `cargo xtask conformance` runs the
+//! official suite there.
 
+mod cluster;
+mod conformance;
 mod fuzz;
 mod h2spec;
 mod steps;
+mod tools;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -43,11 +47,34 @@ enum Command {
         #[arg(long, requires = "target", conflicts_with = "seconds")]
         input: Option<PathBuf>,
     },
+    /// A Kubernetes of one node, on this machine and in a network of its own.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Run the official Gateway API suite, or one test of it, in the cluster.
+    Conformance(conformance::Options),
     /// Measure Weft beside its peers, in one run.
     Bench {
         /// Passed on to the benchmark; --help says what it takes.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Start it, or bring it up to date with the tree: images, definitions, charts.
+    Up {
+        /// Cargo's profile for Weft's own images.
+        #[arg(long, default_value = "dev")]
+        profile: String,
+    },
+    /// Stop it and leave nothing of it.
+    Down,
+    /// Run a command inside its network, with kubectl, helm and ctr at hand.
+    Run {
+        /// The command; a shell when left out.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
     },
 }
 
@@ -59,6 +86,18 @@ fn main() -> anyhow::Result<ExitCode> {
                 (Some(target), Some(input)) => fuzz::reproduce(&target, &input)?,
                 (target, _) => fuzz::run(target.as_deref(), seconds)?,
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Cluster(command) => {
+            match command {
+                ClusterCommand::Up { profile } => cluster::up(&profile)?,
+                ClusterCommand::Down => cluster::down()?,
+                ClusterCommand::Run { command } => cluster::run(command)?,
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Conformance(options) => {
+            conformance::run(&options, &conformance::report())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bench { args } => {
@@ -95,9 +134,11 @@ fn test(fast: bool) -> ExitCode {
     if fast {
         steps.skip("HTTP/2 conformance", "left out by --fast");
         steps.skip("fuzzing", "left out by --fast");
+        steps.skip("cluster", "left out by --fast");
     } else {
         h2spec::run(&mut steps);
         steps.step("fuzzing", || fuzz::run(None, FUZZING));
+        cluster::test(&mut steps);
     }
     steps.finish()
 }

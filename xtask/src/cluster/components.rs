@@ -1,0 +1,156 @@
+//! The components of Kubernetes, each a process.
+
+use std::{fs, path::Path};
+
+use super::{
+    NODE, PODS, RUN, SERVICES, inside, kubectl, output,
+    processes::{must_live, start},
+    template, until,
+};
+
+/// Starts etcd and what manages the cluster; waits for the API.
+pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
+    let etcd = [
+        "etcd".to_owned(),
+        format!("--data-dir={RUN}/etcd"),
+        // Nobody mourns this data.
+        "--unsafe-no-fsync".to_owned(),
+        "--listen-client-urls=http://127.0.0.1:2379".to_owned(),
+        "--advertise-client-urls=http://127.0.0.1:2379".to_owned(),
+        "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
+    ];
+    start("etcd", &etcd)?;
+    let pki = format!("{RUN}/pki");
+    component(
+        kube,
+        "apiserver",
+        &[
+            "--etcd-servers=http://127.0.0.1:2379",
+            &format!("--advertise-address={NODE}"),
+            &format!("--bind-address={NODE}"),
+            "--secure-port=6443",
+            &format!("--service-cluster-ip-range={SERVICES}"),
+            &format!("--cert-dir={pki}"),
+            &format!("--tls-cert-file={pki}/apiserver.crt"),
+            &format!("--tls-private-key-file={pki}/apiserver.key"),
+            &format!("--client-ca-file={pki}/ca.crt"),
+            "--service-account-issuer=https://kubernetes.default.svc",
+            &format!("--service-account-key-file={pki}/sa.key"),
+            &format!("--service-account-signing-key-file={pki}/sa.key"),
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged",
+            "--enable-admission-plugins=NodeRestriction",
+            // Else it looks the node's name up when it is asked for logs, and no name server knows it.
+            "--kubelet-preferred-address-types=InternalIP",
+            &format!("--kubelet-client-certificate={pki}/admin.crt"),
+            &format!("--kubelet-client-key={pki}/admin.key"),
+            // APIs that others serve, as SMI's metrics.
+            "--enable-aggregator-routing",
+            &format!("--proxy-client-cert-file={pki}/front-proxy.crt"),
+            &format!("--proxy-client-key-file={pki}/front-proxy.key"),
+            &format!("--requestheader-client-ca-file={pki}/ca.crt"),
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        ],
+    )?;
+    until("the API server is ready", || {
+        must_live("etcd")?;
+        must_live("apiserver")?;
+        Ok(kubectl(&["get", "--raw", "/readyz"]).is_ok())
+    })?;
+    component(
+        kube,
+        "controller-manager",
+        &[
+            &format!("--kubeconfig={RUN}/controller-manager.conf"),
+            &format!("--authentication-kubeconfig={RUN}/controller-manager.conf"),
+            &format!("--authorization-kubeconfig={RUN}/controller-manager.conf"),
+            &format!("--service-account-private-key-file={pki}/sa.key"),
+            &format!("--root-ca-file={pki}/ca.crt"),
+            "--use-service-account-credentials",
+            &format!("--cluster-signing-cert-file={pki}/ca.crt"),
+            &format!("--cluster-signing-key-file={pki}/ca.key"),
+            "--allocate-node-cidrs",
+            &format!("--cluster-cidr={PODS}"),
+            "--node-cidr-mask-size=20",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+        ],
+    )?;
+    component(
+        kube,
+        "scheduler",
+        &[
+            &format!("--kubeconfig={RUN}/scheduler.conf"),
+            &format!("--authentication-kubeconfig={RUN}/scheduler.conf"),
+            &format!("--authorization-kubeconfig={RUN}/scheduler.conf"),
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+        ],
+    )
+}
+
+/// Starts what runs containers.
+pub(super) fn containerd() -> anyhow::Result<()> {
+    fs::create_dir_all(format!("{RUN}/cni/config"))?;
+    fs::create_dir_all(format!("{RUN}/containerd"))?;
+    // The name's number says that it comes first.
+    fs::write(format!("{RUN}/cni/config/10-weft.conflist"), template("cni.json", &[])?)?;
+    let config = format!("{RUN}/containerd/config.toml");
+    fs::write(&config, template("containerd.toml", &[])?)?;
+    start("containerd", &["containerd".to_owned(), format!("--config={config}")])?;
+    until("containerd is ready", || {
+        must_live("containerd")?;
+        Ok(output(inside("ctr").arg("version")).is_ok())
+    })
+}
+
+/// Starts the node; waits until it takes pods.
+pub(super) fn node(kube: &Path) -> anyhow::Result<()> {
+    let config = format!("{RUN}/kubelet.yaml");
+    fs::write(&config, template("kubelet.yaml", &[])?)?;
+    fs::write(format!("{RUN}/resolv.conf"), template("resolv.conf", &[])?)?;
+    // What pods that do not want the cluster's names are given.
+    fs::write(format!("{RUN}/resolv.none"), "")?;
+    component(
+        kube,
+        "kubelet",
+        &[
+            &format!("--config={config}"),
+            &format!("--kubeconfig={RUN}/kubelet.conf"),
+            "--hostname-override=node1",
+            &format!("--node-ip={NODE}"),
+            &format!("--root-dir={RUN}/kubelet"),
+            &format!("--cert-dir={RUN}/pki"),
+        ],
+    )?;
+    component(
+        kube,
+        "proxy",
+        &[
+            &format!("--kubeconfig={RUN}/proxy.conf"),
+            "--proxy-mode=nftables",
+            &format!("--cluster-cidr={PODS}"),
+            "--hostname-override=node1",
+            // Limits of the whole machine, which are not this cluster's to set.
+            "--conntrack-max-per-core=0",
+            "--conntrack-tcp-timeout-established=0",
+            "--conntrack-tcp-timeout-close-wait=0",
+        ],
+    )?;
+    until("the node is ready", || {
+        for name in ["controller-manager", "scheduler", "containerd", "kubelet", "proxy"] {
+            must_live(name)?;
+        }
+        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        Ok(kubectl(&["get", "node", "node1", "-o", ready]).is_ok_and(|ready| ready == "True"))
+    })
+}
+
+fn component(kube: &Path, name: &str, flags: &[&str]) -> anyhow::Result<()> {
+    let mut command = vec![kube.display().to_string(), name.to_owned()];
+    command.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    start(name, &command)
+}

@@ -1,0 +1,203 @@
+//! Images: packed from files, imported under the very names that manifests use, and never pulled.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, ensure};
+
+use super::{RUN, inside, install, output};
+use crate::tools::{self, GoProgram};
+
+const IMAGE: GoProgram = program("image", "image", ".");
+const PAUSE: GoProgram = program("pause", "pause", ".");
+const COREDNS: GoProgram = program("coredns", "coredns", ".");
+const ECHO_BASIC: GoProgram = program(
+    "echo-basic",
+    "conformance",
+    "sigs.k8s.io/gateway-api/conformance/echo-basic",
+);
+const ECHO_ADVANCED: GoProgram = program("echo-advanced", "echo-advanced", ".");
+
+/// Who runs Weft in its images, by the convention for those who are not root.
+const NOBODY: &str = "65532";
+
+/// Images of Weft's own programs: the name, and the package with the program of the same name.
+const WEFT: [(&str, &str); 2] = [
+    ("weft.dev/operator:dev", "weft-operator"),
+    ("weft.dev/gateway:dev", "weft-gateway"),
+];
+
+/// What an image is made of.
+pub(super) struct Image {
+    /// All the names it goes by.
+    names: Vec<&'static str>,
+    /// Paths in the image, and the files that are there.
+    files: BTreeMap<String, PathBuf>,
+    entrypoint: String,
+    user: &'static str,
+}
+
+const fn program(name: &'static str, module: &'static str, package: &'static str) -> GoProgram {
+    GoProgram {
+        name,
+        module,
+        package,
+        tests: false,
+        link: "",
+    }
+}
+
+/// Builds the programs of all images.
+pub(super) fn build(profile: &str) -> anyhow::Result<Vec<Image>> {
+    let echo_advanced = ECHO_ADVANCED.build()?;
+    let mut images = vec![
+        Image::of_one(&["weft.dev/pause:dev"], "/pause", PAUSE.build()?),
+        Image::of_one(
+            &["registry.k8s.io/coredns/coredns:v1.12.2"],
+            "/coredns",
+            COREDNS.build()?,
+        ),
+        // The manifests of one release of the suite name three; the suite has the source of one.
+        Image::of_one(
+            &[
+                "registry.k8s.io/gateway-api/echo-basic:v1.5.1",
+                "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.2",
+                "registry.k8s.io/gateway-api/echo-basic:v1.6.0-dev.3",
+            ],
+            "/echo-basic",
+            ECHO_BASIC.build()?,
+        ),
+        Image {
+            names: vec!["registry.k8s.io/gateway-api/echo-advanced:v1.5.1"],
+            files: ["/usr/local/bin/server", "/usr/local/bin/client"]
+                .map(|path| (path.to_owned(), echo_advanced.clone()))
+                .into(),
+            entrypoint: "/usr/local/bin/server".to_owned(),
+            // The original's: interception must tell it from the proxy.
+            user: "1338",
+        },
+    ];
+    if install::has_charts() {
+        images.extend(weft(profile)?);
+    }
+    Ok(images)
+}
+
+impl Image {
+    /// An image of one static program.
+    fn of_one(names: &[&'static str], path: &str, program: PathBuf) -> Self {
+        Self {
+            names: names.to_vec(),
+            files: [(path.to_owned(), program)].into(),
+            entrypoint: path.to_owned(),
+            user: "",
+        }
+    }
+
+    /// Changes with the files, as far as the file system tells.
+    fn version(&self) -> anyhow::Result<String> {
+        let mut version = format!("{:?} {} {}\n", self.names, self.entrypoint, self.user);
+        for (path, file) in &self.files {
+            let metadata: Metadata = fs::metadata(file).with_context(|| format!("there is no {}", file.display()))?;
+            version.push_str(&format!(
+                "{path} {} {} {}.{}\n",
+                file.display(),
+                metadata.len(),
+                metadata.mtime(),
+                metadata.mtime_nsec()
+            ));
+        }
+        Ok(version)
+    }
+}
+
+/// Images of Weft's own programs, built as the tests are: nothing is compiled for the images alone.
+fn weft(profile: &str) -> anyhow::Result<Vec<Image>> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--locked", "--profile", profile]);
+    for (_, program) in WEFT {
+        cargo.args(["--package", program, "--bin", program]);
+    }
+    println!("{cargo:?}");
+    let status = cargo.status()?;
+    ensure!(status.success(), "Weft could not be built: cargo ended with {status}");
+    // Cargo's one profile whose folder has another name.
+    let folder = tools::target()?.join(if profile == "dev" { "debug" } else { profile });
+    WEFT.into_iter()
+        .map(|(name, program)| {
+            let entrypoint = format!("/usr/local/bin/{program}");
+            let program = folder.join(program);
+            let mut files = libraries(&program)?;
+            files.insert(entrypoint.clone(), program);
+            Ok(Image {
+                names: vec![name],
+                files,
+                entrypoint,
+                user: NOBODY,
+            })
+        })
+        .collect()
+}
+
+/// The few libraries that a program is linked with, at the places where its loader looks for them.
+fn libraries(program: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let listing = output(Command::new("ldd").arg(program))?;
+    Ok(listing
+        .lines()
+        .filter_map(|line| {
+            // Either "NAME => PATH (ADDRESS)", or for the loader "PATH (ADDRESS)".
+            let path = line.rsplit("=> ").next()?.trim().split(' ').next()?;
+            path.starts_with('/').then(|| (path.to_owned(), PathBuf::from(path)))
+        })
+        .collect())
+}
+
+/// Tests the echo that stands in for another.
+pub(super) fn test_echo() -> anyhow::Result<()> {
+    let folder = Path::new("e2e").join(ECHO_ADVANCED.module);
+    let status = Command::new("go")
+        .args(["test", "-count=1", "./..."])
+        .current_dir(folder)
+        .status()?;
+    ensure!(status.success(), "go test ended with {status}");
+    Ok(())
+}
+
+/// Imports what has changed; returns the names.
+pub(super) fn import(images: &[Image]) -> anyhow::Result<Vec<&'static str>> {
+    let folder = Path::new(RUN).join("images");
+    fs::create_dir_all(&folder)?;
+    let pack = IMAGE.build()?;
+    let mut changed = Vec::new();
+    for image in images {
+        let version = image.version()?;
+        let known = folder.join(image.names[0].replace('/', "+"));
+        if fs::read_to_string(&known).is_ok_and(|known| known == version) {
+            continue;
+        }
+        let archive = folder.join("image.tar");
+        output(
+            Command::new(&pack)
+                .args(["-user", image.user])
+                .arg(&archive)
+                .arg(image.names.join(","))
+                .args(
+                    image
+                        .files
+                        .iter()
+                        .map(|(path, file)| format!("{path}={}", file.display())),
+                )
+                .args(["--", &image.entrypoint]),
+        )?;
+        output(inside("ctr").args(["images", "import"]).arg(&archive))?;
+        fs::remove_file(archive)?;
+        fs::write(known, version)?;
+        changed.extend(&image.names);
+    }
+    Ok(changed)
+}

@@ -1,0 +1,62 @@
+//! What comes as packages of the system.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{bail, ensure};
+
+/// A program and the Debian package that brings it.
+const NEEDED: [(&str, &str); 11] = [
+    ("etcd", "etcd-server"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("conntrack", "conntrack"),
+    ("openssl", "openssl"),
+    ("sysctl", "procps"),
+    ("nsenter", "util-linux"),
+    ("ldd", "libc-bin"),
+];
+/// Where programs are, also those that only root runs.
+const FOLDERS: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
+/// Installs what is missing, and says so.
+pub(super) fn install() -> anyhow::Result<()> {
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(program, _)| !there_is(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join(" ");
+    if !there_is("apt-get") {
+        bail!("this is not a Debian; install what Debian calls {missing}");
+    }
+    println!("installing {missing}");
+    for command in [
+        "apt-get -qq update".to_owned(),
+        format!("apt-get -qq install -y --no-install-recommends {missing}"),
+    ] {
+        let status = Command::new("sh")
+            .args(["-c", &format!("{command} >&2")])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .status()?;
+        ensure!(status.success(), "{command} ended with {status}");
+    }
+    Ok(())
+}
+
+fn there_is(program: &str) -> bool {
+    // An absolute path takes the place of the folder.
+    FOLDERS.iter().any(|folder| Path::new(folder).join(program).exists())
+}

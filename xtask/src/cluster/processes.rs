@@ -1,0 +1,103 @@
+//! Processes that outlive the command that started them.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{RUN, inside};
+
+/// How long a process may take to end by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Starts a process in the cluster's network, unless just this one runs; another of its name is ended first.
+pub(super) fn start(name: &str, command: &[String]) -> anyhow::Result<()> {
+    let (log, pid) = (log(name), pid_file(name));
+    for file in [&log, &pid] {
+        fs::create_dir_all(file.parent().unwrap_or(Path::new(RUN)))?;
+    }
+    if runs(name, command) {
+        return Ok(());
+    }
+    end(started(name).as_slice(), Signal::TERM);
+    let log = File::create(log)?;
+    // With a session of its own it is not ended with the terminal. Neither program forks: the process is the command's.
+    let process = inside("setsid")
+        .args(command)
+        .current_dir(RUN)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("{name} could not be started"))?;
+    fs::write(pid, format!("{}\n{}", process.id(), command.join("\0")))?;
+    Ok(())
+}
+
+/// Fails when the process has ended.
+pub(super) fn must_live(name: &str) -> anyhow::Result<()> {
+    if started(name).is_some() {
+        return Ok(());
+    }
+    let log = log(name);
+    let text = fs::read_to_string(&log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(10)..].join("\n");
+    bail!("{name} has ended; its last words in {}:\n{last}", log.display())
+}
+
+/// Whether just this process runs.
+fn runs(name: &str, command: &[String]) -> bool {
+    started(name).is_some() && recorded(name).is_some_and(|(_, known)| known == command.join("\0"))
+}
+
+/// The process that was started under a name, if it is still that one.
+pub(super) fn started(name: &str) -> Option<Pid> {
+    let (pid, command) = recorded(name)?;
+    // The command comes last, whatever has not been through yet on the way to it. A process that has ended has none.
+    let running = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).ok()?;
+    let running = String::from_utf8_lossy(&running);
+    running.trim_end_matches('\0').ends_with(&command).then_some(pid)
+}
+
+fn recorded(name: &str) -> Option<(Pid, String)> {
+    let text = fs::read_to_string(pid_file(name)).ok()?;
+    let (pid, command) = text.split_once('\n')?;
+    Some((Pid::from_raw(pid.parse().ok()?)?, command.to_owned()))
+}
+
+/// Ends processes, by force if they do not within some seconds.
+pub(super) fn end(processes: &[Pid], signal: Signal) {
+    let mut left = processes.to_vec();
+    for (signal, patience) in [(signal, GRACE), (Signal::KILL, GRACE)] {
+        for process in &left {
+            // What has ended meanwhile need not be ended.
+            let _ = kill_process(*process, signal);
+        }
+        let end = Instant::now() + patience;
+        while !left.is_empty() && Instant::now() < end {
+            left.retain(|process| lives(*process));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn lives(process: Pid) -> bool {
+    // Children that are not waited for have ended, too.
+    fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid()))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+}
+
+fn log(name: &str) -> PathBuf {
+    Path::new(RUN).join("log").join(name)
+}
+
+fn pid_file(name: &str) -> PathBuf {
+    Path::new(RUN).join("pid").join(name)
+}

@@ -1,0 +1,221 @@
+//! The official Gateway API suite, run against the Weft of the cluster.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+
+use crate::{
+    cluster,
+    tools::{self, GoProgram},
+};
+
+/// How long the whole suite may take; alone on two cores it takes about twenty minutes.
+const TIME: &str = "2h";
+
+const SUITE: GoProgram = GoProgram {
+    name: "conformance",
+    module: "conformance",
+    package: ".",
+    tests: true,
+    link: "",
+};
+
+/// The GatewayClass that the chart makes.
+const CLASS: &str = "weft";
+
+/// What is run, and as what.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// One test, by its short name, say HTTPRouteMatching; the whole suite when left out. What all tests need is then
+    /// kept for the next.
+    test: Option<String>,
+    /// Profiles, say GATEWAY-HTTP,GATEWAY-GRPC; those that the GatewayClass claims when left out.
+    #[arg(long, value_name = "LIST", conflicts_with = "test")]
+    profiles: Option<String>,
+    /// Features; those that the GatewayClass claims when left out.
+    #[arg(long, value_name = "LIST", conflicts_with = "test")]
+    features: Option<String>,
+    /// The GatewayClass that is tested.
+    #[arg(long, default_value = CLASS)]
+    class: String,
+    /// Passed on to the suite, after --.
+    #[arg(last = true)]
+    more: Vec<String>,
+}
+
+impl Default for Options {
+    /// The whole suite.
+    fn default() -> Self {
+        Self {
+            test: None,
+            profiles: None,
+            features: None,
+            class: CLASS.to_owned(),
+            more: Vec::new(),
+        }
+    }
+}
+
+/// Where the report of a whole run belongs.
+pub(crate) fn report() -> PathBuf {
+    // The name that the Gateway API project wants it under.
+    Path::new("docs/conformance").join(format!(
+        "experimental-v{}-default-report.yaml",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+/// Runs the suite, or one test of it. The report of the suite goes to a file.
+pub(crate) fn run(options: &Options, report: &Path) -> anyhow::Result<()> {
+    cluster::ensure_up()?;
+    let suite = SUITE.build()?;
+    let _lock = cluster::lock("conformance")?;
+    let folder = tools::target()?.join("conformance");
+    fs::create_dir_all(&folder)?;
+    let log = folder.join(format!("{}.log", options.test.as_deref().unwrap_or("all")));
+    let mut process = cluster::inside(suite)
+        .args(["-test.run=^TestConformance$", "-test.v"])
+        .arg(format!("-test.timeout={TIME}"))
+        .args(flags(options, report)?)
+        .args(&options.more)
+        .stdout(Stdio::piped())
+        .stderr(File::create(log.with_extension("errors"))?)
+        .spawn()
+        .context("the suite could not be started")?;
+    let output = process.stdout.take().context("the suite has no output")?;
+    let results = follow(BufReader::new(output), &log, options.test.is_none())?;
+    let status = process.wait()?;
+    println!(
+        "{} passed, {} failed, {} skipped",
+        results.passed,
+        results.failed.len(),
+        results.skipped.len()
+    );
+    if options.test.is_none() {
+        for name in &results.skipped {
+            println!("skipped {name}");
+        }
+    }
+    for name in &results.failed {
+        println!("FAILED {name}");
+    }
+    println!("all that was said: {}", log.display());
+    if options.test.is_none() {
+        println!("report: {}", report.display());
+    }
+    if !status.success() && results.failed.is_empty() {
+        println!("\nno test failed; the suite ended with:\n{}", last_words(&log)?);
+    }
+    ensure!(status.success(), "the suite ended with {status}");
+    ensure!(results.passed > 0, "no test was run");
+    Ok(())
+}
+
+/// What the suite is told.
+fn flags(options: &Options, report: &Path) -> anyhow::Result<Vec<String>> {
+    let mut flags = vec![
+        format!("-gateway-class={}", options.class),
+        format!("-usable-address={}", cluster::FREE_ADDRESS),
+        format!("-unusable-address={}", cluster::IMPOSSIBLE_ADDRESS),
+        // Meant for machines of few cores; it changes what runs at a time and nothing that is tested.
+        "-disable-parallel-tests".to_owned(),
+    ];
+    if let Some(test) = &options.test {
+        flags.extend([format!("-run-test={test}"), "-cleanup-base-resources=false".to_owned()]);
+        return Ok(flags);
+    }
+    for (name, list) in [
+        ("conformance-profiles", &options.profiles),
+        ("supported-features", &options.features),
+    ] {
+        if let Some(list) = list {
+            flags.push(format!("-{name}={list}"));
+        }
+    }
+    let report = std::path::absolute(report)?;
+    if let Some(folder) = report.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    flags.extend([
+        format!("-report-output={}", report.display()),
+        "-organization=weft".to_owned(),
+        "-project=weft".to_owned(),
+        "-url=https://weft.dev".to_owned(),
+        format!("-version=v{}", env!("CARGO_PKG_VERSION")),
+        "-contact=https://weft.dev".to_owned(),
+    ]);
+    Ok(flags)
+}
+
+/// How the tests of the suite went.
+#[derive(Default)]
+struct Results {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+/// Reads what the suite says: all of it goes to the log, and the end of each test is shown.
+fn follow(output: impl BufRead, log: &Path, all: bool) -> anyhow::Result<Results> {
+    let mut log = File::create(log)?;
+    let mut results = Results::default();
+    for line in output.split(b'\n') {
+        let line = line?;
+        log.write_all(&line)?;
+        log.write_all(b"\n")?;
+        let line = String::from_utf8_lossy(&line);
+        let Some((verdict, name)) = verdict(&line) else {
+            continue;
+        };
+        match verdict {
+            "PASS" => results.passed += 1,
+            "FAIL" => results.failed.push(name.to_owned()),
+            _ => results.skipped.push(name.to_owned()),
+        }
+        if all || verdict != "SKIP" {
+            println!("{}", line.trim_start_matches(['-', ' ']));
+        }
+    }
+    Ok(results)
+}
+
+/// The verdict about a test of the suite, and its name: "    --- PASS: TestConformance/NAME (1.00s)".
+fn verdict(line: &str) -> Option<(&str, &str)> {
+    let (verdict, rest) = line
+        .trim_start()
+        .strip_prefix("--- ")?
+        .split_once(": TestConformance/")?;
+    let (name, _) = rest.split_once(' ')?;
+    // What a test has below it counts with it.
+    (!name.contains('/')).then_some((verdict, name))
+}
+
+fn last_words(log: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(log)? + &fs::read_to_string(log.with_extension("errors"))?;
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(25)..].join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_those_of_the_tests_of_the_suite() {
+        let text = "=== RUN   TestConformance\n    --- PASS: TestConformance/One (0.10s)\n        --- FAIL: TestConformance/Two/part (0.10s)\n    --- FAIL: TestConformance/Two (1.00s)\n    --- SKIP: TestConformance/Three (0.00s)\n--- FAIL: TestConformance (2.00s)\n";
+        let log = std::env::temp_dir().join(format!("weft-verdicts-{}", std::process::id()));
+        let results = follow(text.as_bytes(), &log, false).expect("it can be read");
+        assert_eq!(fs::read_to_string(&log).expect("there is a log"), text);
+        fs::remove_file(log).expect("it can be removed");
+        assert_eq!(
+            (results.passed, results.failed, results.skipped),
+            (1, vec!["Two".to_owned()], vec!["Three".to_owned()])
+        );
+    }
+}
