@@ -62,27 +62,21 @@ impl Default for Options {
     }
 }
 
-/// Where the report of a whole run belongs.
-pub(crate) fn report() -> PathBuf {
-    // The name that the Gateway API project wants it under.
-    Path::new("docs/conformance").join(format!(
-        "experimental-v{}-default-report.yaml",
-        env!("CARGO_PKG_VERSION")
-    ))
-}
-
-/// Runs the suite, or one test of it. The report of the suite goes to a file.
-pub(crate) fn run(options: &Options, report: &Path) -> anyhow::Result<()> {
+/// Runs the suite, or one test of it. With `publish` the report of a whole run goes to the docs.
+pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
     cluster::ensure_up()?;
     let suite = SUITE.build()?;
     let _lock = cluster::lock("conformance")?;
     let folder = tools::target()?.join("conformance");
     fs::create_dir_all(&folder)?;
     let log = folder.join(format!("{}.log", options.test.as_deref().unwrap_or("all")));
+    let report = folder.join("report.yaml");
+    // One that is there afterwards is of this run.
+    let _ = fs::remove_file(&report);
     let mut process = cluster::inside(suite)
         .args(["-test.run=^TestConformance$", "-test.v"])
         .arg(format!("-test.timeout={TIME}"))
-        .args(flags(options, report)?)
+        .args(flags(options, &report))
         .args(&options.more)
         .stdout(Stdio::piped())
         .stderr(File::create(log.with_extension("errors"))?)
@@ -106,8 +100,11 @@ pub(crate) fn run(options: &Options, report: &Path) -> anyhow::Result<()> {
         println!("FAILED {name}");
     }
     println!("all that was said: {}", log.display());
-    if options.test.is_none() {
-        println!("report: {}", report.display());
+    if publish && report.exists() {
+        let published = published();
+        fs::create_dir_all(published.parent().unwrap_or(Path::new(".")))?;
+        fs::copy(&report, &published)?;
+        println!("report: {}", published.display());
     }
     if !status.success() && results.failed.is_empty() {
         println!("\nno test failed; the suite ended with:\n{}", last_words(&log)?);
@@ -118,7 +115,7 @@ pub(crate) fn run(options: &Options, report: &Path) -> anyhow::Result<()> {
 }
 
 /// What the suite is told.
-fn flags(options: &Options, report: &Path) -> anyhow::Result<Vec<String>> {
+fn flags(options: &Options, report: &Path) -> Vec<String> {
     let mut flags = vec![
         format!("-gateway-class={}", options.class),
         format!("-usable-address={}", cluster::FREE_ADDRESS),
@@ -128,7 +125,7 @@ fn flags(options: &Options, report: &Path) -> anyhow::Result<Vec<String>> {
     ];
     if let Some(test) = &options.test {
         flags.extend([format!("-run-test={test}"), "-cleanup-base-resources=false".to_owned()]);
-        return Ok(flags);
+        return flags;
     }
     for (name, list) in [
         ("conformance-profiles", &options.profiles),
@@ -138,10 +135,6 @@ fn flags(options: &Options, report: &Path) -> anyhow::Result<Vec<String>> {
             flags.push(format!("-{name}={list}"));
         }
     }
-    let report = std::path::absolute(report)?;
-    if let Some(folder) = report.parent() {
-        fs::create_dir_all(folder)?;
-    }
     flags.extend([
         format!("-report-output={}", report.display()),
         "-organization=weft".to_owned(),
@@ -150,7 +143,15 @@ fn flags(options: &Options, report: &Path) -> anyhow::Result<Vec<String>> {
         format!("-version=v{}", env!("CARGO_PKG_VERSION")),
         "-contact=https://weft.dev".to_owned(),
     ]);
-    Ok(flags)
+    flags
+}
+
+/// Where the report of a whole run belongs, under the name that the Gateway API project wants it under.
+fn published() -> PathBuf {
+    PathBuf::from(format!(
+        "docs/conformance/experimental-v{}-default-report.yaml",
+        env!("CARGO_PKG_VERSION")
+    ))
 }
 
 /// How the tests of the suite went.

@@ -67,15 +67,12 @@ struct Weft {
 
 impl Weft {
     fn start() -> anyhow::Result<Self> {
-        let status = Command::new("cargo")
-            .args(["build", "--locked", "-p", "weft-cli"])
-            .status()?;
-        ensure!(status.success(), "weft could not be built");
+        let program = tools::build("dev")?.join("weft");
         let folder = env::temp_dir().join(format!("weft-h2spec-{}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let (http, https, admin) = (free_port()?, free_port()?, free_port()?);
         fs::write(folder.join("manifests.yaml"), manifests(http, https)?)?;
-        let process = Command::new(tools::target()?.join("debug/weft"))
+        let process = Command::new(program)
             .arg("up")
             .arg(&folder)
             .args(["--echo", "--no-view", "--access-log", "off", "--workers", "1"])

@@ -78,7 +78,14 @@ enum ClusterCommand {
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Test { fast } => Ok(test(fast)),
         Command::Fuzz { target, seconds, input } => {
@@ -97,7 +104,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Conformance(options) => {
-            conformance::run(&options, &conformance::report())?;
+            conformance::run(&options, true)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bench { args } => {

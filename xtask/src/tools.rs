@@ -129,6 +129,26 @@ fn cache() -> anyhow::Result<PathBuf> {
     Ok(PathBuf::from(home).join(".cache/weft"))
 }
 
+/// Builds all of Weft's own programs; returns where they are.
+pub(crate) fn build(profile: &str) -> anyhow::Result<PathBuf> {
+    // Which features dependencies have depends on what is built. Examples, were there any, need what tests need: so these
+    // programs share all they are made of with `cargo test --workspace`, and nothing is compiled twice.
+    let args = [
+        "build",
+        "--workspace",
+        "--bins",
+        "--examples",
+        "--locked",
+        "--profile",
+        profile,
+    ];
+    println!("cargo {}", args.join(" "));
+    let status = Command::new("cargo").args(args).status()?;
+    ensure!(status.success(), "Weft could not be built: cargo ended with {status}");
+    // The one profile whose folder has another name.
+    Ok(target()?.join(if profile == "dev" { "debug" } else { profile }))
+}
+
 /// Where cargo builds.
 pub(crate) fn target() -> anyhow::Result<PathBuf> {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);

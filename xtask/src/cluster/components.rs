@@ -75,6 +75,7 @@ pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
             "--allocate-node-cidrs",
             &format!("--cluster-cidr={PODS}"),
             "--node-cidr-mask-size=20",
+            &format!("--flex-volume-plugin-dir={RUN}/kubelet/volume-plugins"),
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
         ],

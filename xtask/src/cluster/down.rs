@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal};
 
 use super::{
-    NAMESPACE, RUN, is_root, lock, network, output,
+    NAMESPACE, RUN, is_root, lock, machine, output,
     processes::{end, started},
 };
 
@@ -36,7 +36,7 @@ pub(crate) fn down() -> anyhow::Result<()> {
     end(&starters, Signal::KILL);
     end(&in_control_groups()?, Signal::KILL);
     if namespace.exists() {
-        end(&in_namespace()?, Signal::TERM);
+        end(&in_namespace()?, Signal::KILL);
     }
     unmount()?;
     remove_control_groups()?;
@@ -44,7 +44,7 @@ pub(crate) fn down() -> anyhow::Result<()> {
         // Its links and rules go with it.
         output(Command::new("ip").args(["netns", "delete", NAMESPACE]))?;
     }
-    network::restore_limits()?;
+    machine::restore()?;
     fs::remove_dir_all(RUN).with_context(|| format!("{RUN} cannot be removed"))?;
     println!("the cluster is gone, in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
@@ -117,20 +117,20 @@ fn remove_control_groups() -> anyhow::Result<()> {
 
 /// Unmounts all that lies in the folder, the inner mounts first; nothing may be left there when it is removed.
 fn unmount() -> anyhow::Result<()> {
-    for mount in mounts()?.iter().rev() {
+    for mount in mounts(RUN)?.iter().rev() {
         output(Command::new("umount").arg("--lazy").arg(mount))?;
     }
-    let left = mounts()?;
+    let left = mounts(RUN)?;
     ensure!(left.is_empty(), "still mounted: {left:?}");
     Ok(())
 }
 
-/// In the order in which they were mounted.
-fn mounts() -> anyhow::Result<Vec<PathBuf>> {
+/// What is mounted in a folder, in the order in which it was.
+pub(super) fn mounts(folder: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
     Ok(points
         .map(PathBuf::from)
-        .filter(|point| point.starts_with(RUN))
+        .filter(|point| point.starts_with(folder))
         .collect())
 }

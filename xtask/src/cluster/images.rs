@@ -26,7 +26,7 @@ const ECHO_ADVANCED: GoProgram = program("echo-advanced", "echo-advanced", ".");
 /// Who runs Weft in its images, by the convention for those who are not root.
 const NOBODY: &str = "65532";
 
-/// Images of Weft's own programs: the name, and the package with the program of the same name.
+/// Images of Weft's own programs: the name of each, and its program.
 const WEFT: [(&str, &str); 2] = [
     ("weft.dev/operator:dev", "weft-operator"),
     ("weft.dev/gateway:dev", "weft-gateway"),
@@ -116,18 +116,9 @@ impl Image {
     }
 }
 
-/// Images of Weft's own programs, built as the tests are: nothing is compiled for the images alone.
+/// Images of Weft's own programs. They are linked dynamically, as the tests' are: nothing is compiled for the images alone.
 fn weft(profile: &str) -> anyhow::Result<Vec<Image>> {
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--locked", "--profile", profile]);
-    for (_, program) in WEFT {
-        cargo.args(["--package", program, "--bin", program]);
-    }
-    println!("{cargo:?}");
-    let status = cargo.status()?;
-    ensure!(status.success(), "Weft could not be built: cargo ended with {status}");
-    // Cargo's one profile whose folder has another name.
-    let folder = tools::target()?.join(if profile == "dev" { "debug" } else { profile });
+    let folder = tools::build(profile)?;
     WEFT.into_iter()
         .map(|(name, program)| {
             let entrypoint = format!("/usr/local/bin/{program}");

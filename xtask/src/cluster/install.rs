@@ -2,6 +2,8 @@
 
 use std::{path::Path, process::Command};
 
+use anyhow::Context as _;
+
 use super::{API, RUN, inside, kubectl, output, template, until};
 
 /// The namespace of Weft.
@@ -54,7 +56,9 @@ pub(super) fn charts() -> anyhow::Result<()> {
         helm(&[&common[..], &["weft-crds", "helm/weft-crds"]].concat())?;
     }
     let values = ["--values", "e2e/cluster/values.yaml", "--wait", "--timeout", "3m"];
-    helm(&[&common[..], &["weft", "helm/weft"], &values].concat())?;
+    helm(&[&common[..], &["weft", "helm/weft"], &values].concat()).with_context(|| {
+        format!("to see why: cargo xtask cluster run -- kubectl -n {SYSTEM} describe pods; cargo xtask cluster run -- kubectl -n {SYSTEM} logs -l app.kubernetes.io/name=weft")
+    })?;
     Ok(())
 }
 
