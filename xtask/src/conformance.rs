@@ -29,6 +29,9 @@ const SUITE: GoProgram = GoProgram {
 /// The GatewayClass that the chart makes.
 const CLASS: &str = "weft";
 
+/// How many lines of the log are shown when the suite fails before any test does.
+const LINES: usize = 20;
+
 /// What is run, and as what.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -67,6 +70,7 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
     cluster::ensure_up()?;
     let suite = SUITE.build()?;
     let _lock = cluster::lock("conformance")?;
+    wait_for_the_last()?;
     let folder = tools::target()?.join("conformance");
     fs::create_dir_all(&folder)?;
     let log = folder.join(format!("{}.log", options.test.as_deref().unwrap_or("all")));
@@ -100,7 +104,7 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
         println!("FAILED {name}");
     }
     println!("all that was said: {}", log.display());
-    if publish && report.exists() {
+    if publish && report.exists() && results.passed > 0 {
         let published = published();
         fs::create_dir_all(published.parent().unwrap_or(Path::new(".")))?;
         fs::copy(&report, &published)?;
@@ -197,10 +201,23 @@ fn verdict(line: &str) -> Option<(&str, &str)> {
     (!name.contains('/')).then_some((verdict, name))
 }
 
+/// What was wrong before any test: the first error, or else the end of the log.
 fn last_words(log: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(log)? + &fs::read_to_string(log.with_extension("errors"))?;
     let lines: Vec<&str> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(25)..].join("\n"))
+    let first = lines.iter().position(|line| line.contains("Error Trace:"));
+    // Just before it stands what was waited for.
+    let first = first.map_or(lines.len().saturating_sub(LINES), |first| first.saturating_sub(1));
+    Ok(lines[first..lines.len().min(first + LINES)].join("\n"))
+}
+
+/// Waits until what an earlier run has removed is gone: nothing can be made in a namespace that is about to go.
+fn wait_for_the_last() -> anyhow::Result<()> {
+    let terminating = r#"jsonpath={range .items[?(@.status.phase=="Terminating")]}{.metadata.name}{"\n"}{end}"#;
+    for namespace in cluster::kubectl(&["get", "namespaces", "-l", "gateway-conformance", "-o", terminating])?.lines() {
+        cluster::kubectl(&["wait", "namespace", namespace, "--for=delete", "--timeout=180s"])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -19,11 +19,12 @@ pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
         "--advertise-client-urls=http://127.0.0.1:2379".to_owned(),
         "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
     ];
-    start("etcd", &etcd)?;
+    start("etcd", &etcd, "")?;
     let pki = format!("{RUN}/pki");
     component(
         kube,
         "apiserver",
+        "",
         &[
             "--etcd-servers=http://127.0.0.1:2379",
             &format!("--advertise-address={NODE}"),
@@ -63,6 +64,7 @@ pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
     component(
         kube,
         "controller-manager",
+        "",
         &[
             &format!("--kubeconfig={RUN}/controller-manager.conf"),
             &format!("--authentication-kubeconfig={RUN}/controller-manager.conf"),
@@ -83,6 +85,7 @@ pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
     component(
         kube,
         "scheduler",
+        "",
         &[
             &format!("--kubeconfig={RUN}/scheduler.conf"),
             &format!("--authentication-kubeconfig={RUN}/scheduler.conf"),
@@ -99,9 +102,16 @@ pub(super) fn containerd() -> anyhow::Result<()> {
     fs::create_dir_all(format!("{RUN}/containerd"))?;
     // The name's number says that it comes first.
     fs::write(format!("{RUN}/cni/config/10-weft.conflist"), template("cni.json", &[])?)?;
-    let config = format!("{RUN}/containerd/config.toml");
-    fs::write(&config, template("containerd.toml", &[])?)?;
-    start("containerd", &["containerd".to_owned(), format!("--config={config}")])?;
+    let (path, config) = (
+        format!("{RUN}/containerd/config.toml"),
+        template("containerd.toml", &[])?,
+    );
+    fs::write(&path, &config)?;
+    start(
+        "containerd",
+        &["containerd".to_owned(), format!("--config={path}")],
+        &config,
+    )?;
     until("containerd is ready", || {
         must_live("containerd")?;
         Ok(output(inside("ctr").arg("version")).is_ok())
@@ -110,16 +120,17 @@ pub(super) fn containerd() -> anyhow::Result<()> {
 
 /// Starts the node; waits until it takes pods.
 pub(super) fn node(kube: &Path) -> anyhow::Result<()> {
-    let config = format!("{RUN}/kubelet.yaml");
-    fs::write(&config, template("kubelet.yaml", &[])?)?;
+    let (path, config) = (format!("{RUN}/kubelet.yaml"), template("kubelet.yaml", &[])?);
+    fs::write(&path, &config)?;
     fs::write(format!("{RUN}/resolv.conf"), template("resolv.conf", &[])?)?;
     // What pods that do not want the cluster's names are given.
     fs::write(format!("{RUN}/resolv.none"), "")?;
     component(
         kube,
         "kubelet",
+        &config,
         &[
-            &format!("--config={config}"),
+            &format!("--config={path}"),
             &format!("--kubeconfig={RUN}/kubelet.conf"),
             "--hostname-override=node1",
             &format!("--node-ip={NODE}"),
@@ -130,6 +141,7 @@ pub(super) fn node(kube: &Path) -> anyhow::Result<()> {
     component(
         kube,
         "proxy",
+        "",
         &[
             &format!("--kubeconfig={RUN}/proxy.conf"),
             "--proxy-mode=nftables",
@@ -145,13 +157,17 @@ pub(super) fn node(kube: &Path) -> anyhow::Result<()> {
         for name in ["controller-manager", "scheduler", "containerd", "kubelet", "proxy"] {
             must_live(name)?;
         }
+        // What the API says may be of an earlier kubelet; this one is asked as well.
         let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        Ok(kubectl(&["get", "node", "node1", "-o", ready]).is_ok_and(|ready| ready == "True"))
+        Ok(
+            kubectl(&["get", "--raw", "/api/v1/nodes/node1/proxy/healthz"]).is_ok_and(|health| health == "ok")
+                && kubectl(&["get", "node", "node1", "-o", ready]).is_ok_and(|ready| ready == "True"),
+        )
     })
 }
 
-fn component(kube: &Path, name: &str, flags: &[&str]) -> anyhow::Result<()> {
+fn component(kube: &Path, name: &str, config: &str, flags: &[&str]) -> anyhow::Result<()> {
     let mut command = vec![kube.display().to_string(), name.to_owned()];
     command.extend(flags.iter().map(|flag| (*flag).to_owned()));
-    start(name, &command)
+    start(name, &command, config)
 }

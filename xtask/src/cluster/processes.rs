@@ -16,13 +16,16 @@ use super::{RUN, inside};
 /// How long a process may take to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Starts a process in the cluster's network, unless just this one runs; another of its name is ended first.
-pub(super) fn start(name: &str, command: &[String]) -> anyhow::Result<()> {
+/// Starts a process in the cluster's network, unless it runs with just this command and configuration; another of its name is
+/// ended first.
+pub(super) fn start(name: &str, command: &[String], config: &str) -> anyhow::Result<()> {
     let (log, pid) = (log(name), pid_file(name));
     for file in [&log, &pid] {
         fs::create_dir_all(file.parent().unwrap_or(Path::new(RUN)))?;
     }
-    if runs(name, command) {
+    let command_line = command.join("\0");
+    let known = recorded(name).is_some_and(|known| known.command == command_line && known.config == config);
+    if known && started(name).is_some() {
         return Ok(());
     }
     end(started(name).as_slice(), Signal::TERM);
@@ -36,7 +39,7 @@ pub(super) fn start(name: &str, command: &[String]) -> anyhow::Result<()> {
         .stderr(log)
         .spawn()
         .with_context(|| format!("{name} could not be started"))?;
-    fs::write(pid, format!("{}\n{}", process.id(), command.join("\0")))?;
+    fs::write(pid, format!("{}\n{command_line}\n{config}", process.id()))?;
     Ok(())
 }
 
@@ -52,24 +55,31 @@ pub(super) fn must_live(name: &str) -> anyhow::Result<()> {
     bail!("{name} has ended; its last words in {}:\n{last}", log.display())
 }
 
-/// Whether just this process runs.
-fn runs(name: &str, command: &[String]) -> bool {
-    started(name).is_some() && recorded(name).is_some_and(|(_, known)| known == command.join("\0"))
-}
-
 /// The process that was started under a name, if it is still that one.
 pub(super) fn started(name: &str) -> Option<Pid> {
-    let (pid, command) = recorded(name)?;
+    let Recorded { pid, command, .. } = recorded(name)?;
     // The command comes last, whatever has not been through yet on the way to it. A process that has ended has none.
     let running = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).ok()?;
     let running = String::from_utf8_lossy(&running);
     running.trim_end_matches('\0').ends_with(&command).then_some(pid)
 }
 
-fn recorded(name: &str) -> Option<(Pid, String)> {
+/// What was started under a name.
+struct Recorded {
+    pid: Pid,
+    /// With a zero byte between arguments, as the kernel tells it.
+    command: String,
+    config: String,
+}
+
+fn recorded(name: &str) -> Option<Recorded> {
     let text = fs::read_to_string(pid_file(name)).ok()?;
-    let (pid, command) = text.split_once('\n')?;
-    Some((Pid::from_raw(pid.parse().ok()?)?, command.to_owned()))
+    let mut parts = text.splitn(3, '\n');
+    Some(Recorded {
+        pid: Pid::from_raw(parts.next()?.parse().ok()?)?,
+        command: parts.next()?.to_owned(),
+        config: parts.next()?.to_owned(),
+    })
 }
 
 /// Ends processes, by force if they do not within some seconds.
