@@ -198,9 +198,8 @@ fn said<T>(what: &str, step: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Resu
         }
         Err(error) => {
             println!("failed");
-            Err(error.context(format!(
-                "{what}: cargo xtask cluster up goes on where it failed; logs are in {RUN}/log"
-            )))
+            eprintln!("the logs are in {RUN}/log; once it is mended, cargo xtask cluster up goes on from here");
+            Err(error.context(what.to_owned()))
         }
     }
 }
