@@ -5,6 +5,8 @@ use std::{net::IpAddr, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::
 use clap::{Parser, Subcommand, ValueEnum};
 use weft_proxy::{AccessLog, LogFormat, LogOutput};
 
+use crate::cluster::{check::Check, install::Install, uninstall::Uninstall};
+
 /// A gateway for Gateway API manifests, with a cluster or without.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, arg_required_else_help = true)]
@@ -23,6 +25,12 @@ pub(crate) enum Command {
     Translate(Translate),
     /// Say where a request would go, and why nowhere else.
     Explain(Explain),
+    /// Print what makes Weft part of a cluster, or apply it.
+    Install(Install),
+    /// Say whether all is well with Weft in a cluster, and what to do where it is not.
+    Check(Check),
+    /// Remove Weft from a cluster.
+    Uninstall(Uninstall),
 }
 
 #[derive(Debug, Parser)]

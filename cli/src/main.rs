@@ -2,6 +2,7 @@
 
 mod analyze;
 mod args;
+mod cluster;
 mod descriptors;
 mod explain;
 mod log;
@@ -28,6 +29,9 @@ fn main() -> ExitCode {
         Command::Analyze(analyze) => analyze::run(&analyze),
         Command::Translate(translate) => translate::run(&translate),
         Command::Explain(explain) => explain::run(&explain),
+        Command::Install(install) => cluster::run(cluster::install::run(install)),
+        Command::Check(check) => cluster::run(cluster::check::run(check)),
+        Command::Uninstall(uninstall) => cluster::run(cluster::uninstall::run(uninstall)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -2,6 +2,7 @@
 //! `cargo xtask bench` measures, `cargo xtask cluster` is a Kubernetes to try things on and `cargo xtask conformance` runs the
 //! official suite there.
 
+mod charts;
 mod cluster;
 mod conformance;
 mod fuzz;
@@ -46,6 +47,12 @@ enum Command {
         /// Give the target this file only, as it was kept when the target failed.
         #[arg(long, requires = "target", conflicts_with = "seconds")]
         input: Option<PathBuf>,
+    },
+    /// Hold what the charts render against what is committed.
+    Charts {
+        /// Write down what has changed.
+        #[arg(long)]
+        update: bool,
     },
     /// A Kubernetes of one node, on this machine and in a network of its own.
     #[command(subcommand)]
@@ -95,6 +102,10 @@ fn run() -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Charts { update } => {
+            charts::run(update)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Cluster(command) => {
             match command {
                 ClusterCommand::Up { profile } => cluster::up(&profile)?,
@@ -140,10 +151,12 @@ fn test(fast: bool) -> ExitCode {
     steps.run("tests", "cargo", &["test", "--workspace", "--locked"]);
     if fast {
         steps.skip("HTTP/2 conformance", "left out by --fast");
+        steps.skip("charts", "left out by --fast");
         steps.skip("fuzzing", "left out by --fast");
         steps.skip("cluster", "left out by --fast");
     } else {
         h2spec::run(&mut steps);
+        charts::test(&mut steps);
         steps.step("fuzzing", || fuzz::run(None, FUZZING));
         cluster::test(&mut steps);
     }

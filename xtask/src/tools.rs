@@ -97,6 +97,11 @@ pub(crate) fn go_install(package: &str, version: &str) -> anyhow::Result<PathBuf
     Ok(program)
 }
 
+/// Helm, as the charts' users have it.
+pub(crate) fn helm() -> anyhow::Result<PathBuf> {
+    go_install("helm.sh/helm/v3/cmd/helm", "v3.22.0")
+}
+
 /// Whether there is Go.
 pub(crate) fn has_go() -> bool {
     go_version().is_ok()

@@ -75,7 +75,7 @@ pub(crate) fn up(profile: &str) -> anyhow::Result<()> {
     fs::create_dir_all(RUN)?;
     said("packages", packages::install)?;
     let kube = said("Kubernetes, built once in some minutes", || KUBE.build())?;
-    let helm = said("helm", || tools::go_install("helm.sh/helm/v3/cmd/helm", "v3.22.0"))?;
+    let helm = said("helm", tools::helm)?;
     let images = said("images", || images::build(profile))?;
     said("network", || {
         machine::prepare()?;

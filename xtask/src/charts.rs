@@ -1,0 +1,135 @@
+//! What the charts render, held against what is committed in `helm/goldens`.
+//!
+//! `NAME.values.yaml` leads to `NAME.out.yaml`; `NAME.refused.yaml` are values that must not be accepted, its first line a
+//! comment with what Helm has to say to them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{steps::Steps, tools};
+
+const GOLDENS: &str = "helm/goldens";
+/// The oldest Kubernetes that the charts are for.
+const KUBERNETES: &str = "1.33.0";
+
+/// The charts, and the golden of each with its defaults.
+const CHARTS: [(&str, &str); 2] = [("weft-crds", "crds"), ("weft", "default")];
+
+/// Holds the charts to their goldens, if there is Go to install Helm with.
+pub(crate) fn test(steps: &mut Steps) {
+    if tools::has_go() {
+        steps.step("charts", || run(false));
+    } else {
+        steps.skip(
+            "charts",
+            "they are rendered by Helm, which is installed with Go: install Go to have it",
+        );
+    }
+}
+
+/// Renders all; writes down what has changed if `update`, else fails at it.
+pub(crate) fn run(update: bool) -> anyhow::Result<()> {
+    let helm = tools::helm()?;
+    for (chart, golden) in CHARTS {
+        let output = Command::new(&helm)
+            .args(["lint", "--strict", "--quiet"])
+            .arg(folder(chart))
+            .output()?;
+        ensure!(output.status.success(), "{chart}: {}", said(&output));
+        compare(golden, &template(&helm, chart, None)?, update)?;
+    }
+    for file in files(".values.yaml")? {
+        compare(
+            &name(&file, ".values.yaml"),
+            &template(&helm, "weft", Some(&file))?,
+            update,
+        )?;
+    }
+    for file in files(".refused.yaml")? {
+        let text = fs::read_to_string(&file)?;
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# "));
+        let expected =
+            expected.with_context(|| format!("{}: the first line is to say what Helm says", file.display()))?;
+        let output = render(&helm, "weft", Some(&file))?;
+        let said = said(&output);
+        ensure!(!output.status.success(), "{} is not refused", file.display());
+        ensure!(
+            said.contains(expected),
+            "{}: expected {expected:?} in: {said}",
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+fn folder(chart: &str) -> PathBuf {
+    Path::new("helm").join(chart)
+}
+
+fn template(helm: &Path, chart: &str, values: Option<&Path>) -> anyhow::Result<String> {
+    let output = render(helm, chart, values)?;
+    ensure!(output.status.success(), "{chart}: {}", said(&output));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn render(helm: &Path, chart: &str, values: Option<&Path>) -> anyhow::Result<Output> {
+    let mut command = Command::new(helm);
+    command.args(["template", chart]).arg(folder(chart)).args([
+        "--namespace",
+        "weft-system",
+        "--kube-version",
+        KUBERNETES,
+    ]);
+    if let Some(values) = values {
+        command.arg("--values").arg(values);
+    }
+    command.output().context("helm could not be started")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn compare(name: &str, rendered: &str, update: bool) -> anyhow::Result<()> {
+    let golden = Path::new(GOLDENS).join(format!("{name}.out.yaml"));
+    let known = fs::read_to_string(&golden).unwrap_or_default();
+    if known == rendered {
+        return Ok(());
+    }
+    if update {
+        println!("{} has changed", golden.display());
+        return Ok(fs::write(golden, rendered)?);
+    }
+    let (at, line) = rendered
+        .lines()
+        .zip(known.lines().chain(std::iter::repeat("")))
+        .enumerate()
+        .find(|(_, (new, old))| new != old)
+        .map_or((0, ""), |(at, (new, _))| (at + 1, new));
+    anyhow::bail!(
+        "{}:{at}: the chart renders {line:?}; if that is meant: cargo xtask charts --update",
+        golden.display()
+    )
+}
+
+fn files(ending: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(GOLDENS).context("run it at the root of the repository")? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(ending) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn name(file: &Path, ending: &str) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.trim_end_matches(ending).to_owned()
+}
