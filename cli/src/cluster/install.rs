@@ -82,9 +82,6 @@ async fn apply(cluster: &Cluster, objects: &[DynamicObject]) -> anyhow::Result<(
 
 /// Waits until every operator is ready.
 async fn ready(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
-    let api = cluster
-        .api("apps", "v1", "Deployment")
-        .context("the cluster runs no Deployments")?;
     let start = Instant::now();
     let mut said = String::new();
     loop {

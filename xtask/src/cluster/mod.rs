@@ -8,6 +8,7 @@ mod components;
 mod down;
 mod images;
 mod install;
+mod lifecycle;
 mod machine;
 mod network;
 mod packages;
@@ -119,6 +120,7 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step("Gateway API conformance", || {
         conformance::run(&conformance::Options::default(), false)
     });
+    steps.step("installation and removal", lifecycle::run);
     if !was_up {
         steps.step("the end of the cluster", down);
     }

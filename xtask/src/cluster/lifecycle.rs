@@ -1,0 +1,55 @@
+//! Installation and removal, as a user does both: `weft check` finds nothing wrong, `weft uninstall` leaves nothing.
+
+use anyhow::ensure;
+
+use super::{inside, install, kubectl, output};
+use crate::tools;
+
+/// What an installation consists of, or the operator makes, as `kubectl` names these kinds.
+const KINDS: &str = "deployments,services,serviceaccounts,configmaps,secrets,poddisruptionbudgets,horizontalpodautoscalers,leases,roles,rolebindings,networkpolicies,clusterroles,clusterrolebindings,gatewayclasses,customresourcedefinitions,mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,namespaces";
+/// What an object of ours has in its name or labels.
+const MARKS: [&str; 3] = ["weft", "part-of=weft", "managed-by=weft-operator"];
+
+/// Removes what the charts have installed, installs Weft by `weft install`, removes that, and brings the charts back.
+pub(super) fn run() -> anyhow::Result<()> {
+    weft(&["check"])?;
+    weft(&["uninstall", "--yes"])?;
+    nothing_left(&["namespace/weft-system"])?;
+    let images = [
+        "--operator-image",
+        "weft.dev/operator:dev",
+        "--gateway-image",
+        "weft.dev/gateway:dev",
+    ];
+    weft(&[&["install", "--apply", "--image-pull-policy", "Never"], &images[..]].concat())?;
+    weft(&["check"])?;
+    weft(&["uninstall", "--yes"])?;
+    nothing_left(&[])?;
+    install::charts()
+}
+
+fn weft(args: &[&str]) -> anyhow::Result<()> {
+    println!("weft {}", args.join(" "));
+    print!("{}", output(inside(tools::target()?.join("debug/weft")).args(args))?);
+    Ok(())
+}
+
+/// Looks for itself, not by what `weft` believes to be its own.
+fn nothing_left(but: &[&str]) -> anyhow::Result<()> {
+    let columns =
+        r"custom-columns=KIND:.kind,NAMESPACE:.metadata.namespace,NAME:.metadata.name,LABELS:.metadata.labels";
+    let all = kubectl(&["get", KINDS, "-A", "--no-headers", "-o", columns])?;
+    let left: Vec<&str> = all
+        .lines()
+        .filter(|line| MARKS.iter().any(|mark| line.contains(mark)))
+        .filter(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let name = format!("{}/{}", words[0].to_lowercase(), words[2]);
+            // What Kubernetes itself puts into a namespace goes with it.
+            let kubernetes = words[2] == "kube-root-ca.crt" || words[2] == "default";
+            !kubernetes && !but.contains(&name.as_str())
+        })
+        .collect();
+    ensure!(left.is_empty(), "left after weft uninstall:\n{}", left.join("\n"));
+    Ok(())
+}
