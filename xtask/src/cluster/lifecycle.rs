@@ -7,8 +7,8 @@ use crate::tools;
 
 /// What an installation consists of, or the operator makes, as `kubectl` names these kinds.
 const KINDS: &str = "deployments,services,serviceaccounts,configmaps,secrets,poddisruptionbudgets,horizontalpodautoscalers,leases,roles,rolebindings,networkpolicies,clusterroles,clusterrolebindings,gatewayclasses,customresourcedefinitions,mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,namespaces";
-/// What an object of ours has in its name or labels.
-const MARKS: [&str; 3] = ["weft", "part-of=weft", "managed-by=weft-operator"];
+/// What an object of ours has in its name or its labels.
+const MARK: &str = "weft";
 
 /// Removes what the charts have installed, installs Weft by `weft install`, removes that, and brings the charts back.
 pub(super) fn run() -> anyhow::Result<()> {
@@ -41,7 +41,7 @@ fn nothing_left(but: &[&str]) -> anyhow::Result<()> {
     let all = kubectl(&["get", KINDS, "-A", "--no-headers", "-o", columns])?;
     let left: Vec<&str> = all
         .lines()
-        .filter(|line| MARKS.iter().any(|mark| line.contains(mark)))
+        .filter(|line| line.contains(MARK))
         .filter(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let name = format!("{}/{}", words[0].to_lowercase(), words[2]);
