@@ -1,0 +1,63 @@
+//! Parts of the cluster fail while requests are made. Nothing is lost, and what is said of everything is true at the end.
+
+mod api;
+mod churn;
+mod control;
+mod pods;
+mod refused;
+
+use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
+
+use crate::cluster::Cluster;
+
+type Test = fn(Cluster) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+macro_rules! tests {
+    ($($module:ident::$name:ident),* $(,)?) => {
+        &[$((stringify!($name), |cluster| Box::pin(async move { $module::$name(&cluster).await }))),*]
+    };
+}
+
+/// All of them, by name.
+const TESTS: &[(&str, Test)] = tests![
+    churn::a_thousand_live_edits,
+    churn::a_thousand_endpoints_flap,
+    pods::backends_are_restarted,
+    pods::gateways_are_restarted,
+    pods::the_operator_is_restarted,
+    control::operators_are_killed,
+    control::a_gateway_is_cut_off,
+    control::a_gateway_starts_while_the_operator_is_away,
+    control::the_lease_is_disputed,
+    refused::a_resource_is_refused_beside_good_ones,
+    api::the_api_server_is_away_for_a_minute,
+    api::etcd_is_restarted,
+];
+
+/// Runs those whose names contain the filter.
+pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
+    let cluster = Cluster::connect().await?;
+    let wanted = TESTS
+        .iter()
+        .filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in wanted {
+        let start = Instant::now();
+        match test(cluster.clone()).await {
+            Ok(()) => {
+                passed += 1;
+                println!("ok      {name} ({:.0} s)", start.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                failed += 1;
+                println!("FAILED  {name} ({:.0} s): {error:#}", start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    Ok(if failed == 0 && passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,39 @@
+//! What Weft must bear in a real cluster, beside what the official suites ask of it.
+//!
+//! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask scale`.
+
+mod cluster;
+mod failures;
+mod load;
+mod scale;
+mod scene;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "What Weft must bear in a real cluster")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lets parts of the cluster fail under load, and sees what that does to traffic and statuses.
+    Failures {
+        /// Only those whose names contain this.
+        filter: Option<String>,
+    },
+    /// Measures many routes and Services: how soon an edit reaches traffic, what it costs.
+    Scale(scale::Options),
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<ExitCode> {
+    match Args::parse().command {
+        Command::Failures { filter } => failures::run(filter.as_deref()).await,
+        Command::Scale(options) => scale::run(&options).await,
+    }
+}

@@ -1,0 +1,154 @@
+//! A namespace with a Gateway, a backend of several pods and a route between them; gone when the test is over.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context as _;
+
+use crate::{
+    cluster::{Cluster, eventually},
+    load::{Target, status},
+};
+
+/// The namespace of Weft itself.
+pub(crate) const SYSTEM: &str = "weft-system";
+/// The operator's Deployment and Lease.
+pub(crate) const OPERATOR: &str = "weft-operator";
+/// The Gateway of every scene.
+pub(crate) const GATEWAY: &str = "edge";
+
+/// What a test plays in.
+pub(crate) struct Scene {
+    pub(crate) cluster: Cluster,
+    pub(crate) namespace: String,
+    /// Where the Gateway answers on port 80.
+    pub(crate) address: IpAddr,
+}
+
+impl Scene {
+    /// Sets it up, and waits until requests are answered.
+    pub(crate) async fn new(cluster: &Cluster, name: &str, gateways: u32, backends: u32) -> anyhow::Result<Self> {
+        let namespace = format!("weft-e2e-{name}");
+        cluster.delete("Namespace", "", &namespace).await?;
+        eventually(
+            format!("the namespace {namespace} of an earlier run is gone"),
+            async || {
+                let found = cluster.api("Namespace", "")?.get_opt(&namespace).await?;
+                Ok(found.is_none())
+            },
+        )
+        .await?;
+        cluster.apply(&manifests(&namespace, gateways, backends)).await?;
+        eventually(format!("the Gateway {namespace}/{GATEWAY} is programmed"), async || {
+            cluster.holds("Gateway", &namespace, GATEWAY, "Programmed").await
+        })
+        .await?;
+        let gateway = cluster.get("Gateway", &namespace, GATEWAY).await?;
+        let address = gateway.data["status"]["addresses"][0]["value"].as_str();
+        let address = address.context("the Gateway has no address")?.parse()?;
+        let scene = Self {
+            cluster: cluster.clone(),
+            namespace,
+            address,
+        };
+        cluster.rolled_out(&scene.namespace, "web").await?;
+        scene.deployment_ready().await?;
+        let target = scene.target("web.example", "/");
+        eventually("the route answers", async || Ok(status(&target).await? == 200)).await?;
+        Ok(scene)
+    }
+
+    /// Requests for a host and a path, by port 80.
+    pub(crate) fn target(&self, host: &str, path: &str) -> Target {
+        Target {
+            address: SocketAddr::new(self.address, 80),
+            host: host.to_owned(),
+            path: path.to_owned(),
+        }
+    }
+
+    /// The Deployment that the operator has made for the Gateway.
+    pub(crate) async fn deployment(&self) -> anyhow::Result<String> {
+        let label = format!("gateway.networking.k8s.io/gateway-name={GATEWAY}");
+        let found = self.cluster.list("Deployment", &self.namespace, &label).await?;
+        let name = found.into_iter().next().and_then(|deployment| deployment.metadata.name);
+        name.context("the Gateway has no Deployment")
+    }
+
+    async fn deployment_ready(&self) -> anyhow::Result<()> {
+        self.cluster
+            .rolled_out(&self.namespace, &self.deployment().await?)
+            .await
+    }
+
+    /// Takes it down.
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
+        self.cluster.delete("Namespace", "", &self.namespace).await
+    }
+}
+
+fn manifests(namespace: &str, gateways: u32, backends: u32) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {namespace}}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: GatewayParameters
+metadata: {{name: some, namespace: {namespace}}}
+spec: {{replicas: {gateways}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {GATEWAY}, namespace: {namespace}}}
+spec:
+  gatewayClassName: weft
+  infrastructure: {{parametersRef: {{group: weft.dev, kind: GatewayParameters, name: some}}}}
+  listeners: [{{name: http, protocol: HTTP, port: 80}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: {namespace}}}
+spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 3000}}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web, namespace: {namespace}}}
+spec:
+  replicas: {backends}
+  selector: {{matchLabels: {{app: web}}}}
+  strategy: {{rollingUpdate: {{maxUnavailable: 0, maxSurge: 1}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: web
+        image: registry.k8s.io/gateway-api/echo-basic:v1.5.1
+        env:
+        - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
+        - {{name: NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}
+        readinessProbe: {{httpGet: {{path: /health, port: 3000}}, periodSeconds: 1}}
+        # It ends at once when it is told to: first all who might still ask have to hear of it.
+        lifecycle: {{preStop: {{sleep: {{seconds: 5}}}}}}
+        resources: {{requests: {{cpu: 10m}}}}
+---
+{}"#,
+        route(namespace, "web", "web.example", "web")
+    )
+}
+
+/// An HTTPRoute of one host to one Service.
+pub(crate) fn route(namespace: &str, name: &str, host: &str, service: &str) -> String {
+    format!(
+        r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  parentRefs: [{{name: {GATEWAY}}}]
+  hostnames: [{host}]
+  rules: [{{backendRefs: [{{name: {service}, port: 80}}]}}]
+"#
+    )
+}
