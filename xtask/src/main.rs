@@ -5,6 +5,7 @@
 mod charts;
 mod cluster;
 mod conformance;
+mod e2e;
 mod fuzz;
 mod h2spec;
 mod steps;
@@ -59,6 +60,17 @@ enum Command {
     Cluster(ClusterCommand),
     /// Run the official Gateway API suite, or one test of it, in the cluster.
     Conformance(conformance::Options),
+    /// Let parts of the cluster fail under load, and see what that does.
+    Failures {
+        /// Only those whose names contain this.
+        filter: Option<String>,
+    },
+    /// Measure 5,000 routes and 1,000 Services in the cluster; --help says what can be other.
+    Scale {
+        /// Passed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure Weft beside its peers, in one run.
     Bench {
         /// Passed on to the benchmark; --help says what it takes.
@@ -116,6 +128,14 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Conformance(options) => {
             conformance::run(&options, true)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Failures { filter } => {
+            e2e::failures(filter.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Scale { args } => {
+            e2e::scale(&args)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bench { args } => {

@@ -29,7 +29,7 @@ use anyhow::{Context as _, bail, ensure};
 pub(crate) use down::down;
 
 use crate::{
-    conformance,
+    conformance, e2e,
     steps::Steps,
     tools::{self, GoProgram},
 };
@@ -120,6 +120,7 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step("Gateway API conformance", || {
         conformance::run(&conformance::Options::default(), false)
     });
+    steps.step("failures under load", || e2e::failures(None));
     steps.step("installation and removal", lifecycle::run);
     if !was_up {
         steps.step("the end of the cluster", down);

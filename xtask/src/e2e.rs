@@ -1,0 +1,35 @@
+//! What Weft must bear in the cluster beside the official suite: the program of `e2e/`, run inside the cluster's network.
+
+use std::process::Command;
+
+use anyhow::ensure;
+
+use crate::{cluster, tools};
+
+const PROGRAM: &str = "weft-e2e";
+
+/// Lets parts of the cluster fail under load.
+pub(crate) fn failures(filter: Option<&str>) -> anyhow::Result<()> {
+    let filter = filter.map(str::to_owned);
+    run("failures", &Vec::from_iter(filter))
+}
+
+/// Measures many routes and Services.
+pub(crate) fn scale(args: &[String]) -> anyhow::Result<()> {
+    run("scale", args)
+}
+
+fn run(command: &str, args: &[String]) -> anyhow::Result<()> {
+    cluster::ensure_up()?;
+    let status = Command::new("cargo")
+        .args(["build", "--locked", "--package", PROGRAM])
+        .status()?;
+    ensure!(
+        status.success(),
+        "{PROGRAM} could not be built: cargo ended with {status}"
+    );
+    let program = tools::target()?.join("debug").join(PROGRAM);
+    let status = cluster::inside(program).arg(command).args(args).status()?;
+    ensure!(status.success(), "{PROGRAM} {command} ended with {status}");
+    Ok(())
+}
