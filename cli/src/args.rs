@@ -3,7 +3,8 @@
 use std::{net::IpAddr, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use weft_proxy::{AccessLog, LogFormat, LogOutput};
+use weft_gateway::command::{Log, duration, log_format, share};
+use weft_proxy::{AccessLog, LogFormat};
 
 use crate::cluster::{check::Check, install::Install, uninstall::Uninstall};
 
@@ -103,10 +104,6 @@ pub(crate) struct Explain {
     pub(crate) output: Report,
 }
 
-/// What the access log is to be: none when off.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Log(Option<LogFormat>);
-
 /// The form of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Report {
@@ -119,53 +116,10 @@ pub(crate) enum Report {
 impl Up {
     /// What the access log is to be, given whether there is a live view.
     pub(crate) fn log(&self, view: bool) -> AccessLog {
-        let format = match &self.access_log {
-            Some(log) => log.0.clone(),
-            None => Some(LogFormat::Json),
-        };
-        AccessLog {
-            // The view has standard output to itself.
-            format: format.filter(|_| !view),
-            sample: self.access_log_sample,
-            output: LogOutput::Stdout,
-        }
+        let log = self.access_log.clone().unwrap_or(Log(Some(LogFormat::Json)));
+        // The view has standard output to itself.
+        Log(log.0.filter(|_| !view)).sampled(self.access_log_sample)
     }
-}
-
-fn log_format(text: &str) -> Result<Log, String> {
-    let format = match text {
-        "off" => return Ok(Log(None)),
-        "json" => LogFormat::Json,
-        text => LogFormat::Text(text.to_owned()),
-    };
-    for field in text
-        .split('{')
-        .skip(1)
-        .filter_map(|after| Some(after.split_once('}')?.0))
-    {
-        if !LogFormat::FIELDS.contains(&field) {
-            let known = LogFormat::FIELDS.join(", ");
-            return Err(format!("there is no field {field:?}; there are {known}"));
-        }
-    }
-    if matches!(format, LogFormat::Text(_)) && !text.contains('{') {
-        return Err("it is off, json, or a text with fields, like '{method} {path} {status}'".into());
-    }
-    Ok(Log(Some(format)))
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| format!("{text:?} is not a share: write a number from 0 to 1"))
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time: write it like 30s or 500ms");
-    let (number, unit): (&str, fn(u64) -> Duration) = match text.strip_suffix("ms") {
-        Some(number) => (number, Duration::from_millis),
-        None => (text.strip_suffix('s').ok_or_else(wrong)?, Duration::from_secs),
-    };
-    number.parse().map(unit).map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -177,23 +131,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn the_access_log_is_off_json_or_a_text_of_known_fields() {
-        assert_eq!(log_format("off"), Ok(Log(None)));
-        assert_eq!(log_format("json"), Ok(Log(Some(LogFormat::Json))));
-        let text = "{method} {path} by {service}";
-        assert_eq!(log_format(text), Ok(Log(Some(LogFormat::Text(text.into())))));
-        assert!(log_format("{methud}").is_err() && log_format("jsn").is_err());
-        assert_eq!(share("0.1"), Ok(0.1));
-        assert!(share("1.1").is_err() && share("NaN").is_err());
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert!(duration("30").is_err() && duration("s").is_err());
     }
 }

@@ -3,7 +3,6 @@
 mod analyze;
 mod args;
 mod cluster;
-mod descriptors;
 mod explain;
 mod log;
 mod print;

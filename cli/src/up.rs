@@ -4,10 +4,10 @@ use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, time::Durat
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use weft_gateway::{Standalone, StandaloneOptions, files::Sources};
+use weft_gateway::{Standalone, StandaloneOptions, descriptors, files::Sources};
 use weft_proxy::{Limits, Options};
 
-use crate::{analyze::summary, args::Up, descriptors, log, report::Report, view::View};
+use crate::{analyze::summary, args::Up, log, report::Report, view::View};
 
 pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
     let view = std::io::stdout().is_terminal() && !args.no_view;

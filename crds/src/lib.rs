@@ -3,9 +3,11 @@
 //! read, unknown fields are found by the schema ([`Kind::schema`]).
 
 mod core;
+mod definition;
 mod gateway;
 mod meta;
 mod object;
+mod parameters;
 mod policy;
 mod reference;
 mod route;
@@ -16,6 +18,7 @@ pub use crate::{
         ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret,
         Service, ServicePort, ServiceSpec,
     },
+    definition::definitions,
     gateway::{
         AllowedKind, AllowedRoutes, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec, GatewaySpec, GrantFrom,
         GrantTo, Infrastructure, LabelSelector, ListenerSpec, ListenerTlsSpec, ParametersReference, ReferenceGrant,
@@ -23,6 +26,10 @@ pub use crate::{
     },
     meta::Metadata,
     object::{Kind, Object, ObjectRef, ParseError},
+    parameters::{
+        AccessLogParameters, Autoscaling, GatewayParameters, GatewayParametersSpec, LogLevel, PodParameters, Resources,
+        ServiceParameters, ServiceType, Toleration, TopologySpreadConstraint, TrafficPolicy,
+    },
     policy::{
         BudgetDetails, PolicyTarget, RequestRate, RetryConstraint, XBackendTrafficPolicy, XBackendTrafficPolicySpec,
     },

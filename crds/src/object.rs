@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    ConfigMap, EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Metadata, Namespace, ReferenceGrant, Secret,
-    Service, XBackendTrafficPolicy,
+    ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Metadata, Namespace,
+    ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.
@@ -91,6 +91,7 @@ kinds! {
     EndpointSlice(EndpointSlice) = "discovery.k8s.io" "EndpointSlice" namespaced,
     Secret(Secret) = "" "Secret" namespaced,
     ConfigMap(ConfigMap) = "" "ConfigMap" namespaced,
+    GatewayParameters(GatewayParameters) = "weft.dev" "GatewayParameters" namespaced,
 }
 
 impl Kind {
@@ -101,12 +102,12 @@ impl Kind {
         let found = Self::ALL
             .iter()
             .find(|known| known.group() == group && known.name() == kind)?;
-        found.known_versions().contains(&version).then_some(*found)
+        found.served().contains(&version).then_some(*found)
     }
 
-    /// The values of `apiVersion` that are read.
+    /// The values of `apiVersion` that are read, the best first.
     pub fn versions(self) -> Vec<String> {
-        let versions = self.known_versions().iter();
+        let versions = self.served().iter();
         versions
             .map(|version| match self.group() {
                 "" => (*version).to_owned(),
@@ -115,9 +116,10 @@ impl Kind {
             .collect()
     }
 
-    fn known_versions(self) -> &'static [&'static str] {
+    /// The versions that are read, the best first.
+    pub fn served(self) -> &'static [&'static str] {
         match self.group() {
-            "gateway.networking.x-k8s.io" => &["v1alpha1"],
+            "gateway.networking.x-k8s.io" | "weft.dev" => &["v1alpha1"],
             _ => &["v1", "v1beta1"],
         }
     }

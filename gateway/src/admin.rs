@@ -15,15 +15,24 @@ use tokio::net::TcpListener;
 use weft_model::Resource;
 use weft_proxy::{Stats, Traffic};
 
-use crate::standalone::State;
+use crate::state::State;
 
 const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/stats    what was counted, as JSON\n";
+
+/// Which pages there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// All of them: for an address that only the machine or the pod itself reaches.
+    All,
+    /// Health and metrics: for an address that others reach too.
+    Probes,
+}
 
 /// Binds the address and serves it until the task is dropped.
 ///
 /// # Errors
 /// The address cannot be bound.
-pub async fn start(address: SocketAddr, state: Arc<State>) -> io::Result<SocketAddr> {
+pub async fn start(address: SocketAddr, pages: Pages, state: Arc<State>) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     tokio::spawn(async move {
@@ -34,7 +43,7 @@ pub async fn start(address: SocketAddr, state: Arc<State>) -> io::Result<SocketA
             };
             let state = state.clone();
             tokio::spawn(async move {
-                let answer = service_fn(move |request| answer(state.clone(), request));
+                let answer = service_fn(move |request| answer(pages, state.clone(), request));
                 let mut server = http1::Builder::new();
                 server
                     .timer(TokioTimer::new())
@@ -48,7 +57,11 @@ pub async fn start(address: SocketAddr, state: Arc<State>) -> io::Result<SocketA
     Ok(bound)
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    pages: Pages,
+    state: Arc<State>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     const TEXT: &str = "text/plain; charset=utf-8";
     const JSON: &str = "application/json";
     let (status, kind, body) = match request.uri().path() {
@@ -62,7 +75,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             (StatusCode::OK, kind, state.proxy().metrics().await)
         }
-        "/config" => {
+        "/config" if pages == Pages::All => {
             let resources: Vec<Resource> = state
                 .proxy()
                 .snapshot()
@@ -76,7 +89,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
                 serde_json::to_string_pretty(&resources).unwrap_or_default(),
             )
         }
-        "/stats" => (StatusCode::OK, JSON, stats(&state.proxy().stats().await).to_string()),
+        "/stats" if pages == Pages::All => (StatusCode::OK, JSON, stats(&state.proxy().stats().await).to_string()),
         _ => (
             StatusCode::NOT_FOUND,
             TEXT,

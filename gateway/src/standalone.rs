@@ -5,13 +5,9 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
-use arc_swap::ArcSwap;
 use tokio::{sync::watch, task::JoinHandle};
 use weft_crds::{Condition, Kind, Object, ObjectRef};
 use weft_model::{Change, Key, ListenerKey, Rejected};
@@ -23,6 +19,7 @@ use crate::{
     analyze::{self, refused},
     echo::Echo,
     files::{File, Level, Loaded, Problem, Sources, SourcesError},
+    state::State,
     watch::Watch,
 };
 
@@ -53,13 +50,6 @@ pub enum StartError {
     Admin(SocketAddr, #[source] io::Error),
 }
 
-/// What the outside may see while it runs.
-pub struct State {
-    proxy: ArcSwap<Proxy>,
-    ready: AtomicBool,
-    draining: AtomicBool,
-}
-
 /// What was last applied.
 #[derive(Clone, Debug, Default)]
 pub struct Applied {
@@ -81,21 +71,6 @@ pub struct Standalone {
     admin: Option<SocketAddr>,
 }
 
-impl State {
-    /// The data plane.
-    pub fn proxy(&self) -> Arc<Proxy> {
-        self.proxy.load_full()
-    }
-
-    /// Why it is not ready; none when it is.
-    pub fn not_ready(&self) -> Option<&'static str> {
-        if self.draining.load(Ordering::Acquire) {
-            return Some("draining");
-        }
-        (!self.ready.load(Ordering::Acquire)).then_some("the first configuration is not served yet")
-    }
-}
-
 impl Standalone {
     /// Reads everything, serves it, and goes on to serve what changes.
     ///
@@ -106,14 +81,10 @@ impl Standalone {
         // What cannot be read at all is said before anything is started.
         options.sources.files()?;
         let proxy = Arc::new(Proxy::start(options.proxy.clone()).map_err(StartError::Proxy)?);
-        let state = Arc::new(State {
-            proxy: ArcSwap::new(proxy.clone()),
-            ready: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-        });
+        let state = Arc::new(State::new(proxy.clone()));
         let admin = match options.admin {
             Some(address) => {
-                let bound = admin::start(address, state.clone()).await;
+                let bound = admin::start(address, admin::Pages::All, state.clone()).await;
                 Some(bound.map_err(|error| StartError::Admin(address, error))?)
             }
             None => None,
@@ -131,7 +102,7 @@ impl Standalone {
         let mut watch = Watch::new(options.sources);
         let all = watch.changed()?;
         reloader.apply(all).await;
-        state.ready.store(true, Ordering::Release);
+        state.set_ready();
         let task = tokio::spawn(async move { reloader.run(watch).await });
         Ok(Self {
             state,
@@ -158,7 +129,7 @@ impl Standalone {
 
     /// Stops: what is in flight ends first, for as long as the options allow.
     pub async fn shutdown(self) {
-        self.state.draining.store(true, Ordering::Release);
+        self.state.set_draining();
         self.task.abort();
         let _ = self.task.await;
         self.state.proxy().shutdown().await;

@@ -11,6 +11,7 @@ mod diagnostic;
 mod duration;
 mod filter;
 mod listener;
+mod parameters;
 mod policy;
 mod route;
 mod rule;

@@ -10,6 +10,7 @@ use weft_model::{Certificate, GatewayKey, HostPattern, Listener, ListenerKey, Li
 use crate::{
     certificate,
     diagnostic::{Code, Diagnostic},
+    parameters,
     status::condition,
     world::Reader,
 };
@@ -80,7 +81,7 @@ pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option
     }
     let generation = gateway.metadata.generation();
     let mut diagnostics = Vec::new();
-    let refused = refuse(gateway, &mut diagnostics);
+    let refused = refuse(reader, gateway, &mut diagnostics);
     let mut certificates = Vec::new();
     let mut listeners = Vec::new();
     let mut names: HashMap<&str, usize> = HashMap::new();
@@ -134,12 +135,14 @@ pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option
 }
 
 /// Why nothing of a Gateway can be served.
-fn refuse(gateway: &Gateway, diagnostics: &mut Vec<Diagnostic>) -> Option<Problem> {
+fn refuse(reader: &Reader<'_>, gateway: &Gateway, diagnostics: &mut Vec<Diagnostic>) -> Option<Problem> {
     let infrastructure = gateway.spec.infrastructure.as_ref();
-    if let Some(parameters) = infrastructure.and_then(|infrastructure| infrastructure.parameters_ref.as_ref()) {
-        let message = format!("parameters of kind {} are not known", parameters.kind);
+    if let Some(reference) = infrastructure.and_then(|infrastructure| infrastructure.parameters_ref.as_ref())
+        && let Some(message) = parameters::problem(reader, reference, Some(gateway.metadata.namespace()))
+    {
         let path = "spec.infrastructure.parametersRef";
-        diagnostics.push(Code::Invalid.at(path, &message, "remove the reference"));
+        let remedy = "create it, or remove the reference";
+        diagnostics.push(Code::Invalid.at(path, &message, remedy));
         return Some(("InvalidParameters", message));
     }
     gateway.spec.addresses.iter().enumerate().find_map(|(at, address)| {

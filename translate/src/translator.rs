@@ -12,6 +12,7 @@ use crate::{
     claim::Claims,
     diagnostic::{Code, Diagnostic},
     listener::{self, GatewayListeners},
+    parameters,
     route::{self, RouteResult},
     service::{self, ServiceResult},
     status::{Status, condition},
@@ -44,6 +45,8 @@ pub struct Output {
     pub changes: Vec<Change>,
     /// The statuses that have changed.
     pub statuses: Vec<(ObjectRef, Status)>,
+    /// The objects that had a status of ours and have none any more, whether they are gone or only no longer ours.
+    pub cleared: Vec<ObjectRef>,
     /// The whole list of each object whose list has changed; empty when nothing is wrong any more.
     pub diagnostics: Vec<(ObjectRef, Vec<Diagnostic>)>,
     /// How many derivations were made: what the edits cost.
@@ -164,6 +167,26 @@ impl Translator {
         self.resources.values()
     }
 
+    /// How much the data plane has been told.
+    pub fn size(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// An object that was put.
+    pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
+        self.world.get(reference)
+    }
+
+    /// The objects of a kind that were put.
+    pub fn references(&self, kind: Kind) -> impl Iterator<Item = &ObjectRef> {
+        self.world.references().filter(move |reference| reference.kind == kind)
+    }
+
+    /// The status of one object.
+    pub fn status_of(&self, reference: &ObjectRef) -> Option<&Status> {
+        self.statuses.get(reference)
+    }
+
     /// Every status.
     pub fn statuses(&self) -> impl Iterator<Item = (&ObjectRef, &Status)> {
         self.statuses.iter()
@@ -235,12 +258,10 @@ impl Translator {
             let class = reader.gateway_class("", &reference.name)?;
             (class.spec.controller_name == reader.options.controller_name).then(|| {
                 let generation = class.metadata.generation();
-                let accepted = match &class.spec.parameters_ref {
+                let reference = class.spec.parameters_ref.as_ref();
+                let accepted = match reference.and_then(|reference| parameters::problem(reader, reference, None)) {
                     None => condition("Accepted", true, "Accepted", "The class is served", generation),
-                    Some(parameters) => {
-                        let message = format!("parameters of kind {} are not known", parameters.kind);
-                        condition("Accepted", false, "InvalidParameters", message, generation)
-                    }
+                    Some(message) => condition("Accepted", false, "InvalidParameters", message, generation),
                 };
                 Status::GatewayClass(GatewayClassStatus {
                     conditions: vec![accepted],
@@ -528,10 +549,7 @@ impl Translator {
                 self.statuses.insert(reference.clone(), status);
                 changed
             }
-            None => {
-                self.statuses.remove(reference);
-                false
-            }
+            None => self.statuses.remove(reference).is_some(),
         };
         if changed {
             run.statuses.insert(reference.clone());
@@ -565,17 +583,21 @@ impl Translator {
             }
         }
         changes.extend(removals.into_iter().rev());
-        let statuses = run.statuses.into_iter().filter_map(|reference| {
-            let status = self.statuses.get(&reference)?.clone();
-            Some((reference, status))
-        });
+        let (mut statuses, mut cleared) = (Vec::new(), Vec::new());
+        for reference in run.statuses {
+            match self.statuses.get(&reference) {
+                Some(status) => statuses.push((reference, status.clone())),
+                None => cleared.push(reference),
+            }
+        }
         let diagnostics = run.diagnostics.into_iter().map(|reference| {
             let list = self.diagnostics.get(&reference).cloned().unwrap_or_default();
             (reference, list)
         });
         Output {
             changes,
-            statuses: statuses.collect(),
+            statuses,
+            cleared,
             diagnostics: diagnostics.collect(),
             derived: run.derived,
         }
@@ -584,13 +606,16 @@ impl Translator {
 
 /// What of Gateway API is served, sorted.
 fn features() -> Vec<SupportedFeature> {
-    const FEATURES: [&str; 31] = [
+    const FEATURES: &[&str] = &[
         "GRPCRoute",
         "GRPCRouteNamedRouteRule",
         "Gateway",
+        "GatewayAddressEmpty",
         "GatewayHTTPListenerIsolation",
         "GatewayHTTPSListenerDetectMisdirectedRequests",
+        "GatewayInfrastructure",
         "GatewayPort8080",
+        "GatewayStaticAddresses",
         "HTTPRoute",
         "HTTPRoute303RedirectStatusCode",
         "HTTPRoute307RedirectStatusCode",
@@ -616,15 +641,12 @@ fn features() -> Vec<SupportedFeature> {
         "HTTPRouteResponseHeaderModification",
         "HTTPRouteRetry",
         "HTTPRouteSchemeRedirect",
+        "ReferenceGrant",
     ];
-    let mut features: Vec<_> = FEATURES
+    FEATURES
         .iter()
         .map(|name| SupportedFeature { name: (*name).into() })
-        .collect();
-    features.push(SupportedFeature {
-        name: "ReferenceGrant".into(),
-    });
-    features
+        .collect()
 }
 
 #[cfg(test)]

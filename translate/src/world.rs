@@ -7,8 +7,8 @@ use std::{
 };
 
 use weft_crds::{
-    EndpointSlice, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind, Namespace, Object, ObjectRef, ParentReference,
-    ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
+    EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind, Namespace, Object, ObjectRef,
+    ParentReference, ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
 };
 
 use crate::{
@@ -131,6 +131,10 @@ impl World {
         self.policies.get(target).into_iter().flatten()
     }
 
+    pub(crate) fn references(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.objects.keys()
+    }
+
     pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
         self.objects.get(reference)
     }
@@ -193,6 +197,7 @@ impl<'w> Reader<'w> {
         service: Service -> Service;
         secret: Secret -> Secret;
         traffic_policy: XBackendTrafficPolicy -> XBackendTrafficPolicy;
+        gateway_parameters: GatewayParameters -> GatewayParameters;
     }
 
     /// The labels of a namespace. It has the one that the API server gives every namespace, even if no object says so.

@@ -7,6 +7,7 @@ mod cluster;
 mod conformance;
 mod e2e;
 mod fuzz;
+mod generate;
 mod h2spec;
 mod steps;
 mod tools;
@@ -71,6 +72,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Write what is made from the types: the definitions of Weft's own kinds.
+    Generate,
     /// Measure Weft beside its peers, in one run.
     Bench {
         /// Passed on to the benchmark; --help says what it takes.
@@ -138,6 +141,7 @@ fn run() -> anyhow::Result<ExitCode> {
             e2e::scale(&args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Generate => generate::run().map(|()| ExitCode::SUCCESS),
         Command::Bench { args } => {
             let mut steps = steps::Steps::default();
             steps.run(

@@ -1,0 +1,114 @@
+//! The CustomResourceDefinitions of what Weft owns, made from the types.
+
+use schemars::{
+    JsonSchema, Schema,
+    generate::SchemaSettings,
+    transform::{Transform, transform_subschemas},
+};
+use serde_json::{Value, json};
+
+use crate::{GatewayParametersSpec, Kind};
+
+/// The CustomResourceDefinition of every kind that Weft owns.
+pub fn definitions() -> Vec<(Kind, Value)> {
+    vec![(
+        Kind::GatewayParameters,
+        definition::<GatewayParametersSpec>(Kind::GatewayParameters, "gatewayparameters", "GatewayParametersList"),
+    )]
+}
+
+fn definition<Spec: JsonSchema>(kind: Kind, plural: &str, list: &str) -> Value {
+    let settings = SchemaSettings::openapi3().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let mut spec = settings
+        .with_transform(Structural)
+        .into_generator()
+        .into_root_schema_for::<Spec>();
+    spec.remove("title");
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{}", kind.group())},
+        "spec": {
+            "group": kind.group(),
+            "names": {
+                "kind": kind.name(),
+                "listKind": list,
+                "plural": plural,
+                "singular": kind.name().to_lowercase(),
+                "categories": ["weft"],
+            },
+            "scope": if kind.is_cluster_scoped() { "Cluster" } else { "Namespaced" },
+            "versions": [{
+                "name": "v1alpha1",
+                "served": true,
+                "storage": true,
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "required": ["spec"],
+                    "properties": {
+                        "apiVersion": {"type": "string"},
+                        "kind": {"type": "string"},
+                        "metadata": {"type": "object"},
+                        "spec": spec,
+                    },
+                }},
+            }],
+        },
+    })
+}
+
+/// Makes a schema one that the API server takes ("structural"): an enum with a text for each value is a plain enum,
+/// absent is not null, and formats and defaults of Rust's own are left out.
+#[derive(Clone, Debug)]
+struct Structural;
+
+impl Transform for Structural {
+    fn transform(&mut self, schema: &mut Schema) {
+        transform_subschemas(self, schema);
+        for needless in ["nullable", "default"] {
+            schema.remove(needless);
+        }
+        if schema
+            .get("format")
+            .is_some_and(|format| format != "int32" && format != "int64")
+        {
+            schema.remove("format");
+        }
+        let kept = schema.get("description").cloned();
+        // `Option` of a type with a description of its own, which may be null, as absent is not.
+        for list in ["allOf", "anyOf"] {
+            let Some(Value::Array(mut all)) = schema.get(list).cloned() else {
+                continue;
+            };
+            all.retain(|each| each.get("enum") != Some(&json!([null])));
+            if let [Value::Object(only)] = all.as_slice() {
+                schema.remove(list);
+                for (key, value) in only {
+                    schema.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        if let Some(Value::Array(choices)) = schema.get("oneOf").cloned() {
+            let values: Vec<Value> = choices
+                .iter()
+                .filter_map(|choice| {
+                    choice
+                        .get("const")
+                        .cloned()
+                        .or_else(|| choice.get("enum")?.get(0).cloned())
+                })
+                .collect();
+            if values.len() == choices.len() {
+                schema.remove("oneOf");
+                schema.insert("type".to_owned(), "string".into());
+                schema.insert("enum".to_owned(), Value::Array(values));
+            }
+        }
+        if let Some(description) = kept {
+            schema.insert("description".to_owned(), description);
+        }
+    }
+}

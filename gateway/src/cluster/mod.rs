@@ -1,0 +1,166 @@
+//! A gateway in a cluster: it serves what the operator tells it, and goes on with the last it was told when the operator
+//! is away, across restarts of its container too.
+
+mod store;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+use weft_discovery::{Endpoint, Sink, Subscriber};
+use weft_model::{Change, GatewayKey, Rejected};
+use weft_proxy::{Options, Proxy};
+
+use crate::{
+    admin::{self, Pages},
+    state::State,
+};
+use store::Store;
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The Gateway whose traffic this is.
+    pub gateway: GatewayKey,
+    /// This pod's name.
+    pub replica: String,
+    /// Where the operator is.
+    pub operator: Endpoint,
+    /// Where the last configuration is kept; nowhere when absent.
+    pub state: Option<PathBuf>,
+    /// How the data plane runs.
+    pub proxy: Options,
+    /// Where health and metrics are, which others reach.
+    pub probes: SocketAddr,
+    /// Where all admin pages are.
+    pub admin: SocketAddr,
+    /// How long connections are still taken after the pod was told to end.
+    pub linger: Duration,
+}
+
+/// Why it cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data plane cannot start.
+    #[error("the data plane cannot start: {0}")]
+    Proxy(#[source] io::Error),
+    /// An admin address cannot be bound.
+    #[error("the admin address {0} cannot be bound: {1}")]
+    Admin(SocketAddr, #[source] io::Error),
+}
+
+/// A gateway that the operator tells what to serve.
+pub struct Cluster {
+    state: Arc<State>,
+    linger: Duration,
+    subscription: JoinHandle<()>,
+    keeping: Option<JoinHandle<()>>,
+    probes: SocketAddr,
+}
+
+impl Cluster {
+    /// Serves what it was told last, if that was kept, and asks the operator for what has changed since.
+    ///
+    /// # Errors
+    /// A thread could not be made, or an address of our own cannot be bound. That the operator is away is no error.
+    pub async fn start(options: ClusterOptions) -> Result<Self, StartError> {
+        let proxy = Arc::new(Proxy::start(options.proxy).map_err(StartError::Proxy)?);
+        let state = Arc::new(State::new(proxy.clone()));
+        let bind = |address, pages| {
+            let state = state.clone();
+            async move {
+                let bound = admin::start(address, pages, state).await;
+                bound.map_err(|error| StartError::Admin(address, error))
+            }
+        };
+        let probes = bind(options.probes, Pages::Probes).await?;
+        bind(options.admin, Pages::All).await?;
+        let (changed, changes) = watch::channel(());
+        let applier = Applier {
+            state: state.clone(),
+            changed,
+        };
+        let mut subscriber = Subscriber::new(options.operator, &options.gateway, &options.replica, applier);
+        let mut keeping = None;
+        if let Some(folder) = options.state {
+            let store = Store::new(&folder, &options.gateway);
+            let kept = store.load();
+            if !kept.is_empty() {
+                tracing::info!(
+                    resources = kept.len(),
+                    "serving what was last told, until the operator says more"
+                );
+                // Without versions: the operator sends what there is once more, and says what is gone.
+                subscriber.known(kept.iter().map(|resource| (resource.key(), String::new())).collect());
+                for Rejected { key, reason } in proxy.apply(kept.into_iter().map(Change::Upsert).collect()).await {
+                    tracing::warn!(%key, reason, "what was kept is refused");
+                }
+                state.set_ready();
+            }
+            keeping = Some(tokio::spawn(store.keep(proxy, changes)));
+        }
+        Ok(Self {
+            state,
+            linger: options.linger,
+            subscription: tokio::spawn(subscriber.run()),
+            keeping,
+            probes,
+        })
+    }
+
+    /// What the outside may see.
+    pub fn state(&self) -> Arc<State> {
+        self.state.clone()
+    }
+
+    /// Where health and metrics are.
+    pub fn probes(&self) -> SocketAddr {
+        self.probes
+    }
+
+    /// Stops: is not ready any more, takes what still comes until everybody has heard of that, and lets what is in flight
+    /// end, for as long as the options allow.
+    pub async fn shutdown(self) {
+        self.state.set_draining();
+        tokio::time::sleep(self.linger).await;
+        self.subscription.abort();
+        if let Some(keeping) = self.keeping {
+            keeping.abort();
+        }
+        self.state.proxy().shutdown().await;
+    }
+}
+
+/// Where the data planes of a pod listen: on every address of the family that the pod's own is of.
+pub fn listen_on(pod: Option<IpAddr>) -> IpAddr {
+    match pod {
+        Some(IpAddr::V6(_)) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        _ => std::net::Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Puts in use what the operator tells.
+struct Applier {
+    state: Arc<State>,
+    changed: watch::Sender<()>,
+}
+
+impl Sink for Applier {
+    async fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
+        let rejected = self.state.proxy().apply(changes).await;
+        self.changed.send_replace(());
+        rejected
+    }
+
+    async fn synced(&mut self) {
+        if self.state.not_ready().is_some() {
+            tracing::info!("everything the operator had to tell is served");
+        }
+        self.state.set_ready();
+    }
+}

@@ -1,0 +1,6 @@
+//! The pods of Gateways: what there should be, and how it comes to be.
+
+pub(crate) mod addresses;
+pub(crate) mod apply;
+pub(crate) mod names;
+pub(crate) mod render;

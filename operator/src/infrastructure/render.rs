@@ -1,0 +1,473 @@
+//! What there should be for a Gateway, as objects to be applied. Pure, so that it is held by goldens.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde_json::{Map, Value, json};
+use weft_crds::{AccessLogParameters, Gateway, GatewayParametersSpec, LogLevel, PodParameters, ServiceType};
+use weft_model::ListenerProtocol;
+
+use crate::{
+    children::{ChildKind, GATEWAY, RENDERED},
+    infrastructure::names,
+};
+
+/// How long a pod that is to end still takes connections: until every node has heard that it is to end.
+const LINGER_SECONDS: u32 = 5;
+/// How long what is in flight may take to end after that.
+const DRAIN_SECONDS: u32 = 30;
+/// Where pods answer probes and say their metrics.
+const ADMIN_PORT: u16 = 15020;
+
+/// Over what a port is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    /// Of what is spoken on a listener, by its name in manifests.
+    pub(crate) fn named(protocol: &str) -> Option<Self> {
+        match protocol {
+            "HTTP" | "HTTPS" | "TLS" | "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
+    /// Of what is spoken on a listener that is served.
+    pub(crate) fn of(protocol: ListenerProtocol) -> Self {
+        let name = serde_json::to_value(protocol).unwrap_or_default();
+        name.as_str().and_then(Self::named).unwrap_or(Self::Tcp)
+    }
+}
+
+/// What is the same for all Gateways.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) image: String,
+    pub(crate) pull_policy: String,
+    /// Where the operator is reached.
+    pub(crate) operator: String,
+    /// The name its certificate has.
+    pub(crate) server_name: String,
+}
+
+/// A Gateway, and what is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Input<'a> {
+    pub(crate) gateway: &'a Gateway,
+    pub(crate) parameters: &'a GatewayParametersSpec,
+    pub(crate) ports: &'a [(u16, Transport)],
+    /// The address its Service is to have, if a certain one.
+    pub(crate) address: Option<IpAddr>,
+    /// PEM of the operator's roots.
+    pub(crate) roots: &'a str,
+    pub(crate) settings: &'a Settings,
+}
+
+/// Everything there should be. Without ports there is no Service, for none can be without.
+pub(crate) fn render(input: &Input<'_>) -> BTreeMap<ChildKind, Value> {
+    let mut rendered = BTreeMap::from([
+        (ChildKind::ServiceAccount, service_account(input)),
+        (ChildKind::ConfigMap, roots(input)),
+        (ChildKind::Deployment, deployment(input)),
+        (ChildKind::PodDisruptionBudget, disruption_budget(input)),
+    ]);
+    if !input.ports.is_empty() {
+        rendered.insert(ChildKind::Service, service(input));
+    }
+    if input.parameters.autoscaling.is_some() {
+        rendered.insert(ChildKind::HorizontalPodAutoscaler, autoscaler(input));
+    }
+    for object in rendered.values_mut() {
+        let digest = names::digest(&object.to_string());
+        object["metadata"]["annotations"][RENDERED] = digest.into();
+    }
+    rendered
+}
+
+type Texts = BTreeMap<String, String>;
+
+fn text(value: &str) -> Value {
+    Value::String(value.to_owned())
+}
+
+/// The labels of everything, which also select the pods.
+fn own_labels(input: &Input<'_>) -> Texts {
+    [
+        ("app.kubernetes.io/name", "weft-gateway".to_owned()),
+        ("app.kubernetes.io/managed-by", "weft-operator".to_owned()),
+        (
+            "gateway.networking.k8s.io/gateway-name",
+            names::label(&input.gateway.metadata.name),
+        ),
+        (
+            "gateway.networking.k8s.io/gateway-class-name",
+            names::label(&input.gateway.spec.gateway_class_name),
+        ),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+/// What pods are selected by, which can never be changed.
+fn selector(input: &Input<'_>) -> Texts {
+    let mut labels = own_labels(input);
+    labels.retain(|key, _| key == "app.kubernetes.io/name" || key == "gateway.networking.k8s.io/gateway-name");
+    labels
+}
+
+/// Maps laid over each other, the later ones on top.
+fn layered(layers: impl IntoIterator<Item = Texts>) -> Texts {
+    layers.into_iter().flatten().collect()
+}
+
+/// What the Gateway's `infrastructure` puts on its ServiceAccount, Pods and Service.
+fn infrastructure(input: &Input<'_>) -> (Texts, Texts) {
+    let infrastructure = input.gateway.spec.infrastructure.clone().unwrap_or_default();
+    (infrastructure.labels, infrastructure.annotations)
+}
+
+fn object(input: &Input<'_>, kind: ChildKind, labels: Texts, annotations: Texts) -> Value {
+    let gvk = kind.gvk();
+    let metadata = &input.gateway.metadata;
+    let gateway = Texts::from([(GATEWAY.to_owned(), metadata.name.clone())]);
+    json!({
+        "apiVersion": gvk.api_version(),
+        "kind": gvk.kind,
+        "metadata": {
+            "name": names::child(&metadata.name),
+            "namespace": metadata.namespace(),
+            "labels": layered([labels, own_labels(input)]),
+            "annotations": layered([annotations, gateway]),
+            "ownerReferences": [{
+                "apiVersion": "gateway.networking.k8s.io/v1",
+                "kind": "Gateway",
+                "name": metadata.name,
+                "uid": metadata.uid.clone().unwrap_or_default(),
+                "controller": true,
+                "blockOwnerDeletion": false,
+            }],
+        },
+    })
+}
+
+fn plain(input: &Input<'_>, kind: ChildKind) -> Value {
+    object(input, kind, Texts::new(), Texts::new())
+}
+
+fn service_account(input: &Input<'_>) -> Value {
+    let (labels, annotations) = infrastructure(input);
+    let mut account = object(input, ChildKind::ServiceAccount, labels, annotations);
+    account["automountServiceAccountToken"] = false.into();
+    account
+}
+
+fn roots(input: &Input<'_>) -> Value {
+    let mut map = plain(input, ChildKind::ConfigMap);
+    map["data"] = json!({"ca.crt": input.roots});
+    map
+}
+
+fn service(input: &Input<'_>) -> Value {
+    let parameters = input.parameters.service.clone().unwrap_or_default();
+    let (labels, annotations) = infrastructure(input);
+    let annotations = layered([parameters.annotations, annotations]);
+    let mut service = object(input, ChildKind::Service, labels, annotations);
+    let ports: Vec<Value> = input
+        .ports
+        .iter()
+        .map(|(port, transport)| {
+            let (name, protocol) = match transport {
+                Transport::Tcp => ("tcp", "TCP"),
+                Transport::Udp => ("udp", "UDP"),
+            };
+            json!({"name": format!("{name}-{port}"), "port": port, "targetPort": port, "protocol": protocol})
+        })
+        .collect();
+    let kind = parameters.service_type.unwrap_or(ServiceType::ClusterIP);
+    let mut spec = json!({"type": kind, "selector": selector(input), "ports": ports});
+    if let Some(address) = input.address {
+        spec["clusterIP"] = address.to_string().into();
+    }
+    // The API server takes these only where traffic can come from outside.
+    if kind != ServiceType::ClusterIP
+        && let Some(policy) = parameters.external_traffic_policy
+    {
+        spec["externalTrafficPolicy"] = json!(policy);
+    }
+    if kind == ServiceType::LoadBalancer
+        && let Some(class) = parameters.load_balancer_class
+    {
+        spec["loadBalancerClass"] = class.into();
+    }
+    service["spec"] = spec;
+    service
+}
+
+fn disruption_budget(input: &Input<'_>) -> Value {
+    let mut budget = plain(input, ChildKind::PodDisruptionBudget);
+    // One at a time may go. A least number that stays would keep nodes from being drained where there is one pod only.
+    budget["spec"] = json!({"maxUnavailable": 1, "selector": {"matchLabels": selector(input)}});
+    budget
+}
+
+fn autoscaler(input: &Input<'_>) -> Value {
+    let wanted = input.parameters.autoscaling.clone().unwrap_or_default();
+    let least = wanted.min_replicas.unwrap_or(1);
+    let mut autoscaler = plain(input, ChildKind::HorizontalPodAutoscaler);
+    autoscaler["spec"] = json!({
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": names::child(&input.gateway.metadata.name)},
+        "minReplicas": least,
+        "maxReplicas": wanted.max_replicas.unwrap_or(10).max(least),
+        "metrics": [{"type": "Resource", "resource": {
+            "name": "cpu",
+            "target": {"type": "Utilization", "averageUtilization": wanted.target_cpu_utilization.unwrap_or(80)},
+        }}],
+    });
+    autoscaler
+}
+
+fn deployment(input: &Input<'_>) -> Value {
+    let parameters = input.parameters;
+    let mut deployment = plain(input, ChildKind::Deployment);
+    let mut spec = json!({
+        "selector": {"matchLabels": selector(input)},
+        "revisionHistoryLimit": 3,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": "25%"}},
+        "template": pod(input, &parameters.pod.clone().unwrap_or_default()),
+    });
+    if parameters.autoscaling.is_none() {
+        spec["replicas"] = parameters.replicas.unwrap_or(1).into();
+    }
+    deployment["spec"] = spec;
+    deployment
+}
+
+fn pod(input: &Input<'_>, parameters: &PodParameters) -> Value {
+    let (labels, annotations) = infrastructure(input);
+    let mut spec = json!({
+        "serviceAccountName": names::child(&input.gateway.metadata.name),
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": LINGER_SECONDS + DRAIN_SECONDS + 10,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            // Listeners bind their own ports, whatever these are, without a privilege and without the pod naming them.
+            "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}],
+        },
+        "containers": [container(input, parameters)],
+        "volumes": [
+            {"name": "roots", "configMap": {"name": names::child(&input.gateway.metadata.name)}},
+            {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}},
+            {"name": "token", "projected": {"sources": [{
+                "serviceAccountToken": {"audience": "weft.dev", "expirationSeconds": 3600, "path": "token"},
+            }]}},
+        ],
+    });
+    if !parameters.node_selector.is_empty() {
+        spec["nodeSelector"] = json!(parameters.node_selector);
+    }
+    if !parameters.tolerations.is_empty() {
+        spec["tolerations"] = json!(parameters.tolerations);
+    }
+    if let Some(name) = &parameters.priority_class_name {
+        spec["priorityClassName"] = text(name);
+    }
+    if !parameters.topology_spread_constraints.is_empty() {
+        let constraints = parameters.topology_spread_constraints.iter().map(|constraint| {
+            let mut constraint = json!(constraint);
+            constraint["labelSelector"] = json!({"matchLabels": selector(input)});
+            constraint
+        });
+        spec["topologySpreadConstraints"] = Value::Array(constraints.collect());
+    }
+    let mut metadata = json!({"labels": layered([parameters.labels.clone(), labels, own_labels(input)])});
+    let annotations = layered([parameters.annotations.clone(), annotations]);
+    if !annotations.is_empty() {
+        metadata["annotations"] = json!(annotations);
+    }
+    json!({"metadata": metadata, "spec": spec})
+}
+
+fn container(input: &Input<'_>, parameters: &PodParameters) -> Value {
+    let settings = input.settings;
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let probe = |path: &str, period: u32, failures: u32| {
+        json!({
+            "httpGet": {"path": path, "port": "admin"},
+            "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 2,
+        })
+    };
+    let resources = parameters.resources.as_ref().map(|resources| json!(resources));
+    let level = input.parameters.log_level.unwrap_or(LogLevel::Info);
+    json!({
+        "name": "gateway",
+        "image": parameters.image.as_ref().unwrap_or(&settings.image),
+        "imagePullPolicy": settings.pull_policy,
+        "args": arguments(input),
+        "env": [
+            field("POD_NAME", "metadata.name"),
+            field("POD_IP", "status.podIP"),
+            {"name": "RUST_LOG", "value": level.as_str()},
+        ],
+        "ports": [{"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
+        "readinessProbe": probe("/ready", 2, 2),
+        "startupProbe": probe("/ready", 1, 60),
+        "livenessProbe": probe("/live", 10, 3),
+        "resources": resources.unwrap_or_else(|| json!({"requests": {"cpu": "10m", "memory": "32Mi"}})),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+        },
+        "volumeMounts": [
+            {"name": "roots", "mountPath": "/etc/weft/roots", "readOnly": true},
+            {"name": "state", "mountPath": "/var/lib/weft"},
+            {"name": "token", "mountPath": "/var/run/secrets/weft.dev", "readOnly": true},
+        ],
+    })
+}
+
+fn arguments(input: &Input<'_>) -> Vec<String> {
+    let metadata = &input.gateway.metadata;
+    let mut arguments = vec![
+        format!("--gateway={}/{}", metadata.namespace(), metadata.name),
+        format!("--operator={}", input.settings.operator),
+        format!("--operator-name={}", input.settings.server_name),
+        "--roots=/etc/weft/roots/ca.crt".to_owned(),
+        "--token=/var/run/secrets/weft.dev/token".to_owned(),
+        "--state=/var/lib/weft".to_owned(),
+        format!("--probes-port={ADMIN_PORT}"),
+        format!("--linger={LINGER_SECONDS}s"),
+        format!("--drain={DRAIN_SECONDS}s"),
+    ];
+    if let Some(AccessLogParameters { text, sample_percent }) = &input.parameters.access_log {
+        arguments.push(format!("--access-log={}", text.as_deref().unwrap_or("json")));
+        arguments.push(format!(
+            "--access-log-sample={}",
+            f64::from(sample_percent.unwrap_or(100)) / 100.0
+        ));
+    }
+    arguments
+}
+
+/// Whether everything that is wanted of an object is so already. It may have more: defaults, and what others wrote.
+pub(crate) fn covers(actual: &Value, wanted: &Value) -> bool {
+    match (actual, wanted) {
+        (Value::Object(actual), Value::Object(wanted)) => covers_all(actual, wanted),
+        (Value::Array(actual), Value::Array(wanted)) => {
+            actual.len() == wanted.len() && actual.iter().zip(wanted).all(|(actual, wanted)| covers(actual, wanted))
+        }
+        (actual, wanted) => actual == wanted,
+    }
+}
+
+fn covers_all(actual: &Map<String, Value>, wanted: &Map<String, Value>) -> bool {
+    wanted
+        .iter()
+        .all(|(key, wanted)| actual.get(key).is_some_and(|actual| covers(actual, wanted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            image: "weft.dev/gateway:1".to_owned(),
+            pull_policy: "IfNotPresent".to_owned(),
+            operator: "weft-operator.weft-system.svc:15010".to_owned(),
+            server_name: "operator.weft.dev".to_owned(),
+        }
+    }
+
+    fn gateway(infrastructure: Value) -> Gateway {
+        serde_json::from_value(json!({
+            "metadata": {"name": "edge", "namespace": "shop", "uid": "u-1"},
+            "spec": {"gatewayClassName": "weft", "infrastructure": infrastructure},
+        }))
+        .expect("a Gateway")
+    }
+
+    fn rendered(gateway: &Gateway, parameters: Value, ports: &[(u16, Transport)]) -> BTreeMap<ChildKind, Value> {
+        let parameters = serde_json::from_value(parameters).expect("parameters");
+        let input = Input {
+            gateway,
+            parameters: &parameters,
+            ports,
+            address: None,
+            roots: "-----BEGIN CERTIFICATE-----\n",
+            settings: &settings(),
+        };
+        render(&input)
+    }
+
+    const PORTS: [(u16, Transport); 3] = [(53, Transport::Udp), (80, Transport::Tcp), (443, Transport::Tcp)];
+
+    #[test]
+    fn a_plain_gateway() {
+        let all: Vec<Value> = rendered(&gateway(json!({})), json!({}), &PORTS).into_values().collect();
+        insta::assert_yaml_snapshot!(all);
+    }
+
+    #[test]
+    fn a_gateway_with_everything() {
+        let gateway = gateway(json!({"labels": {"team": "a"}, "annotations": {"example.com/b": "c"}}));
+        let parameters = json!({
+            "autoscaling": {"minReplicas": 2, "maxReplicas": 5, "targetCpuUtilization": 60},
+            "logLevel": "Debug",
+            "accessLog": {"samplePercent": 10},
+            "pod": {
+                "image": "example.com/gateway:2",
+                "labels": {"tier": "edge"},
+                "annotations": {"example.com/d": "e"},
+                "resources": {"requests": {"cpu": 1, "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+                "nodeSelector": {"pool": "edge"},
+                "tolerations": [{"key": "edge", "operator": "Exists", "effect": "NoSchedule"}],
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+                "priorityClassName": "edge",
+            },
+            "service": {
+                "type": "LoadBalancer",
+                "annotations": {"lb.example.com/scheme": "internal"},
+                "externalTrafficPolicy": "Local",
+                "loadBalancerClass": "example.com/lb",
+            },
+        });
+        let all: Vec<Value> = rendered(&gateway, parameters, &PORTS).into_values().collect();
+        insta::assert_yaml_snapshot!(all);
+    }
+
+    #[test]
+    fn another_port_changes_nothing_but_the_service() {
+        let gateway = gateway(json!({}));
+        let (before, after) = (
+            rendered(&gateway, json!({}), &PORTS[..2]),
+            rendered(&gateway, json!({}), &PORTS),
+        );
+        for (kind, object) in &after {
+            assert_eq!(
+                before.get(kind) == Some(object),
+                *kind != ChildKind::Service,
+                "{kind:?}"
+            );
+        }
+        assert!(!rendered(&gateway, json!({}), &[]).contains_key(&ChildKind::Service));
+    }
+
+    #[test]
+    fn what_is_more_than_wanted_is_no_difference() {
+        let actual = json!({"a": 1, "b": {"c": [{"d": 1, "default": true}]}, "e": 2});
+        assert!(covers(&actual, &json!({"a": 1, "b": {"c": [{"d": 1}]}})));
+        assert!(!covers(&actual, &json!({"b": {"c": []}})));
+        assert!(!covers(&actual, &json!({"f": 1})));
+    }
+}

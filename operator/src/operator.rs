@@ -1,0 +1,128 @@
+//! Puts the parts together and runs them until the process is told to end.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use kube::{
+    Client,
+    runtime::events::{Recorder, Reporter},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use weft_discovery::{Publisher, Server};
+
+use crate::{
+    admin,
+    args::Args,
+    certificates::{Certificates, SERVER_NAME},
+    controller::{Controller, Parts},
+    infrastructure::render::Settings,
+    lease::Keeper,
+    metrics::Metrics,
+    peers,
+    tokens::Tokens,
+    watch as watches,
+    world::World,
+};
+
+/// News that wait. What is full makes watches wait, and the API server keeps what they have not read.
+const NEWS: usize = 1024;
+
+/// Runs the operator.
+///
+/// # Errors
+/// There is no cluster to speak to, or an address of its own cannot be bound.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = Client::try_default()
+        .await
+        .context("there is no way to the API server")?;
+    let metrics = Metrics::new();
+    let (namespace, identity) = (args.namespace(), args.identity());
+    let (ready, is_ready) = watch::channel(false);
+    let (ask, asked) = mpsc::channel(8);
+    let shown = admin::Shown {
+        metrics: metrics.clone(),
+        ready: is_ready.clone(),
+        ask,
+    };
+    let admin = admin::start(args.admin, shown).await;
+    let admin = admin.with_context(|| format!("the admin address {} cannot be bound", args.admin))?;
+    let discovery = TcpListener::bind(args.discovery).await;
+    let discovery = discovery.with_context(|| format!("the discovery address {} cannot be bound", args.discovery))?;
+    tracing::info!(%admin, discovery = %args.discovery, namespace, identity, version = env!("CARGO_PKG_VERSION"), "the operator starts");
+
+    let (stop, stopped) = watch::channel(false);
+    let (keeper, claim) = Keeper::new(client.clone(), &namespace, &identity);
+    let keeper = tokio::spawn(keeper.run(stopped.clone()));
+    let (certificates, shown, roots) = Certificates::new(client.clone(), &namespace, claim.clone());
+    let certificates = tokio::spawn(certificates.run());
+
+    let publisher = Publisher::new();
+    let (sender, news) = mpsc::channel(NEWS);
+    watches::start(&client, &metrics, &sender);
+    drop(sender);
+    let world = World::new(
+        &args.controller_name,
+        (namespace, identity.clone()),
+        publisher.clone(),
+        metrics.clone(),
+    );
+    let (sender, reports) = watch::channel(Vec::new());
+    tokio::spawn(peers::ask(world.others(), args.admin.port(), claim.clone(), sender));
+    let reporter = Reporter {
+        controller: args.controller_name.clone(),
+        instance: Some(identity),
+    };
+    let controller = Controller::new(Parts {
+        client: client.clone(),
+        recorder: Recorder::new(client.clone(), reporter),
+        controller_name: args.controller_name.clone(),
+        settings: Settings {
+            image: args.gateway_image.clone(),
+            pull_policy: args.gateway_pull_policy.clone(),
+            operator: args.advertised(),
+            server_name: SERVER_NAME.to_owned(),
+        },
+        world,
+        news,
+        replicas: publisher.replicas(),
+        claim,
+        roots,
+        reports,
+        asked,
+        ready,
+        metrics,
+    });
+    let controller = tokio::spawn(controller.run(stopped.clone()));
+
+    let mut tls = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_cert_resolver(shown);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let server = Server::new(publisher, Tokens::new(client));
+    let mut is_ready = is_ready;
+    let serving = async {
+        // Before everything is known there is nothing true to be told. Connections wait in the socket's queue.
+        let _ = is_ready.wait_for(|ready| *ready).await;
+        server.listen(discovery, Arc::new(tls), stopped.clone()).await
+    };
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Each of these runs as long as the process: if one ends, the process does, and is started anew.
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = serving => ended.context("the discovery address can be served no more"),
+        ended = controller => ended.context("the controller has failed"),
+        ended = certificates => ended.context("the keeping of certificates has failed"),
+    };
+    tracing::info!("the operator ends; data planes go on with what they have");
+    stop.send_replace(true);
+    let _ = keeper.await;
+    result
+}

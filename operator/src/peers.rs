@@ -1,0 +1,187 @@
+//! What data planes have said to the other replicas of the operator. A data plane is connected to one of them, and the one
+//! that writes statuses must know of all.
+//!
+//! Replicas count epochs each for itself, so they compare what they have translated: of the same objects all of them
+//! make the same status, and that is the revision of a Gateway.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+use weft_crds::EndpointSlice;
+use weft_discovery::{Epoch, Replica};
+use weft_model::{GatewayKey, Rejected};
+
+use crate::lease::{Claim, is_held};
+
+/// The Service in front of all replicas.
+pub(crate) const SERVICE: &str = "weft-operator";
+/// How often the others are asked.
+const PACE: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The most that an answer may have.
+const BYTES: usize = 8 * 1024 * 1024;
+
+/// What one replica of the operator knows of the data planes of each Gateway.
+pub(crate) type Report = BTreeMap<GatewayKey, GatewayReport>;
+
+/// What is known of the data planes of a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GatewayReport {
+    /// What the Gateway has come to, for whoever reports this.
+    pub(crate) revision: String,
+    /// Its data planes that are connected there, by the names of their pods.
+    pub(crate) replicas: BTreeMap<String, ReplicaReport>,
+}
+
+/// What a data plane has said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ReplicaReport {
+    /// It has taken something at all.
+    pub(crate) serves: bool,
+    /// It has taken everything of the revision.
+    pub(crate) current: bool,
+    /// What it refuses.
+    pub(crate) refused: Vec<Rejected>,
+}
+
+impl ReplicaReport {
+    /// Of what a data plane has said here.
+    pub(crate) fn new(replica: &Replica, epoch: Epoch) -> Self {
+        let refused = replica.refused.iter().map(|(key, reason)| Rejected {
+            key: key.clone(),
+            reason: reason.clone(),
+        });
+        Self {
+            serves: replica.taken > 0,
+            current: replica.taken > 0 && replica.taken >= epoch,
+            refused: refused.collect(),
+        }
+    }
+
+    /// The same as if it had been said here, where the Gateway is of `epoch`, and of the same revision or another.
+    pub(crate) fn here(&self, epoch: Epoch, same: bool) -> Replica {
+        Replica {
+            taken: match (self.serves, self.current && same) {
+                (_, true) => epoch.max(1),
+                // It serves something, but not this.
+                (true, false) => epoch.saturating_sub(1),
+                (false, false) => 0,
+            },
+            refused: self
+                .refused
+                .iter()
+                .map(|refused| (refused.key.clone(), refused.reason.clone()))
+                .collect(),
+        }
+    }
+}
+
+/// The addresses of the other replicas, from the slices of their Service.
+pub(crate) fn others<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, identity: &str) -> BTreeSet<IpAddr> {
+    let endpoints = slices.flat_map(|slice| &slice.endpoints);
+    let others = endpoints.filter(|endpoint| {
+        let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
+        pod != Some(identity)
+    });
+    others
+        .flat_map(|endpoint| &endpoint.addresses)
+        .filter_map(|address| address.parse().ok())
+        .collect()
+}
+
+/// Asks the others for as long as this replica writes, and tells what they say.
+pub(crate) async fn ask(
+    others: watch::Receiver<BTreeSet<IpAddr>>,
+    port: u16,
+    claim: watch::Receiver<Claim>,
+    reports: watch::Sender<Vec<Report>>,
+) {
+    loop {
+        let addresses = others.borrow().clone();
+        let writes = is_held(*claim.borrow(), std::time::Instant::now());
+        let mut found = Vec::new();
+        for address in addresses.into_iter().filter(|_| writes) {
+            let address = SocketAddr::new(address, port);
+            match timeout(PATIENCE, get(address)).await {
+                Ok(Ok(report)) => found.push(report),
+                Ok(Err(error)) => tracing::debug!(%address, error, "another replica of the operator cannot be asked"),
+                Err(_) => tracing::debug!(%address, "another replica of the operator does not answer"),
+            }
+        }
+        reports.send_if_modified(|known| {
+            let changed = *known != found;
+            *known = found;
+            changed
+        });
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+async fn get(address: SocketAddr) -> Result<Report, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    // It ends with the sender, after the answer.
+    tokio::spawn(connection);
+    let request = http::Request::get("/replicas")
+        .header(http::header::HOST, address.to_string())
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    if !response.status().is_success() {
+        return Err(format!("it answers with {}", response.status()));
+    }
+    let body = Limited::new(response.into_body(), BYTES)
+        .collect()
+        .await
+        .map_err(|error| error.to_string())?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_said_elsewhere_counts_if_it_was_said_of_the_same() {
+        let replica = Replica {
+            taken: 7,
+            refused: BTreeMap::new(),
+        };
+        let report = ReplicaReport::new(&replica, 7);
+        assert_eq!(report.here(40, true).taken, 40);
+        assert_eq!(report.here(40, false).taken, 39);
+        assert_eq!(ReplicaReport::new(&replica, 8).here(40, true).taken, 39);
+        assert_eq!(ReplicaReport::new(&Replica::default(), 0).here(40, true).taken, 0);
+    }
+
+    #[test]
+    fn the_others_are_all_but_this_one() {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "s"}, "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "me"}},
+                {"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "other"}},
+            ],
+        }))
+        .expect("a slice");
+        assert_eq!(
+            others([&slice].into_iter(), "me"),
+            BTreeSet::from([IpAddr::from([10, 0, 0, 2])])
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! Whether a data plane is one of the Gateway it names: its token must be of the service account made for that Gateway.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::{Api, Client, api::PostParams};
+use weft_discovery::{Authenticate, Denied};
+use weft_model::GatewayKey;
+
+use crate::infrastructure::names;
+
+/// What tokens must be for.
+const AUDIENCE: &str = "weft.dev";
+/// How long a token that was found good is not asked about again.
+const CACHED: Duration = Duration::from_secs(60);
+/// How many are remembered.
+const REMEMBERED: usize = 4096;
+/// How long the API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks the API server about tokens.
+pub(crate) struct Tokens {
+    api: Api<TokenReview>,
+    /// Whose tokens are, by the tokens themselves.
+    known: Mutex<HashMap<String, (Bearer, Instant)>>,
+}
+
+/// Who shows a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bearer {
+    namespace: String,
+    account: String,
+    /// The pod it was made for; absent on old API servers.
+    pod: Option<String>,
+}
+
+impl Tokens {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            api: Api::all(client),
+            known: Mutex::default(),
+        }
+    }
+
+    fn remembered(&self, token: &str, now: Instant) -> Option<Bearer> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(token)
+            .filter(|(_, until)| now < *until)
+            .map(|(bearer, _)| bearer.clone())
+    }
+
+    fn remember(&self, token: &str, bearer: Bearer, now: Instant) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.retain(|_, (_, until)| now < *until);
+        }
+        if known.len() < REMEMBERED {
+            known.insert(token.to_owned(), (bearer, now + CACHED));
+        }
+    }
+
+    async fn bearer(&self, token: &str) -> Result<Result<Bearer, String>, Denied> {
+        let now = Instant::now();
+        if let Some(bearer) = self.remembered(token, now) {
+            return Ok(Ok(bearer));
+        }
+        let review = TokenReview {
+            spec: TokenReviewSpec {
+                audiences: Some(vec![AUDIENCE.to_owned()]),
+                token: Some(token.to_owned()),
+            },
+            ..TokenReview::default()
+        };
+        let parameters = PostParams::default();
+        let asked = tokio::time::timeout(PATIENCE, self.api.create(&parameters, &review)).await;
+        let review = match asked {
+            Ok(Ok(review)) => review,
+            Ok(Err(error)) => return Err(Denied::Unavailable(error.to_string())),
+            Err(_) => return Err(Denied::Unavailable("the API server does not answer".to_owned())),
+        };
+        let bearer = read(&review.status.unwrap_or_default());
+        if let Ok(bearer) = &bearer {
+            self.remember(token, bearer.clone(), now);
+        }
+        Ok(bearer)
+    }
+}
+
+/// Who the API server says it is.
+fn read(status: &TokenReviewStatus) -> Result<Bearer, String> {
+    if status.authenticated != Some(true) {
+        return Err(status
+            .error
+            .clone()
+            .unwrap_or_else(|| "the API server does not know it".to_owned()));
+    }
+    let audiences = status.audiences.as_deref().unwrap_or_default();
+    if !audiences.iter().any(|audience| audience == AUDIENCE) {
+        return Err(format!("it is not for the audience {AUDIENCE}"));
+    }
+    let user = status.user.clone().unwrap_or_default();
+    let name = user.username.unwrap_or_default();
+    let account = name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|name| name.split_once(':'));
+    let (namespace, account) = account.ok_or_else(|| format!("{name} is not a service account"))?;
+    let extra = user.extra.unwrap_or_default();
+    let pod = extra
+        .get("authentication.kubernetes.io/pod-name")
+        .and_then(|names| names.first());
+    Ok(Bearer {
+        namespace: namespace.to_owned(),
+        account: account.to_owned(),
+        pod: pod.cloned(),
+    })
+}
+
+/// Whether that is a data plane of the Gateway, under the name it gives itself.
+fn permits(bearer: &Bearer, gateway: &GatewayKey, replica: &str) -> Result<(), String> {
+    let (namespace, name) = gateway.as_str().split_once('/').unwrap_or_default();
+    let account = names::child(name);
+    if (bearer.namespace.as_str(), &bearer.account) != (namespace, &account) {
+        return Err(format!(
+            "it is of the service account {}/{}, and not of {namespace}/{account}",
+            bearer.namespace, bearer.account
+        ));
+    }
+    match &bearer.pod {
+        Some(pod) if pod != replica => Err(format!("it is of the pod {pod}, and not of {replica}")),
+        _ => Ok(()),
+    }
+}
+
+impl Authenticate for Tokens {
+    async fn authenticate(&self, token: &str, gateway: &GatewayKey, replica: &str) -> Result<(), Denied> {
+        let bearer = self.bearer(token).await?;
+        bearer
+            .and_then(|bearer| permits(&bearer, gateway, replica))
+            .map_err(|why| Denied::Token(gateway.clone(), why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use k8s_openapi::api::authentication::v1::UserInfo;
+
+    use super::*;
+
+    fn status(user: &str, audience: &str, pod: Option<&str>) -> TokenReviewStatus {
+        let extra =
+            pod.map(|pod| BTreeMap::from([("authentication.kubernetes.io/pod-name".to_owned(), vec![pod.to_owned()])]));
+        TokenReviewStatus {
+            audiences: Some(vec![audience.to_owned()]),
+            authenticated: Some(true),
+            error: None,
+            user: Some(UserInfo {
+                username: Some(user.to_owned()),
+                extra,
+                ..UserInfo::default()
+            }),
+        }
+    }
+
+    fn judged(status: &TokenReviewStatus, gateway: &str, replica: &str) -> Result<(), String> {
+        permits(&read(status)?, &GatewayKey::from(gateway), replica)
+    }
+
+    #[test]
+    fn only_the_account_made_for_the_gateway_gets_what_it_uses() {
+        let own = status("system:serviceaccount:shop:edge-weft", "weft.dev", Some("edge-weft-1"));
+        assert_eq!(judged(&own, "shop/edge", "edge-weft-1"), Ok(()));
+        for (gateway, replica) in [
+            ("shop/other", "edge-weft-1"),
+            ("other/edge", "edge-weft-1"),
+            ("shop/edge", "edge-weft-2"),
+        ] {
+            assert!(judged(&own, gateway, replica).is_err(), "{gateway} {replica}");
+        }
+        for status in [
+            status(
+                "system:serviceaccount:shop:edge-weft",
+                "https://kubernetes.default.svc",
+                None,
+            ),
+            status("system:serviceaccount:shop:default", "weft.dev", None),
+            status("admin", "weft.dev", None),
+            TokenReviewStatus::default(),
+        ] {
+            assert!(judged(&status, "shop/edge", "edge-weft-1").is_err(), "{status:?}");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! What is known of the cluster: what watches tell goes through the translation to data planes, and what is to be looked
+//! at for its sake (statuses, the pods of Gateways) comes out.
+//!
+//! Nothing is translated before everything has been listed once: half of the cluster is not a cluster with half of the
+//! objects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use kube::api::ApiResource;
+use tokio::sync::watch;
+use weft_crds::{EndpointSlice, Kind, Object, ObjectRef};
+use weft_discovery::{Epoch, Publisher};
+use weft_model::{Change, GatewayKey, Key, ListenerKey, Resource};
+use weft_translate::{Edit, Options, Translator};
+
+use crate::{
+    children::{Child, ChildKind, Children},
+    infrastructure::render::Transport,
+    metrics::Metrics,
+    object::{Seen, has_status},
+    peers,
+    watch::{News, Watched},
+};
+
+/// What is to be looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effects {
+    /// Objects whose status may not be what it should.
+    pub(crate) statuses: BTreeSet<ObjectRef>,
+    /// Gateways for which not everything may be made.
+    pub(crate) gateways: BTreeSet<ObjectRef>,
+    /// Whether this was the first time that everything was known.
+    pub(crate) complete: bool,
+}
+
+/// Everything that is known.
+pub(crate) struct World {
+    pub(crate) translator: Translator,
+    publisher: Publisher,
+    metrics: Metrics,
+    /// What is known of objects with a status beside what is translated.
+    seen: HashMap<ObjectRef, Seen>,
+    pub(crate) children: Children,
+    /// How kinds are served.
+    resources: HashMap<Kind, ApiResource>,
+    /// What has come since a list began.
+    listed: HashMap<Watched, HashSet<(String, String)>>,
+    /// Watches whose first list is not complete.
+    awaited: BTreeSet<Watched>,
+    /// What is to be translated once all are.
+    held: Vec<Edit>,
+    /// Listeners that are published.
+    listeners: HashMap<ListenerKey, (GatewayKey, u16, Transport)>,
+    /// The slices of the operator's own Service,
+    own: BTreeMap<String, Arc<EndpointSlice>>,
+    /// its namespace and who this replica is,
+    who: (String, String),
+    /// and where the others are by them.
+    others: watch::Sender<BTreeSet<IpAddr>>,
+    /// The last epoch that was published,
+    epoch: Epoch,
+    /// and the last that had to do with a Gateway.
+    epochs: HashMap<ObjectRef, Epoch>,
+}
+
+impl World {
+    /// `who` is the operator's namespace and the name of this replica.
+    pub(crate) fn new(controller_name: &str, who: (String, String), publisher: Publisher, metrics: Metrics) -> Self {
+        let kinds = Kind::ALL.iter().copied().map(Watched::Kind);
+        let children = ChildKind::ALL.iter().copied().map(Watched::Child);
+        Self {
+            translator: Translator::new(Options {
+                controller_name: controller_name.to_owned(),
+                standalone: false,
+            }),
+            publisher,
+            metrics,
+            seen: HashMap::new(),
+            children: Children::new(),
+            resources: HashMap::new(),
+            listed: HashMap::new(),
+            awaited: kinds.chain(children).collect(),
+            held: Vec::new(),
+            listeners: HashMap::new(),
+            own: BTreeMap::new(),
+            who,
+            others: watch::Sender::new(BTreeSet::new()),
+            epoch: 0,
+            epochs: HashMap::new(),
+        }
+    }
+
+    /// Whether everything has been listed once.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
+    /// What is known of an object beside what is translated.
+    pub(crate) fn seen(&self, reference: &ObjectRef) -> Option<&Seen> {
+        self.seen.get(reference)
+    }
+
+    /// Every object that can have a status.
+    pub(crate) fn all_seen(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.seen.keys()
+    }
+
+    /// Every Gateway, and what something was made for though it is none.
+    pub(crate) fn all_gateways(&self) -> BTreeSet<ObjectRef> {
+        let there = self.translator.references(Kind::Gateway).cloned();
+        there.chain(self.children.values().filter_map(owner)).collect()
+    }
+
+    /// How a kind is served.
+    pub(crate) fn resource(&self, kind: Kind) -> Option<&ApiResource> {
+        self.resources.get(&kind)
+    }
+
+    /// Where the other replicas of the operator are.
+    pub(crate) fn others(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
+        self.others.subscribe()
+    }
+
+    /// Looks whether an object is about the operator's own replicas.
+    fn notice_others(&mut self, reference: &ObjectRef, object: Option<&Object>) {
+        if reference.kind != Kind::EndpointSlice || reference.namespace != self.who.0 {
+            return;
+        }
+        let known = match object {
+            Some(Object::EndpointSlice(slice))
+                if slice
+                    .metadata
+                    .labels
+                    .get("kubernetes.io/service-name")
+                    .is_some_and(|of| of == peers::SERVICE) =>
+            {
+                self.own.insert(reference.name.clone(), slice.clone());
+                true
+            }
+            _ => self.own.remove(&reference.name).is_some(),
+        };
+        if known {
+            let others = peers::others(self.own.values().map(AsRef::as_ref), &self.who.1);
+            self.others.send_if_modified(|known| {
+                let changed = *known != others;
+                *known = others;
+                changed
+            });
+        }
+    }
+
+    /// The last epoch that was published.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The last epoch that had to do with a Gateway.
+    pub(crate) fn epoch_of(&self, gateway: &ObjectRef) -> Epoch {
+        self.epochs.get(gateway).copied().unwrap_or_default()
+    }
+
+    /// The ports on which a Gateway is served, those of its own listeners and others'.
+    pub(crate) fn ports(&self, gateway: &ObjectRef) -> BTreeSet<(u16, Transport)> {
+        let key = GatewayKey::from(format!("{}/{}", gateway.namespace, gateway.name));
+        let listeners = self.listeners.values().filter(|(owner, ..)| *owner == key);
+        listeners.map(|(_, port, transport)| (*port, *transport)).collect()
+    }
+
+    /// Takes over what an object has come to be by what was written; what a watch tells of older versions is ignored.
+    pub(crate) fn written(&mut self, seen: Seen) {
+        if self
+            .seen
+            .get(&seen.reference)
+            .is_some_and(|known| !known.is_newer_than(&seen))
+        {
+            self.seen.insert(seen.reference.clone(), seen);
+        }
+    }
+
+    /// Takes over what watches tell.
+    pub(crate) fn take(&mut self, news: impl IntoIterator<Item = (Watched, News)>) -> Effects {
+        let mut effects = Effects::default();
+        let mut edits = Vec::new();
+        let began = std::time::Instant::now();
+        for (watched, news) in news {
+            self.one(watched, news, &mut edits, &mut effects);
+        }
+        if !self.is_complete() {
+            self.held.append(&mut edits);
+            return Effects::default();
+        }
+        let held = std::mem::take(&mut self.held);
+        let first = self.epoch == 0;
+        let edits: Vec<Edit> = held.into_iter().chain(edits).collect();
+        if !edits.is_empty() || first {
+            self.translate(edits, &mut effects);
+            self.metrics.translation.observe(began.elapsed().as_secs_f64());
+        }
+        if first {
+            effects.complete = true;
+        }
+        effects
+    }
+
+    fn one(&mut self, watched: Watched, news: News, edits: &mut Vec<Edit>, effects: &mut Effects) {
+        match news {
+            News::Begin(resource) => {
+                if let (Watched::Kind(kind), Some(resource)) = (watched, resource) {
+                    self.resources.insert(kind, resource);
+                }
+                self.listed.insert(watched, HashSet::new());
+            }
+            News::Put(seen, object) => {
+                self.list(watched, &seen.reference);
+                self.touch(&seen.reference, effects);
+                if has_status(seen.reference.kind) {
+                    effects.statuses.insert(seen.reference.clone());
+                    let stale = self.seen.get(&seen.reference).is_some_and(|known| {
+                        // The same name may have become another object, whose versions are later ones anyway.
+                        known.uid == seen.uid && known.is_newer_than(&seen)
+                    });
+                    if !stale {
+                        self.seen.insert(seen.reference.clone(), *seen);
+                    }
+                }
+                self.notice_others(&object.reference(), Some(&object));
+                edits.push(Edit::Put(object));
+            }
+            News::Unreadable(reference) => self.list(watched, &reference),
+            News::Delete(reference) => self.gone(reference, edits, effects),
+            News::PutChild(child) => {
+                let listed = self.listed.get_mut(&watched);
+                if let Some(listed) = listed {
+                    listed.insert((child.namespace.clone(), child.name.clone()));
+                }
+                self.put_child(*child, effects);
+            }
+            News::DeleteChild(namespace, name) => {
+                if let Watched::Child(kind) = watched
+                    && let Some(child) = self.children.remove(&(kind, namespace, name))
+                {
+                    effects.gateways.extend(owner(&child));
+                    effects.statuses.extend(owner(&child));
+                }
+            }
+            News::Complete => self.complete(watched, edits, effects),
+        }
+    }
+
+    fn list(&mut self, watched: Watched, reference: &ObjectRef) {
+        if let Some(listed) = self.listed.get_mut(&watched) {
+            listed.insert((reference.namespace.clone(), reference.name.clone()));
+        }
+    }
+
+    /// What has not come since the list began is gone.
+    fn complete(&mut self, watched: Watched, edits: &mut Vec<Edit>, effects: &mut Effects) {
+        self.awaited.remove(&watched);
+        let listed = self.listed.remove(&watched).unwrap_or_default();
+        match watched {
+            Watched::Kind(kind) => {
+                let waiting = self.held.iter().chain(edits.iter()).filter_map(|edit| match edit {
+                    Edit::Put(object) => Some(object.reference()),
+                    Edit::Delete(_) => None,
+                });
+                let known = self.translator.references(kind).cloned().chain(waiting);
+                let gone: BTreeSet<ObjectRef> = known
+                    .filter(|known| known.kind == kind)
+                    .filter(|known| !listed.contains(&(known.namespace.clone(), known.name.clone())))
+                    .collect();
+                for reference in gone {
+                    self.gone(reference, edits, effects);
+                }
+            }
+            Watched::Child(kind) => {
+                let gone = self.children.extract_if(.., |(of, namespace, name), _| {
+                    *of == kind && !listed.contains(&(namespace.clone(), name.clone()))
+                });
+                for (_, child) in gone {
+                    effects.gateways.extend(owner(&child));
+                }
+            }
+        }
+    }
+
+    fn gone(&mut self, reference: ObjectRef, edits: &mut Vec<Edit>, effects: &mut Effects) {
+        self.seen.remove(&reference);
+        self.notice_others(&reference, None);
+        self.touch(&reference, effects);
+        edits.push(Edit::Delete(reference));
+    }
+
+    /// Says which Gateways an object has to do with, for what is made for them.
+    fn touch(&self, reference: &ObjectRef, effects: &mut Effects) {
+        match reference.kind {
+            Kind::Gateway => {
+                effects.gateways.insert(reference.clone());
+            }
+            // Few, and seldom changed: which Gateways name them is not worth remembering.
+            Kind::GatewayClass | Kind::GatewayParameters => effects.gateways.append(&mut self.all_gateways()),
+            _ => {}
+        }
+    }
+
+    /// Takes over what something made for a Gateway is.
+    pub(crate) fn put_child(&mut self, child: Child, effects: &mut Effects) {
+        let owner = owner(&child);
+        let before = self.children.insert(child.key(), child.clone());
+        if before.as_ref() != Some(&child) {
+            effects.gateways.extend(owner.clone());
+            effects.statuses.extend(owner);
+        }
+    }
+
+    fn translate(&mut self, edits: Vec<Edit>, effects: &mut Effects) {
+        let output = self.translator.apply(edits);
+        let mut touched = BTreeSet::new();
+        for change in &output.changes {
+            let gateway = match change {
+                Change::Upsert(Resource::Listener(listener)) => {
+                    let published = (
+                        listener.gateway.clone(),
+                        listener.port,
+                        Transport::of(listener.protocol),
+                    );
+                    self.listeners.insert(listener.key.clone(), published);
+                    Some(listener.gateway.clone())
+                }
+                Change::Remove(Key::Listener(key)) => self.listeners.remove(key).map(|(gateway, ..)| gateway),
+                _ => None,
+            };
+            touched.extend(gateway.as_ref().and_then(reference));
+        }
+        self.metrics.changes.inc_by(output.changes.len() as u64);
+        if !output.changes.is_empty() || self.epoch == 0 {
+            self.epoch = self.publisher.publish(output.changes);
+        }
+        let changed = output.statuses.into_iter().map(|(reference, _)| reference);
+        for reference in changed.chain(output.cleared) {
+            if reference.kind == Kind::Gateway {
+                touched.insert(reference.clone());
+            }
+            effects.statuses.insert(reference);
+        }
+        for gateway in touched {
+            if self.translator.get(&gateway).is_some() {
+                self.epochs.insert(gateway.clone(), self.epoch);
+            } else {
+                self.epochs.remove(&gateway);
+            }
+            effects.gateways.insert(gateway);
+        }
+        self.metrics
+            .resources
+            .set(i64::try_from(self.translator.size()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The Gateway that something was made for.
+fn owner(child: &Child) -> Option<ObjectRef> {
+    let name = child.gateway.as_deref()?;
+    Some(ObjectRef::new(Kind::Gateway, &child.namespace, name))
+}
+
+/// The Gateway with that key.
+pub(crate) fn reference(key: &GatewayKey) -> Option<ObjectRef> {
+    let (namespace, name) = key.as_str().split_once('/')?;
+    Some(ObjectRef::new(Kind::Gateway, namespace, name))
+}
+
+/// A Gateway that was put.
+pub(crate) fn gateway<'a>(translator: &'a Translator, reference: &ObjectRef) -> Option<&'a weft_crds::Gateway> {
+    match translator.get(reference)? {
+        Object::Gateway(gateway) => Some(gateway),
+        _ => None,
+    }
+}
