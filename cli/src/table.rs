@@ -1,7 +1,7 @@
-//! Gateways, listeners and routes with their conditions, as kubectl prints such things.
+//! Gateways, listeners, routes and policies with their conditions, as kubectl prints such things.
 
 use comfy_table::{Table, presets::NOTHING};
-use weft_crds::{Condition, Kind};
+use weft_crds::{Condition, Kind, ListenerStatus};
 use weft_gateway::standalone::Applied;
 use weft_translate::Status;
 
@@ -16,18 +16,22 @@ pub(crate) fn tables(applied: &Applied) -> String {
         "RESOLVEDREFS",
     ]);
     let mut routes = table(&["KIND", "ROUTE", "PARENT", "ACCEPTED", "RESOLVEDREFS"]);
+    let mut policies = table(&["KIND", "POLICY", "GATEWAY", "ACCEPTED", "RESOLVEDREFS"]);
     for (reference, status) in &applied.statuses {
         let name = format!("{}/{}", reference.namespace, reference.name);
         match status {
-            Status::Gateway(gateway) => {
-                for listener in &gateway.listeners {
-                    gateways.add_row([
+            Status::Gateway(gateway) => add_listeners(&mut gateways, &name, &gateway.listeners),
+            Status::ListenerSet(set) => {
+                add_listeners(&mut gateways, &format!("{name} (ListenerSet)"), &set.listeners);
+            }
+            Status::Policy(policy) => {
+                for ancestor in &policy.ancestors {
+                    policies.add_row([
+                        reference.kind.name().to_owned(),
                         name.clone(),
-                        listener.name.clone(),
-                        listener.attached_routes.to_string(),
-                        holds(&listener.conditions, "Accepted"),
-                        holds(&listener.conditions, "Programmed"),
-                        holds(&listener.conditions, "ResolvedRefs"),
+                        ancestor.ancestor_ref.name.clone(),
+                        holds(&ancestor.conditions, "Accepted"),
+                        holds(&ancestor.conditions, "ResolvedRefs"),
                     ]);
                 }
             }
@@ -49,10 +53,26 @@ pub(crate) fn tables(applied: &Applied) -> String {
                     ]);
                 }
             }
-            Status::GatewayClass(_) | Status::Policy(_) => {}
+            Status::GatewayClass(_) => {}
         }
     }
-    format!("{gateways}\n\n{routes}\n")
+    if policies.is_empty() {
+        return format!("{gateways}\n\n{routes}\n");
+    }
+    format!("{gateways}\n\n{routes}\n\n{policies}\n")
+}
+
+fn add_listeners(table: &mut Table, owner: &str, listeners: &[ListenerStatus]) {
+    for listener in listeners {
+        table.add_row([
+            owner.to_owned(),
+            listener.name.clone(),
+            listener.attached_routes.to_string(),
+            holds(&listener.conditions, "Accepted"),
+            holds(&listener.conditions, "Programmed"),
+            holds(&listener.conditions, "ResolvedRefs"),
+        ]);
+    }
 }
 
 fn table(header: &[&str]) -> Table {

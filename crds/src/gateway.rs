@@ -1,11 +1,11 @@
-//! GatewayClass, Gateway and ReferenceGrant.
+//! GatewayClass, Gateway, ListenerSet and ReferenceGrant.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Metadata, SecretReference};
+use crate::{CaCertificateReference, Metadata, ParentGatewayReference, SecretReference};
 
 /// `gateway.networking.k8s.io/v1 GatewayClass`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -78,13 +78,108 @@ pub struct GatewaySpec {
     pub infrastructure: Option<Infrastructure>,
     /// Whose ListenerSets may attach.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub allowed_listeners: Option<serde_json::Value>,
+    pub allowed_listeners: Option<AllowedListeners>,
     /// TLS towards clients and backends.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<serde_json::Value>,
+    pub tls: Option<GatewayTlsSpec>,
     /// Whether routes without a parent attach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_scope: Option<String>,
+}
+
+/// Which ListenerSets may attach to a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AllowedListeners {
+    /// Those of which namespaces; none when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<NamespacesFrom>,
+}
+
+/// TLS of a Gateway as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayTlsSpec {
+    /// Towards backends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<GatewayBackendTls>,
+    /// Towards clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<FrontendTlsSpec>,
+}
+
+/// TLS of a Gateway towards backends.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayBackendTls {
+    /// What is shown to backends that ask for a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_ref: Option<SecretReference>,
+}
+
+/// TLS of a Gateway towards clients, for all of its HTTPS listeners.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendTlsSpec {
+    /// On ports for which nothing else is said.
+    #[serde(rename = "default")]
+    pub fallback: FrontendTlsSettings,
+    /// On single ports, instead.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_port: Vec<FrontendTlsPort>,
+}
+
+/// TLS of a Gateway towards clients, on one port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendTlsPort {
+    /// The port.
+    pub port: u16,
+    /// What holds there.
+    pub tls: FrontendTlsSettings,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FrontendTlsSettings {
+    /// How they prove who they are; they need not when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ClientValidationSpec>,
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientValidationSpec {
+    /// What their certificates must lead to.
+    pub ca_certificate_refs: Vec<CaCertificateReference>,
+    /// `AllowValidOnly` or `AllowInsecureFallback`; the first when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+}
+
+/// `gateway.networking.k8s.io/v1 ListenerSet`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerSet {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: ListenerSetSpec,
+    /// Written by its controller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<serde_json::Value>,
+}
+
+/// What is wanted of a ListenerSet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListenerSetSpec {
+    /// The Gateway it adds to.
+    pub parent_ref: ParentGatewayReference,
+    /// What it adds.
+    pub listeners: Vec<ListenerSpec>,
 }
 
 /// An address of a Gateway.
@@ -118,7 +213,7 @@ pub struct Infrastructure {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListenerSpec {
-    /// Its name, of which there is one in a Gateway.
+    /// Its name, of which there is one in a Gateway or ListenerSet.
     pub name: String,
     /// The hosts it answers for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,17 +251,17 @@ pub struct ListenerTlsSpec {
 pub struct AllowedRoutes {
     /// Those of which namespaces; the Gateway's own when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespaces: Option<RouteNamespaces>,
+    pub namespaces: Option<NamespacesFrom>,
     /// Those of which kinds; all that fit the protocol when empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<AllowedKind>,
 }
 
-/// Namespaces whose routes may attach.
+/// Namespaces whose routes or ListenerSets may attach.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct RouteNamespaces {
-    /// `All`, `Same`, `Selector` or `None`; `Same` when absent.
+pub struct NamespacesFrom {
+    /// `All`, `Same`, `Selector` or `None`. When absent, `Same` for routes and `None` for ListenerSets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// For `Selector`.

@@ -20,9 +20,10 @@ pub use crate::{
     },
     definition::definitions,
     gateway::{
-        AllowedKind, AllowedRoutes, Gateway, GatewayAddress, GatewayClass, GatewayClassSpec, GatewaySpec, GrantFrom,
-        GrantTo, Infrastructure, LabelSelector, ListenerSpec, ListenerTlsSpec, ParametersReference, ReferenceGrant,
-        ReferenceGrantSpec, RouteNamespaces, SelectorRequirement,
+        AllowedKind, AllowedListeners, AllowedRoutes, ClientValidationSpec, FrontendTlsPort, FrontendTlsSettings,
+        FrontendTlsSpec, Gateway, GatewayAddress, GatewayBackendTls, GatewayClass, GatewayClassSpec, GatewaySpec,
+        GatewayTlsSpec, GrantFrom, GrantTo, Infrastructure, LabelSelector, ListenerSet, ListenerSetSpec, ListenerSpec,
+        ListenerTlsSpec, NamespacesFrom, ParametersReference, ReferenceGrant, ReferenceGrantSpec, SelectorRequirement,
     },
     meta::Metadata,
     object::{Kind, Object, ObjectRef, ParseError},
@@ -31,9 +32,13 @@ pub use crate::{
         ServiceParameters, ServiceType, Toleration, TopologySpreadConstraint, TrafficPolicy,
     },
     policy::{
-        BudgetDetails, PolicyTarget, RequestRate, RetryConstraint, XBackendTrafficPolicy, XBackendTrafficPolicySpec,
+        BackendTlsPolicy, BackendTlsPolicySpec, BackendTlsValidation, BudgetDetails, PolicyTarget, RequestRate,
+        RetryConstraint, SubjectAltNameSpec, XBackendTrafficPolicy, XBackendTrafficPolicySpec,
     },
-    reference::{BackendObjectReference, ParentReference, SecretReference},
+    reference::{
+        BackendObjectReference, CaCertificateReference, LocalReference, ParentGatewayReference, ParentReference,
+        SecretReference,
+    },
     route::{
         CookieConfig, CorsFilter, ExtensionReference, Fraction, GrpcBackendRef, GrpcHeaderMatch, GrpcMethodMatch,
         GrpcRoute, GrpcRouteFilter, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderFilter, HeaderValue,
@@ -42,7 +47,7 @@ pub use crate::{
         SessionCookie, SessionHeader, SessionPersistence, TimeoutsSpec,
     },
     status::{
-        AddressStatus, AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerStatus, ParentStatus,
-        PolicyStatus, RouteKindStatus, RouteStatus, SupportedFeature,
+        AddressStatus, AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
+        ParentStatus, PolicyStatus, RouteKindStatus, RouteStatus, SupportedFeature,
     },
 };

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Metadata, Namespace,
-    ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute,
+    ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.
@@ -83,9 +83,11 @@ kinds! {
     Namespace(Namespace) = "" "Namespace" cluster,
     GatewayClass(GatewayClass) = "gateway.networking.k8s.io" "GatewayClass" cluster,
     Gateway(Gateway) = "gateway.networking.k8s.io" "Gateway" namespaced,
+    ListenerSet(ListenerSet) = "gateway.networking.k8s.io" "ListenerSet" namespaced,
     HttpRoute(HttpRoute) = "gateway.networking.k8s.io" "HTTPRoute" namespaced,
     GrpcRoute(GrpcRoute) = "gateway.networking.k8s.io" "GRPCRoute" namespaced,
     XBackendTrafficPolicy(XBackendTrafficPolicy) = "gateway.networking.x-k8s.io" "XBackendTrafficPolicy" namespaced,
+    BackendTlsPolicy(BackendTlsPolicy) = "gateway.networking.k8s.io" "BackendTLSPolicy" namespaced,
     ReferenceGrant(ReferenceGrant) = "gateway.networking.k8s.io" "ReferenceGrant" namespaced,
     Service(Service) = "" "Service" namespaced,
     EndpointSlice(EndpointSlice) = "discovery.k8s.io" "EndpointSlice" namespaced,
@@ -207,7 +209,7 @@ mod tests {
         let Ok(Object::HttpRoute(route)) = Object::from_value(Kind::HttpRoute, value) else {
             panic!("a route")
         };
-        assert!(route.spec.parent_refs[0].is_gateway());
+        assert_eq!(route.spec.parent_refs[0].listener_owner(), Some(Kind::Gateway));
         let backend = &route.spec.rules[0].backend_refs[0];
         assert_eq!((backend.backend.kind.as_str(), backend.weight), ("Service", 1));
     }

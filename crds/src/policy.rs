@@ -1,9 +1,11 @@
 //! Policies: what is attached to other objects by `targetRefs` (GEP-713).
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Metadata, SessionPersistence};
+use crate::{LocalReference, Metadata, SessionPersistence};
 
 /// What a policy is attached to (`LocalPolicyTargetReferenceWithSectionName`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -81,4 +83,62 @@ pub struct RequestRate {
     /// The time; 1s when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<String>,
+}
+
+/// `gateway.networking.k8s.io/v1 BackendTLSPolicy`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTlsPolicy {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: BackendTlsPolicySpec,
+    /// Written by its controllers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<serde_json::Value>,
+}
+
+/// How TLS is spoken to backends.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTlsPolicySpec {
+    /// The Services, or ports of them.
+    pub target_refs: Vec<PolicyTarget>,
+    /// How their certificates are checked.
+    pub validation: BackendTlsValidation,
+    /// Of the implementation's own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, String>,
+}
+
+/// How the certificate of a backend is checked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendTlsValidation {
+    /// What it must lead to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ca_certificate_refs: Vec<LocalReference>,
+    /// `System`, instead of references.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub well_known_ca_certificates: Option<String>,
+    /// The SNI, and the name it must have unless there are `subjectAltNames`.
+    pub hostname: String,
+    /// One of these must be in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subject_alt_names: Vec<SubjectAltNameSpec>,
+}
+
+/// A name in a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SubjectAltNameSpec {
+    /// `Hostname` or `URI`.
+    #[serde(rename = "type")]
+    pub name_type: String,
+    /// For `Hostname`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// For `URI`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uri: String,
 }

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Kind;
+
 fn gateway_group() -> String {
     "gateway.networking.k8s.io".into()
 }
@@ -43,9 +45,12 @@ pub struct ParentReference {
 }
 
 impl ParentReference {
-    /// Whether a Gateway is meant.
-    pub fn is_gateway(&self) -> bool {
-        self.group == "gateway.networking.k8s.io" && self.kind == "Gateway"
+    /// Whether a Gateway or a ListenerSet is meant, which have listeners.
+    pub fn listener_owner(&self) -> Option<Kind> {
+        let owners = [Kind::Gateway, Kind::ListenerSet].into_iter();
+        owners
+            .filter(|_| self.group == gateway_group())
+            .find(|kind| kind.name() == self.kind)
     }
 }
 
@@ -84,4 +89,59 @@ pub struct SecretReference {
     /// The namespace; the referrer's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+}
+
+/// The Gateway a ListenerSet adds to (`ParentGatewayReference`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentGatewayReference {
+    /// The API group.
+    #[serde(default = "gateway_group")]
+    pub group: String,
+    /// The kind.
+    #[serde(default = "gateway_kind")]
+    pub kind: String,
+    /// The name.
+    pub name: String,
+    /// The namespace; the set's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+impl Default for ParentGatewayReference {
+    fn default() -> Self {
+        Self {
+            group: gateway_group(),
+            kind: gateway_kind(),
+            name: String::new(),
+            namespace: None,
+        }
+    }
+}
+
+/// Where the certificates of authorities are (`ObjectReference`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CaCertificateReference {
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+    /// The name.
+    pub name: String,
+    /// The namespace; the referrer's own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// An object of the same namespace (`LocalObjectReference`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalReference {
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// The kind.
+    pub kind: String,
+    /// The name.
+    pub name: String,
 }

@@ -49,6 +49,20 @@ pub struct GatewayStatus {
     pub conditions: Vec<Condition>,
     /// Each of its listeners.
     pub listeners: Vec<ListenerStatus>,
+    /// How many ListenerSets are attached and accepted.
+    #[serde(default)]
+    pub attached_listener_sets: i32,
+}
+
+/// `status` of a ListenerSet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerSetStatus {
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+    /// Each of its listeners.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// `status` of a policy (GEP-713).
@@ -82,7 +96,7 @@ pub struct AddressStatus {
     pub value: String,
 }
 
-/// `status` of a listener.
+/// `status` of a listener, be it a Gateway's or a ListenerSet's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerStatus {

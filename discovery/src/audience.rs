@@ -1,15 +1,15 @@
 //! Which Gateways use a resource.
 //!
 //! Resources point up: a route names its listeners, a workload its services. Whoever has a listener needs the routes
-//! attached to it, the certificates it shows, the services these routes use and the workloads that answer for them. So an
-//! audience flows along the links from the listeners down, and a change re-does only what lies below it.
+//! attached to it, the certificates it shows, the services these routes use, the workloads that answer for them and the
+//! roots by which either side is trusted. So an audience flows along the links from the listeners down, and a change re-does only what lies below it.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
-use weft_model::{GatewayKey, Key, Resource};
+use weft_model::{GatewayKey, Key, Resource, TrustRoots};
 
 /// The Gateways that use something.
 pub(crate) type Gateways = Arc<BTreeSet<GatewayKey>>;
@@ -131,7 +131,7 @@ fn rank(key: &Key) -> u8 {
         Key::Listener(_) => 0,
         Key::Certificate(_) | Key::Route(_) => 1,
         Key::Service(_) => 2,
-        Key::Workload(_) => 3,
+        Key::Workload(_) | Key::TrustBundle(_) => 3,
     }
 }
 
@@ -139,14 +139,25 @@ fn rank(key: &Key) -> u8 {
 fn named(resource: &Resource) -> BTreeSet<Key> {
     match resource {
         Resource::Listener(listener) => {
-            let shown = listener.tls.iter().flat_map(|tls| &tls.certificates);
-            shown.cloned().map(Key::Certificate).collect()
+            let tls = listener.tls.as_ref();
+            let shown = tls.into_iter().flat_map(|tls| &tls.certificates);
+            let shown = shown
+                .chain(&listener.backend_certificate)
+                .cloned()
+                .map(Key::Certificate);
+            let client = tls.and_then(|tls| tls.client.as_ref());
+            let trusted = client.into_iter().flat_map(|client| &client.trust_bundles);
+            shown.chain(trusted.cloned().map(Key::TrustBundle)).collect()
         }
         Resource::Route(route) => {
             let listeners = route.listeners.iter().cloned().map(Key::Listener);
             listeners.chain(route.services().cloned().map(Key::Service)).collect()
         }
         Resource::Workload(workload) => workload.services.keys().cloned().map(Key::Service).collect(),
-        Resource::Certificate(_) | Resource::Service(_) => BTreeSet::new(),
+        Resource::Service(service) => match service.tls.as_ref().map(|tls| &tls.roots) {
+            Some(TrustRoots::Bundles(bundles)) => bundles.iter().cloned().map(Key::TrustBundle).collect(),
+            Some(TrustRoots::System) | None => BTreeSet::new(),
+        },
+        Resource::Certificate(_) | Resource::TrustBundle(_) => BTreeSet::new(),
     }
 }

@@ -63,6 +63,8 @@ const REFUSED: &str = "weft.dev/model.v1.Rejected";
 pub enum TypeUrl {
     /// Certificates.
     Certificate,
+    /// Roots.
+    TrustBundle,
     /// Endpoints.
     Workload,
     /// Service ports.
@@ -75,8 +77,9 @@ pub enum TypeUrl {
 
 impl TypeUrl {
     /// All of them, in the order in which they are subscribed to.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Certificate,
+        Self::TrustBundle,
         Self::Workload,
         Self::Service,
         Self::Route,
@@ -87,6 +90,7 @@ impl TypeUrl {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "weft.dev/model.v1.Certificate",
+            Self::TrustBundle => "weft.dev/model.v1.TrustBundle",
             Self::Workload => "weft.dev/model.v1.Workload",
             Self::Service => "weft.dev/model.v1.Service",
             Self::Route => "weft.dev/model.v1.Route",
@@ -103,6 +107,7 @@ impl TypeUrl {
     pub fn of(key: &Key) -> Self {
         match key {
             Key::Certificate(_) => Self::Certificate,
+            Key::TrustBundle(_) => Self::TrustBundle,
             Key::Workload(_) => Self::Workload,
             Key::Service(_) => Self::Service,
             Key::Route(_) => Self::Route,
@@ -114,6 +119,7 @@ impl TypeUrl {
     pub(crate) fn key(self, name: &str) -> Key {
         match self {
             Self::Certificate => Key::Certificate(name.into()),
+            Self::TrustBundle => Key::TrustBundle(name.into()),
             Self::Workload => Key::Workload(name.into()),
             Self::Service => Key::Service(name.into()),
             Self::Route => Key::Route(name.into()),
@@ -126,6 +132,7 @@ impl TypeUrl {
 pub(crate) fn name(key: &Key) -> &str {
     match key {
         Key::Certificate(key) => key.as_str(),
+        Key::TrustBundle(key) => key.as_str(),
         Key::Workload(key) => key.as_str(),
         Key::Service(key) => key.as_str(),
         Key::Route(key) => key.as_str(),

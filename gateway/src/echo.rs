@@ -115,6 +115,10 @@ impl Echo {
 
     fn note(&mut self, change: &Change) {
         match change {
+            // It speaks no TLS, least of all by another's certificate.
+            Change::Upsert(Resource::Service(service)) if service.tls.is_some() => {
+                self.services.remove(&service.key);
+            }
             Change::Upsert(Resource::Service(service)) => {
                 self.services.insert(service.key.clone());
             }
@@ -251,6 +255,8 @@ mod tests {
             protocol: BackendProtocol::default(),
             session: None,
             retry_budget: None,
+            tls: None,
+            broken: None,
         })));
         let changes = echo.complete(vec![service]).await;
         assert!(matches!(&changes[0], Change::Upsert(Resource::Workload(workload)) if workload.address.is_loopback()));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{sync::watch, task::JoinHandle};
-use weft_crds::{Condition, Kind, Object, ObjectRef};
+use weft_crds::{Condition, GatewayStatus, Kind, Object, ObjectRef};
 use weft_model::{Change, Key, ListenerKey, Rejected};
 use weft_proxy::{Options, Proxy};
 use weft_translate::{Code, Edit, Status, Translator};
@@ -233,9 +233,9 @@ impl Reloader {
         let mut statuses: BTreeMap<ObjectRef, Status> = output.statuses.into_iter().collect();
         if were_refused != self.refused {
             // The data plane's word on any listener may be another now.
-            let gateways = self.translator.statuses();
-            let gateways = gateways.filter(|(reference, _)| reference.kind == Kind::Gateway);
-            statuses.extend(gateways.map(|(reference, status)| (reference.clone(), status.clone())));
+            let owners = self.translator.statuses();
+            let owners = owners.filter(|(reference, _)| matches!(reference.kind, Kind::Gateway | Kind::ListenerSet));
+            statuses.extend(owners.map(|(reference, status)| (reference.clone(), status.clone())));
         }
         self.say_refused(&mut statuses);
         let generation = self.applied.borrow().generation + 1;
@@ -300,18 +300,27 @@ impl Reloader {
     /// Puts the data plane's word on listeners into statuses.
     fn say_refused(&self, statuses: &mut BTreeMap<ObjectRef, Status>) {
         for (reference, status) in statuses {
-            let Status::Gateway(gateway) = status else { continue };
+            let (conditions, listeners, key): (_, _, fn(&str, &str, &str) -> ListenerKey) = match status {
+                Status::Gateway(gateway) => {
+                    let GatewayStatus {
+                        conditions, listeners, ..
+                    } = gateway;
+                    (conditions, listeners, ListenerKey::of_gateway)
+                }
+                Status::ListenerSet(set) => (&mut set.conditions, &mut set.listeners, ListenerKey::of_set),
+                _ => continue,
+            };
             let mut refused = 0;
-            for listener in &mut gateway.listeners {
-                let key = ListenerKey::from(format!("{}/{}/{}", reference.namespace, reference.name, listener.name));
+            for listener in listeners.iter_mut() {
+                let key = key(&reference.namespace, &reference.name, &listener.name);
                 let Some(reason) = self.refused.get(&Key::Listener(key)) else {
                     continue;
                 };
                 refused += 1;
                 unprogram(&mut listener.conditions, reason);
             }
-            if refused > 0 && refused == gateway.listeners.len() {
-                unprogram(&mut gateway.conditions, "the data plane serves none of the listeners");
+            if refused > 0 && refused == listeners.len() {
+                unprogram(conditions, "the data plane serves none of the listeners");
             }
         }
     }

@@ -49,7 +49,7 @@ key! {
     GatewayKey
 }
 key! {
-    /// `namespace/gateway/listener`.
+    /// `namespace/gateway/listener` of a Gateway, `ListenerSet/namespace/set/listener` of a ListenerSet.
     ListenerKey
 }
 key! {
@@ -67,6 +67,24 @@ key! {
 key! {
     /// `namespace/name` of the Secret that holds a certificate.
     CertificateKey
+}
+key! {
+    /// `kind/namespace/name` of the ConfigMap or Secret that holds roots.
+    TrustBundleKey
+}
+
+impl ListenerKey {
+    const SET: &str = "ListenerSet/";
+
+    /// The key of a listener of a Gateway.
+    pub fn of_gateway(namespace: &str, gateway: &str, listener: &str) -> Self {
+        Self(format!("{namespace}/{gateway}/{listener}").into())
+    }
+
+    /// The key of a listener of a ListenerSet.
+    pub fn of_set(namespace: &str, set: &str, listener: &str) -> Self {
+        Self(format!("{}{namespace}/{set}/{listener}", Self::SET).into())
+    }
 }
 
 impl ServiceKey {

@@ -14,11 +14,12 @@ mod resource;
 mod route;
 mod service;
 mod session;
+mod trust;
 
 pub use certificate::{Certificate, PrivateKeyPem};
 pub use filter::{Cors, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite};
 pub use host::{HostPattern, HostPatternError};
-pub use key::{CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, WorkloadKey};
+pub use key::{CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, TrustBundleKey, WorkloadKey};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};
 pub use resource::{Change, Key, Rejected, Resource};
 pub use route::{
@@ -27,3 +28,4 @@ pub use route::{
 };
 pub use service::{BackendProtocol, RetryBudget, Service, Workload};
 pub use session::{CookiePath, SessionCarrier, SessionPersistence};
+pub use trust::{BackendTls, ClientValidation, ClientValidationMode, SubjectAltName, TrustBundle, TrustRoots};

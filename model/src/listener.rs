@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CertificateKey, GatewayKey, HostPattern, ListenerKey};
+use crate::{CertificateKey, ClientValidation, GatewayKey, HostPattern, ListenerKey};
 
-/// One listener of a Gateway that has been accepted.
+/// One listener that has been accepted, of a Gateway or of a ListenerSet attached to one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
@@ -22,6 +22,9 @@ pub struct Listener {
     /// Present when TLS is terminated here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// What its requests show to backends that ask for a certificate (Gateway API, `Gateway.spec.tls.backend`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_certificate: Option<CertificateKey>,
 }
 
 /// What is spoken on a listener.
@@ -41,4 +44,7 @@ pub enum ListenerProtocol {
 pub struct ListenerTls {
     /// In the manifest's order. The one whose names fit the SNI is shown, else the first.
     pub certificates: Vec<CertificateKey>,
+    /// Present when clients are to prove who they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientValidation>,
 }

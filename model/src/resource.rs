@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Certificate, CertificateKey, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, Workload, WorkloadKey,
+    Certificate, CertificateKey, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, TrustBundle,
+    TrustBundleKey, Workload, WorkloadKey,
 };
 
 /// A resource of any kind.
@@ -14,6 +15,8 @@ use crate::{
 pub enum Resource {
     /// Certificates come first: a listener is of no use before them.
     Certificate(Arc<Certificate>),
+    /// Roots, for the same reason.
+    TrustBundle(Arc<TrustBundle>),
     /// An endpoint.
     Workload(Arc<Workload>),
     /// A Service port.
@@ -30,6 +33,8 @@ pub enum Resource {
 pub enum Key {
     /// A certificate's.
     Certificate(CertificateKey),
+    /// A trust bundle's.
+    TrustBundle(TrustBundleKey),
     /// A workload's.
     Workload(WorkloadKey),
     /// A service's.
@@ -64,6 +69,7 @@ impl Resource {
     pub fn key(&self) -> Key {
         match self {
             Self::Certificate(certificate) => Key::Certificate(certificate.key.clone()),
+            Self::TrustBundle(bundle) => Key::TrustBundle(bundle.key.clone()),
             Self::Workload(workload) => Key::Workload(workload.key.clone()),
             Self::Service(service) => Key::Service(service.key.clone()),
             Self::Route(route) => Key::Route(route.key.clone()),
@@ -84,6 +90,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Certificate(key) => write!(f, "certificate {key}"),
+            Self::TrustBundle(key) => write!(f, "trust bundle {key}"),
             Self::Workload(key) => write!(f, "workload {key}"),
             Self::Service(key) => write!(f, "service {key}"),
             Self::Route(key) => write!(f, "route {key}"),

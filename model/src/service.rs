@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ServiceKey, SessionPersistence, WorkloadKey};
+use crate::{BackendTls, ServiceKey, SessionPersistence, WorkloadKey};
 
 /// One port of a Service. Health and load belong here, never to a route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,12 @@ pub struct Service {
     /// How many of its requests may be tried again, if it is not as many as by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// Present when TLS is spoken to its endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BackendTls>,
+    /// Why none of its requests may be sent (say, a policy that names no usable root). They get 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 /// How many of a Service's requests may be tried again (GEP-3388). The default is that of the API.
@@ -74,7 +80,7 @@ pub enum BackendProtocol {
     Undeclared,
     /// HTTP/1.1 (`http`, `kubernetes.io/ws`).
     Http1,
-    /// HTTP/2 by prior knowledge, in clear (`kubernetes.io/h2c`, `grpc`).
+    /// HTTP/2 by prior knowledge (`kubernetes.io/h2c`, `grpc`); over TLS, by ALPN.
     H2c,
 }
 

@@ -189,16 +189,30 @@ impl Controller {
                 .filter(|taken| *taken > 0)
                 .all(|taken| taken >= epoch)
         };
-        let key = |namespace: &str, name: &str| GatewayKey::from(format!("{namespace}/{name}"));
+        let taken = |gateway: Option<ObjectRef>| gateway.is_none_or(|gateway| taken(key(&gateway)));
         match self.parts.world.translator.status_of(reference) {
-            Some(Status::Gateway(_)) => taken(key(&reference.namespace, &reference.name)),
+            Some(Status::Gateway(_) | Status::ListenerSet(_)) => taken(self.gateway_of(reference)),
             Some(Status::Route(route)) => route.parents.iter().all(|parent| {
                 let parent = &parent.parent_ref;
                 let namespace = parent.namespace.as_deref().unwrap_or(&reference.namespace);
-                !parent.is_gateway() || taken(key(namespace, &parent.name))
+                let owner = parent.listener_owner();
+                taken(owner.and_then(|kind| self.gateway_of(&ObjectRef::new(kind, namespace, &parent.name))))
             }),
             _ => true,
         }
+    }
+
+    /// The Gateway that an owner of listeners is, or adds to.
+    fn gateway_of(&self, owner: &ObjectRef) -> Option<ObjectRef> {
+        if owner.kind == Kind::Gateway {
+            return Some(owner.clone());
+        }
+        let Some(Object::ListenerSet(set)) = self.parts.world.translator.get(owner) else {
+            return None;
+        };
+        let parent = &set.spec.parent_ref;
+        let namespace = parent.namespace.as_deref().unwrap_or(&owner.namespace);
+        Some(ObjectRef::new(Kind::Gateway, namespace, &parent.name))
     }
 
     /// Data planes have said something.
@@ -227,7 +241,16 @@ impl Controller {
         }
         let changed = |gateway: &&GatewayKey| before.get(gateway) != self.replicas.get(gateway);
         let keys: BTreeSet<&GatewayKey> = before.keys().chain(self.replicas.keys()).filter(changed).collect();
-        let gateways: Vec<ObjectRef> = keys.into_iter().filter_map(world::reference).collect();
+        let gateways: BTreeSet<ObjectRef> = keys.into_iter().filter_map(world::reference).collect();
+        let owners = self.parts.world.all_seen();
+        let owners = owners.filter(|owner| matches!(owner.kind, Kind::Gateway | Kind::ListenerSet));
+        let owners: Vec<ObjectRef> = owners
+            .filter(|owner| {
+                self.gateway_of(owner)
+                    .is_some_and(|gateway| gateways.contains(&gateway))
+            })
+            .cloned()
+            .collect();
         let taken: Vec<ObjectRef> = self
             .held
             .iter()
@@ -238,7 +261,7 @@ impl Controller {
             self.held.remove(&reference);
             self.statuses.add(reference, now);
         }
-        for reference in gateways {
+        for reference in owners {
             self.look_at(reference, now);
         }
         for reference in routes {
@@ -432,6 +455,11 @@ impl Controller {
     fn complete(&self, reference: &ObjectRef, status: &Status, seen: &Seen) -> Option<Value> {
         let status = match status {
             Status::Gateway(status) => Status::Gateway(self.gateway_status(reference, status, seen)),
+            Status::ListenerSet(status) => {
+                let name = (reference.namespace.as_str(), reference.name.as_str());
+                let planes = self.planes(&self.gateway_of(reference)?, seen);
+                Status::ListenerSet(programmed::listener_set(status.clone(), name, &planes))
+            }
             Status::Route(route) => {
                 let refused = self.refused.get(reference).map(Vec::as_slice).unwrap_or_default();
                 let refused: Vec<(&Key, &str)> = refused.iter().map(|(key, why)| (key, why.as_str())).collect();
@@ -443,17 +471,21 @@ impl Controller {
     }
 
     fn gateway_status(&self, reference: &ObjectRef, status: &GatewayStatus, seen: &Seen) -> GatewayStatus {
-        let key = GatewayKey::from(format!("{}/{}", reference.namespace, reference.name));
-        let ready = self.child(reference, ChildKind::Deployment);
-        let ready = ready.and_then(|deployment| deployment.object["status"]["readyReplicas"].as_u64());
-        let planes = DataPlanes {
-            connected: self.connected(&key, reference),
-            ready: ready.and_then(|ready| usize::try_from(ready).ok()).unwrap_or_default(),
-            settled: programmed::is_settled(&seen.status(), seen.generation),
-            epoch: self.parts.world.epoch_of(reference),
-        };
+        let planes = self.planes(reference, seen);
         let name = (reference.namespace.as_str(), reference.name.as_str());
         programmed::gateway(status.clone(), name, &planes, self.addresses(reference))
+    }
+
+    /// What is known of the data planes of a Gateway, for a status of its own or of what adds to it.
+    fn planes(&self, gateway: &ObjectRef, seen: &Seen) -> DataPlanes {
+        let ready = self.child(gateway, ChildKind::Deployment);
+        let ready = ready.and_then(|deployment| deployment.object["status"]["readyReplicas"].as_u64());
+        DataPlanes {
+            connected: self.connected(&key(gateway), gateway),
+            ready: ready.and_then(|ready| usize::try_from(ready).ok()).unwrap_or_default(),
+            settled: programmed::is_settled(&seen.status(), seen.generation),
+            epoch: self.parts.world.epoch_of(gateway),
+        }
     }
 
     /// The addresses of a Gateway, or why it cannot have those that it asks for.
@@ -565,6 +597,10 @@ impl Controller {
             None => class,
         }
     }
+}
+
+fn key(gateway: &ObjectRef) -> GatewayKey {
+    GatewayKey::from(format!("{}/{}", gateway.namespace, gateway.name))
 }
 
 /// Does steps one after the other; returns what was made, and the first failure.

@@ -22,7 +22,9 @@ use crate::{
     fields::Fields,
     flag::Flag,
     h1::{Framing, Message, Refusal, chunk_head},
-    upstream::{H1Connection, H1Response, H2Response, ResponseError, Upstream, send_piece},
+    upstream::{
+        ConnectError, H1Connection, H1Response, H2Response, ResponseError, Secure, Upstream, is_of_tls, send_piece,
+    },
     watchdog::Watchdog,
     worker::Worker,
 };
@@ -35,6 +37,8 @@ pub(crate) struct Context<'a> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) upstream: &'a Upstream,
     pub(crate) endpoint: &'a EndpointState,
+    /// By what the connection is secured.
+    pub(crate) secure: Option<&'a Secure>,
     pub(crate) line: &'a Outgoing<'a>,
     pub(crate) rule: &'a Arc<Rule>,
     pub(crate) backend: &'a BackendEntry,
@@ -91,6 +95,8 @@ impl Sent {
 pub(crate) enum Failure {
     #[error("no connection to the endpoint: {0}")]
     Connect(io::Error),
+    #[error("no TLS with the endpoint: {0}")]
+    Handshake(io::Error),
     #[error("the endpoint closed an idle connection as the request went out")]
     Stale,
     #[error("the endpoint broke off before it answered: {0}")]
@@ -115,6 +121,7 @@ impl Failure {
     pub(crate) fn flag(&self) -> Flag {
         match self {
             Self::Connect(_) => Flag::ConnectFailed,
+            Self::Handshake(_) => Flag::TlsFailed,
             Self::Stale | Self::Reset(_) => Flag::UpstreamReset,
             Self::Invalid(_) => Flag::UpstreamInvalid,
             Self::BackendTimeout => Flag::BackendTimeout,
@@ -129,9 +136,16 @@ impl Failure {
     /// What the endpoint is to be held to account for.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::Connect(_) => Outcome::ConnectFailed,
+            Self::Connect(_) | Self::Handshake(_) => Outcome::ConnectFailed,
             Self::Reset(_) | Self::Invalid(_) | Self::BackendTimeout | Self::Status(_) => Outcome::Failure,
             _ => Outcome::Cancelled,
+        }
+    }
+
+    fn of_connecting(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Tcp(error) => Self::Connect(error),
+            ConnectError::Tls(error) => Self::Handshake(error),
         }
     }
 
@@ -211,9 +225,9 @@ async fn make<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &
 async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &Progress) -> Result<Sent, Failure> {
     let worker = context.worker;
     let connections = &context.endpoint.connections;
-    let connection = H1Connection::open(worker, connections, context.fresh)
+    let connection = H1Connection::open(worker, connections, context.secure, context.fresh)
         .await
-        .map_err(Failure::Connect)?;
+        .map_err(Failure::of_connecting)?;
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
     let framing = request.framing();
@@ -273,6 +287,7 @@ async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress
                         Failure::of_body(error)
                     }
                     (_, ResponseError::Closed | ResponseError::Io(_)) if connection.reused => Failure::Stale,
+                    (_, ResponseError::Io(error)) if is_of_tls(&error) => Failure::Handshake(error),
                     (_, ResponseError::Refused(refusal)) => Failure::Invalid(refusal),
                     (_, error) => Failure::Reset(error.to_string()),
                 });
@@ -340,9 +355,9 @@ async fn over_h2<D: Downstream>(context: &Context<'_>, request: &mut D, progress
     let head_request = request.is_head();
     let head = h2_head(context, request)?;
     let (response, mut sender, guard) = connections
-        .h2_request(worker, head, framing == Framing::None)
+        .h2_request(worker, context.secure, head, framing == Framing::None)
         .await
-        .map_err(Failure::Connect)?;
+        .map_err(Failure::of_connecting)?;
 
     let uploaded_at_once = framing == Framing::None || request.buffered().is_some();
     if framing != Framing::None
@@ -422,7 +437,11 @@ fn h2_head<D: Downstream>(context: &Context<'_>, request: &D) -> Result<Request<
         (None, None) => view.path.to_owned(),
     };
     let uri = Uri::builder()
-        .scheme(uri::Scheme::HTTP)
+        .scheme(if context.secure.is_some() {
+            uri::Scheme::HTTPS
+        } else {
+            uri::Scheme::HTTP
+        })
         .authority(context.line.host.unwrap_or(view.host))
         .path_and_query(path_and_query)
         .build()

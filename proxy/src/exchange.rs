@@ -9,11 +9,12 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, header};
+use rustls::sign::CertifiedKey;
 
 use crate::{
     attempt::{self, Failure, Sent, guarded},
     balance::{EndpointState, Outcome, backoff},
-    config::{BackendEntry, Found, Rule, ServiceEntry, Target},
+    config::{BackendEntry, Found, Match, Rule, ServiceEntry, Target},
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
     fields::Fields,
     flag::Flag,
@@ -52,15 +53,17 @@ struct Account {
 }
 
 /// What a rule asks for, and where its requests may go.
-struct Plan<'a> {
+pub(crate) struct Plan<'a> {
     rule: &'a Arc<Rule>,
     backend: &'a BackendEntry,
-    target: Option<String>,
+    pub(crate) target: Option<String>,
     /// The host the backend sees, if it is another than the client's.
-    host: Option<&'a str>,
+    pub(crate) host: Option<&'a str>,
     origin: Option<HeaderValue>,
     deadline: Option<Instant>,
     session: Option<Persistence<'a>>,
+    /// What is shown to a backend that asks for a certificate.
+    pub(crate) identity: Option<&'a Arc<CertifiedKey>>,
 }
 
 /// Serves one request.
@@ -82,6 +85,16 @@ pub(crate) async fn exchange<D: Downstream>(worker: &Rc<Worker>, client: &Client
 
 async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mut D, account: &mut Account) {
     let snapshot = worker.snapshot();
+    if !client.is_trusted(&snapshot) {
+        account.fail(
+            Flag::Misdirected,
+            "the client's certificate is no longer trusted".into(),
+        );
+        answer(worker, account, request, HeaderMap::new()).await;
+        // It may come again by a connection of its own.
+        account.reusable = false;
+        return;
+    }
     let view = request.view();
     if has_dot_segments(view.path) {
         account.fail(Flag::Refused, "dot_segments".into());
@@ -139,6 +152,10 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         account.fail(Flag::NoBackend, "the Service is not known".into());
         return answer(worker, account, request, HeaderMap::new()).await;
     };
+    if let Some(reason) = &entry.service.broken {
+        account.fail(Flag::NoBackend, reason.clone());
+        return answer(worker, account, request, HeaderMap::new()).await;
+    }
     let session = rule.session.as_deref().or(entry.session.as_deref());
     let session = session.map(|session| Persistence {
         session,
@@ -146,38 +163,22 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         resumed,
         secure: client.tls.is_some(),
     });
-    let (prefix, started) = (matched.prefix, account.started);
-    let plan = plan(request, rule, backend, prefix, started, session);
-    mirror::send(
-        worker,
-        &snapshot,
-        client,
-        request,
-        &plan.rule.filters,
-        plan.target.as_deref(),
-        plan.host,
-    );
-    mirror::send(
-        worker,
-        &snapshot,
-        client,
-        request,
-        &plan.backend.filters,
-        plan.target.as_deref(),
-        plan.host,
-    );
+    let started = account.started;
+    let plan = plan(request, &matched, backend, started, session);
+    mirror::send(worker, &snapshot, client, request, &plan.rule.filters, &plan);
+    mirror::send(worker, &snapshot, client, request, &plan.backend.filters, &plan);
     forward(worker, client, request, account, entry, &plan).await;
 }
 
 /// Applies the request filters, and keeps what the tries need.
 fn plan<'a, D: Downstream>(
     request: &mut D,
-    rule: &'a Arc<Rule>,
+    matched: &Match<'a>,
     backend: &'a BackendEntry,
-    prefix: usize,
     started: Instant,
     session: Option<Persistence<'a>>,
 ) -> Plan<'a> {
+    let (rule, prefix) = (matched.rule, matched.prefix);
     let view = request.view();
     let target = backend
         .filters
@@ -210,6 +211,7 @@ fn plan<'a, D: Downstream>(
         origin,
         deadline,
         session,
+        identity: matched.identity,
     }
 }
 
@@ -225,6 +227,7 @@ async fn forward<D: Downstream>(
     let upstream = worker.upstream(entry);
     account.upstream = Some(upstream.clone());
     upstream.budget.request(account.started);
+    let secure = upstream.secure(plan.identity);
     let line = Outgoing {
         target: plan.target.as_deref(),
         host: plan.host,
@@ -256,6 +259,7 @@ async fn forward<D: Downstream>(
             worker,
             upstream: &upstream,
             endpoint: &endpoint,
+            secure: secure.as_deref(),
             line: &line,
             rule: plan.rule,
             backend: plan.backend,
@@ -308,7 +312,7 @@ async fn forward<D: Downstream>(
                 fresh = true;
                 continue;
             }
-            Failure::Connect(_) if connects < CONNECT_TRIES && retries == 0 => {
+            Failure::Connect(_) | Failure::Handshake(_) if connects < CONNECT_TRIES && retries == 0 => {
                 connects += 1;
                 Duration::ZERO
             }

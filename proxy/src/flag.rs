@@ -36,11 +36,13 @@ pub enum Flag {
     Truncated,
     /// The request would have been tried again, but too many are: 503.
     RetryBudget,
+    /// No TLS with an endpoint: it, or the client's certificate it was shown, is not trusted: 502.
+    TlsFailed,
 }
 
 impl Flag {
     /// How many there are.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 17;
 
     /// All of them, in order of their number.
     pub const ALL: [Self; Self::COUNT] = [
@@ -60,6 +62,7 @@ impl Flag {
         Self::Overloaded,
         Self::Truncated,
         Self::RetryBudget,
+        Self::TlsFailed,
     ];
 
     /// The name in logs and metrics; empty for [`Flag::None`].
@@ -81,6 +84,7 @@ impl Flag {
             Self::Overloaded => "overloaded",
             Self::Truncated => "truncated",
             Self::RetryBudget => "retry_budget",
+            Self::TlsFailed => "tls_failed",
         }
     }
 
@@ -92,7 +96,7 @@ impl Flag {
             Self::Misdirected => 421,
             Self::NoBackend => 500,
             Self::NoEndpoint | Self::ConnectFailed | Self::UpstreamReset | Self::Overloaded | Self::RetryBudget => 503,
-            Self::UpstreamInvalid | Self::Truncated => 502,
+            Self::UpstreamInvalid | Self::Truncated | Self::TlsFailed => 502,
             Self::BackendTimeout | Self::RequestTimeout => 504,
             Self::ClientGone => 499,
             Self::ClientTimeout => 408,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::{config::Snapshot, listen};
+use crate::{config::Snapshot, tls};
 
 /// The TLS side of a port, as its connections have it.
 ///
 /// # Errors
 /// The configuration cannot be made.
 pub fn tls(port: u16, snapshot: Arc<Snapshot>) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
-    listen::server_config(port, Arc::new(ArcSwap::new(snapshot)))
+    tls::server_config(port, Arc::new(ArcSwap::new(snapshot)), None)
 }

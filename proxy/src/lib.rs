@@ -29,6 +29,7 @@ mod options;
 mod server;
 mod session;
 mod splice;
+mod tls;
 mod traffic;
 mod tunnel;
 mod upstream;

@@ -4,23 +4,15 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
-    sync::Arc,
 };
 
-use arc_swap::ArcSwap;
-use rustls::{
-    ServerConfig,
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    config::Snapshot,
-    downstream::{Client, Tls, h1, h2},
+    downstream::{Client, h1, h2},
     io::Prefixed,
+    tls::PortTls,
     traffic::Cells,
     worker::Worker,
 };
@@ -48,8 +40,7 @@ pub(crate) fn is_free(address: IpAddr, port: u16) -> io::Result<()> {
 }
 
 /// Accepts connections until the task is dropped.
-pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, tls: Option<Arc<ServerConfig>>) {
-    let acceptor = tls.map(TlsAcceptor::from);
+pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, tls: Option<PortTls>) {
     let cells = worker.listener(port);
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -72,17 +63,17 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16,
         });
         let guard = Open(worker.clone());
         let (worker, cells) = (worker.clone(), cells.clone());
-        match acceptor.clone() {
+        match tls.clone() {
             None => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
                     plain(worker, stream, Client::new(peer, port, None, cells)).await;
                 });
             }
-            Some(acceptor) => {
+            Some(tls) => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
-                    Box::pin(secure(worker, acceptor, stream, peer, port, cells)).await;
+                    Box::pin(secure(worker, tls, stream, peer, port, cells)).await;
                 });
             }
         }
@@ -110,64 +101,24 @@ async fn plain(worker: Rc<Worker>, stream: TcpStream, client: Client) {
     }
 }
 
-async fn secure(
-    worker: Rc<Worker>,
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    peer: SocketAddr,
-    port: u16,
-    cells: Rc<Cells>,
-) {
+async fn secure(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, peer: SocketAddr, port: u16, cells: Rc<Cells>) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let handshake = tokio::time::timeout(worker.options.limits.head_timeout, acceptor.accept(stream));
-    let stream = match handshake.await {
-        Ok(Ok(stream)) => stream,
+    let handshake = tokio::time::timeout(worker.options.limits.head_timeout, tls.accept(stream));
+    let (stream, tls) = match handshake.await {
+        Ok(Ok(shaken)) => shaken,
         Ok(Err(error)) => {
             tracing::debug!(%peer, port, %error, "a TLS handshake failed");
             return worker.count_connections(|stats| stats.handshakes_failed += 1);
         }
         Err(_) => return worker.count_connections(|stats| stats.handshakes_failed += 1),
     };
-    let session = stream.get_ref().1;
-    let sni = session.server_name().map(|name| Rc::from(name.to_ascii_lowercase()));
-    let http2 = session.alpn_protocol() == Some(b"h2");
-    let client = Client::new(peer, port, Some(Tls { sni }), cells);
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let client = Client::new(peer, port, Some(tls), cells);
     if http2 {
         h2::serve(&worker, Rc::new(client), stream).await;
     } else {
         h1::serve(&worker, &client, stream).await;
-    }
-}
-
-/// The TLS side of a port. The certificate is chosen by each handshake from the configuration then in use.
-pub(crate) fn server_config(port: u16, snapshot: Arc<ArcSwap<Snapshot>>) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySni { port, snapshot }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    Ok(Arc::new(config))
-}
-
-struct BySni {
-    port: u16,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-}
-
-impl ResolvesServerCert for BySni {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = hello.server_name().map(str::to_ascii_lowercase);
-        self.snapshot.load().port(self.port)?.certificate(name.as_deref())
-    }
-}
-
-impl std::fmt::Debug for BySni {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BySni")
-            .field("port", &self.port)
-            .finish_non_exhaustive()
     }
 }

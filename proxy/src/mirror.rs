@@ -9,6 +9,7 @@ use crate::{
     body::Piece,
     config::{Filters, Snapshot},
     downstream::{Client, Downstream, Outgoing},
+    exchange::Plan,
     h1::Framing,
     upstream::H1Connection,
     worker::Worker,
@@ -22,8 +23,7 @@ pub(crate) fn send<D: Downstream>(
     client: &Client,
     request: &D,
     filters: &Filters,
-    target: Option<&str>,
-    host: Option<&str>,
+    plan: &Plan<'_>,
 ) {
     if filters.mirrors().is_empty() {
         return;
@@ -36,6 +36,9 @@ pub(crate) fn send<D: Downstream>(
         let Some(entry) = snapshot.resolve(mirror.service) else {
             continue;
         };
+        if entry.service.broken.is_some() {
+            continue;
+        }
         let upstream = worker.upstream(entry);
         if upstream.protocol.get() == BackendProtocol::H2c {
             continue;
@@ -44,8 +47,8 @@ pub(crate) fn send<D: Downstream>(
         request.encode(
             &mut copy,
             &Outgoing {
-                target,
-                host,
+                target: plan.target.as_deref(),
+                host: plan.host,
                 upgrade: false,
                 client,
             },
@@ -53,6 +56,7 @@ pub(crate) fn send<D: Downstream>(
         copy.extend_from_slice(request.buffered().unwrap_or_default());
         let method = request.view().method.to_owned();
         let worker = worker.clone();
+        let secure = upstream.secure(plan.identity);
         let task = async move {
             let now = Instant::now();
             let Some(endpoint) = upstream.pick(now, None) else {
@@ -60,7 +64,7 @@ pub(crate) fn send<D: Downstream>(
             };
             let _in_flight = EndpointState::start(&endpoint, now);
             let connections = &endpoint.connections;
-            let Ok(connection) = H1Connection::open(&worker, connections, false).await else {
+            let Ok(connection) = H1Connection::open(&worker, connections, secure.as_deref(), false).await else {
                 return;
             };
             let watchdog = worker.watchdogs.watch();

@@ -24,6 +24,7 @@ use crate::{
     log::{self, AccessLogger},
     metrics,
     options::Options,
+    tls::PortTls,
     traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Tally, Traffic},
     watchdog::TICK,
     worker::Worker,
@@ -67,7 +68,7 @@ enum Command {
 struct Opened {
     port: u16,
     socket: std::net::TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<PortTls>,
 }
 
 impl Proxy {
@@ -173,7 +174,7 @@ impl Proxy {
             .ok_or_else(|| io::Error::other("the port and the offset together are over 65535"))?;
         listen::is_free(self.options.address, bound)?;
         let tls = match tls {
-            true => Some(listen::server_config(port, self.snapshot.clone()).map_err(io::Error::other)?),
+            true => Some(PortTls::new(port, self.snapshot.clone()).map_err(io::Error::other)?),
             false => None,
         };
         self.workers

@@ -543,6 +543,7 @@ fn a_thousand_edits_under_load_fail_no_request() {
             protocol: ListenerProtocol::Https,
             tls: Some(ListenerTls {
                 certificates: vec![CertificateKey::from("default/tls")],
+                client: None,
             }),
             ..listener("https", load.tls_port)
         })),
@@ -553,6 +554,8 @@ fn a_thousand_edits_under_load_fail_no_request() {
             protocol: pool.protocol,
             session: None,
             retry_budget: None,
+            tls: None,
+            broken: None,
         })));
         let first = pool.backends.keys().next().copied().expect("there are two");
         pool.swap([first].into(), false, |changes| editor.apply(changes));

@@ -229,6 +229,7 @@ fn tls_is_terminated_by_sni_and_certificates_are_replaced_live() {
         protocol: ListenerProtocol::Https,
         tls: Some(ListenerTls {
             certificates: vec![CertificateKey::from("default/one")],
+            client: None,
         }),
         ..common::listener("https", port)
     })));

@@ -4,6 +4,7 @@ use weft_crds::{BackendObjectReference, Kind};
 use weft_model::{BackendProtocol, ServiceKey};
 
 use crate::{
+    backend_tls,
     diagnostic::{Code, Diagnostic},
     world::Reader,
 };
@@ -106,13 +107,26 @@ pub(crate) fn resolve(
             "use a TCP port".into(),
         ));
     }
+    if is_https(found.app_protocol.as_deref())
+        && !backend_tls::applies(reader, to, &reference.name, found.name.as_deref())
+    {
+        let message = format!("port {port} of the Service {full} wants TLS, and nothing says whom to trust");
+        let remedy = format!("add a BackendTLSPolicy for the Service to {to}");
+        return Err(fail(
+            "UnsupportedProtocol",
+            Code::BackendProtocol,
+            "port",
+            message,
+            remedy,
+        ));
+    }
     if let Some(unknown) = found
         .app_protocol
         .as_deref()
         .filter(|name| protocol(Some(name)).is_none())
     {
         let message = format!("the Service {full} declares the appProtocol {unknown:?}, which is not served");
-        let remedy = "use http, kubernetes.io/h2c, kubernetes.io/ws or grpc, or none".to_owned();
+        let remedy = "use http, https, kubernetes.io/h2c, kubernetes.io/ws or grpc, or none".to_owned();
         return Err(fail(
             "UnsupportedProtocol",
             Code::BackendProtocol,
@@ -124,12 +138,21 @@ pub(crate) fn resolve(
     Ok(ServiceKey::new(to, &reference.name, port))
 }
 
+/// Whether an `appProtocol` says that the backend speaks TLS.
+fn is_https(app_protocol: Option<&str>) -> bool {
+    app_protocol.is_some_and(|name| {
+        let names = ["https", "kubernetes.io/wss", "wss"];
+        names.iter().any(|known| name.eq_ignore_ascii_case(known))
+    })
+}
+
 /// What an `appProtocol` means (GEP-1911); none when it is not served.
 pub(crate) fn protocol(app_protocol: Option<&str>) -> Option<BackendProtocol> {
-    match app_protocol {
-        None | Some("" | "tcp") => Some(BackendProtocol::Undeclared),
-        Some("http" | "http1" | "kubernetes.io/ws" | "ws") => Some(BackendProtocol::Http1),
-        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc" | "kubernetes.io/grpc") => Some(BackendProtocol::H2c),
-        Some(_) => None,
+    let name = app_protocol.unwrap_or_default().to_ascii_lowercase();
+    match name.as_str() {
+        "" | "tcp" | "https" => Some(BackendProtocol::Undeclared),
+        "http" | "http1" | "kubernetes.io/ws" | "ws" | "kubernetes.io/wss" | "wss" => Some(BackendProtocol::Http1),
+        "kubernetes.io/h2c" | "h2c" | "http2" | "grpc" | "kubernetes.io/grpc" => Some(BackendProtocol::H2c),
+        _ => None,
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 /// are still shown.
 pub(crate) fn terminate(
     reader: &Reader<'_>,
-    namespace: &str,
+    from: (Kind, &str),
     spec: &ListenerSpec,
     path: &str,
     diagnostics: &mut Vec<Diagnostic>,
@@ -42,7 +42,7 @@ pub(crate) fn terminate(
     let mut found = Vec::new();
     let mut problem = None;
     for (at, reference) in references.iter().enumerate() {
-        match certificate(reader, namespace, reference) {
+        match certificate(reader, from, reference) {
             Ok(certificate) => found.push(Arc::new(certificate)),
             Err((code, reason, message, remedy)) => {
                 diagnostics.push(code.at(format!("{path}.tls.certificateRefs[{at}].name"), &message, remedy));
@@ -53,9 +53,15 @@ pub(crate) fn terminate(
     (found, problem)
 }
 
+/// What is wrong with a reference: the code, the reason of `ResolvedRefs`, the whole story, and what to do.
 type Refused = (Code, &'static str, String, String);
 
-fn certificate(reader: &Reader<'_>, namespace: &str, reference: &SecretReference) -> Result<Certificate, Refused> {
+/// Finds a certificate that an object of this kind and namespace refers to.
+pub(crate) fn certificate(
+    reader: &Reader<'_>,
+    (kind, namespace): (Kind, &str),
+    reference: &SecretReference,
+) -> Result<Certificate, Refused> {
     let invalid = |message: String, remedy: &str| {
         (
             Code::InvalidCertificate,
@@ -73,13 +79,13 @@ fn certificate(reader: &Reader<'_>, namespace: &str, reference: &SecretReference
     }
     let to = reference.namespace.as_deref().unwrap_or(namespace);
     let full = format!("{to}/{}", reference.name);
-    if !reader.permits((Kind::Gateway, namespace), ("", "Secret", to, &reference.name)) {
+    if !reader.permits((kind, namespace), ("", "Secret", to, &reference.name)) {
         let message = format!(
-            "no ReferenceGrant in {to} lets Gateways of {namespace} use the Secret {}",
+            "no ReferenceGrant in {to} lets {kind}s of {namespace} use the Secret {}",
             reference.name
         );
         let remedy = format!(
-            "add a ReferenceGrant to {to}, from Gateway in {namespace} to Secret {}",
+            "add a ReferenceGrant to {to}, from {kind} in {namespace} to Secret {}",
             reference.name
         );
         return Err((Code::MissingGrant, "RefNotPermitted", message, remedy));
@@ -108,7 +114,8 @@ fn certificate(reader: &Reader<'_>, namespace: &str, reference: &SecretReference
     })
 }
 
-fn pem(secret: &Secret, name: &str) -> Option<String> {
+/// A part of a Secret as text.
+pub(crate) fn pem(secret: &Secret, name: &str) -> Option<String> {
     if let Some(text) = secret.string_data.get(name) {
         return Some(text.clone());
     }

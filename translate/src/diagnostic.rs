@@ -73,6 +73,9 @@ codes! {
     ListenerConflict = "W0202" Error "two listeners of a port cannot be told apart";
     InvalidCertificate = "W0203" Error "a certificate cannot be used";
     InvalidRouteKinds = "W0204" Error "a listener allows kinds of routes that do not fit it";
+    InvalidTrust = "W0205" Error "roots cannot be used";
+    ListenerSetNotAllowed = "W0206" Error "a Gateway does not allow a ListenerSet";
+    InsecureFallback = "W0207" Warning "clients are let in that prove nothing";
     MissingGrant = "W0301" Error "a reference to another namespace is not permitted";
     NoParent = "W0302" Error "a route attaches to no listener";
     ParentNotFound = "W0303" Warning "a route's parent does not exist";

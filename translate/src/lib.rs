@@ -5,12 +5,15 @@
 //! edit costs the same among 5,000 routes as among 50. The result never depends on the order of the edits.
 
 mod backend;
+mod backend_tls;
 mod certificate;
 mod claim;
 mod diagnostic;
 mod duration;
 mod filter;
+mod frontend;
 mod listener;
+mod owner;
 mod parameters;
 mod policy;
 mod route;
@@ -20,6 +23,7 @@ mod session;
 mod status;
 mod traffic_policy;
 mod translator;
+mod trust;
 mod validate;
 mod world;
 

@@ -1,40 +1,27 @@
-//! The listeners of a Gateway: which of them are served, by which certificates, and which routes they take.
+//! A listener: whether it is served, by which certificates, and which routes it takes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use weft_crds::{
-    AddressStatus, Condition, Gateway, GatewayStatus, LabelSelector, ListenerSpec, ListenerStatus, RouteKindStatus,
+use weft_crds::{Condition, Kind, LabelSelector, ListenerSpec, NamespacesFrom, RouteKindStatus};
+use weft_model::{
+    CertificateKey, GatewayKey, HostPattern, Listener, ListenerKey, ListenerProtocol, ListenerTls, Resource,
 };
-use weft_model::{Certificate, GatewayKey, HostPattern, Listener, ListenerKey, ListenerProtocol, ListenerTls};
 
 use crate::{
     certificate,
     diagnostic::{Code, Diagnostic},
-    parameters,
+    frontend,
+    owner::{self, Owner},
     status::condition,
-    world::Reader,
+    world::{Reader, Slot},
 };
 
-const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-const IP_ADDRESS: &str = "IPAddress";
+pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// The protocols that are served, of which a port speaks one.
+const PROTOCOLS: [&str; 2] = ["HTTP", "HTTPS"];
 
 /// The reason of a condition, and the whole story.
 pub(crate) type Problem = (&'static str, String);
-
-/// What a Gateway has come to have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GatewayListeners {
-    pub(crate) generation: i64,
-    pub(crate) listeners: Vec<ListenerState>,
-    pub(crate) diagnostics: Vec<Diagnostic>,
-    pub(crate) certificates: Vec<Arc<Certificate>>,
-    /// How many listeners are asked for; those without a name of their own have no state.
-    asked: usize,
-    /// The addresses that were asked for by value.
-    addresses: Vec<AddressStatus>,
-    /// Why nothing of the Gateway is served.
-    refused: Option<Problem>,
-}
 
 /// One listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +35,7 @@ pub(crate) struct ListenerState {
     /// The kinds of routes it takes.
     pub(crate) kinds: Vec<RouteKindStatus>,
     pub(crate) namespaces: Namespaces,
-    conditions: Vec<Condition>,
+    pub(crate) conditions: Vec<Condition>,
 }
 
 /// The namespaces whose routes a listener takes.
@@ -63,6 +50,16 @@ pub(crate) enum Namespaces {
 impl Eq for Namespaces {}
 
 impl Namespaces {
+    /// Those that a spec means; `own` is the namespace of whoever states it, and meant by default.
+    pub(crate) fn of(spec: Option<&NamespacesFrom>, own: &str) -> Self {
+        match spec.and_then(|spec| spec.from.as_deref()) {
+            Some("All") => Self::All,
+            Some("None") => Self::None,
+            Some("Selector") => Self::Selected(spec.and_then(|spec| spec.selector.clone()).unwrap_or_default()),
+            _ => Self::Only(own.to_owned()),
+        }
+    }
+
     pub(crate) fn allow(&self, reader: &Reader<'_>, namespace: &str) -> bool {
         match self {
             Self::All => true,
@@ -73,108 +70,18 @@ impl Namespaces {
     }
 }
 
-/// Derives the listeners of a Gateway; none if there is no such Gateway, or it is not ours.
-pub(crate) fn derive(reader: &Reader<'_>, namespace: &str, name: &str) -> Option<GatewayListeners> {
-    let gateway = reader.gateway(namespace, name)?;
-    if !is_ours(reader, gateway) {
-        return None;
-    }
-    let generation = gateway.metadata.generation();
-    let mut diagnostics = Vec::new();
-    let refused = refuse(reader, gateway, &mut diagnostics);
-    let mut certificates = Vec::new();
-    let mut listeners = Vec::new();
-    let mut names: HashMap<&str, usize> = HashMap::new();
-    for (at, spec) in gateway.spec.listeners.iter().enumerate() {
-        let path = format!("spec.listeners[{at}]");
-        if spec.name.is_empty() {
-            let message = "the listener has no name";
-            diagnostics.push(Code::MissingField.at(
-                format!("{path}.name"),
-                message,
-                "give it one: routes attach by it",
-            ));
-            continue;
-        }
-        if let Some(first) = names.insert(&spec.name, at) {
-            let message = format!("the name {:?} is that of spec.listeners[{first}] too", spec.name);
-            diagnostics.push(Code::DuplicateName.at(
-                format!("{path}.name"),
-                message,
-                "give each listener a name of its own",
-            ));
-            continue;
-        }
-        let mut listener = one(reader, gateway, spec, &path, &mut diagnostics, &mut certificates);
-        if let Some((_, message)) = &refused {
-            listener.take_off(message, generation);
-        }
-        listeners.push(listener);
-    }
-    if refused.is_some() {
-        certificates.clear();
-    }
-    certificates.sort_by(|a: &Arc<Certificate>, b| a.key.cmp(&b.key));
-    certificates.dedup_by(|a, b| a.key == b.key);
-    let asked_addresses = gateway.spec.addresses.iter().filter(|_| refused.is_none());
-    let addresses = asked_addresses.filter_map(|address| {
-        Some(AddressStatus {
-            address_type: address.address_type.clone().unwrap_or_else(|| IP_ADDRESS.into()),
-            value: address.value.clone()?,
-        })
-    });
-    Some(GatewayListeners {
-        generation,
-        listeners,
-        diagnostics,
-        certificates,
-        asked: gateway.spec.listeners.len(),
-        addresses: addresses.collect(),
-        refused,
-    })
-}
-
-/// Why nothing of a Gateway can be served.
-fn refuse(reader: &Reader<'_>, gateway: &Gateway, diagnostics: &mut Vec<Diagnostic>) -> Option<Problem> {
-    let infrastructure = gateway.spec.infrastructure.as_ref();
-    if let Some(reference) = infrastructure.and_then(|infrastructure| infrastructure.parameters_ref.as_ref())
-        && let Some(message) = parameters::problem(reader, reference, Some(gateway.metadata.namespace()))
-    {
-        let path = "spec.infrastructure.parametersRef";
-        let remedy = "create it, or remove the reference";
-        diagnostics.push(Code::Invalid.at(path, &message, remedy));
-        return Some(("InvalidParameters", message));
-    }
-    gateway.spec.addresses.iter().enumerate().find_map(|(at, address)| {
-        let unknown = address
-            .address_type
-            .as_deref()
-            .filter(|kind| !matches!(*kind, IP_ADDRESS | "Hostname"))?;
-        let message = format!("addresses of type {unknown} are not supported");
-        let path = format!("spec.addresses[{at}].type");
-        diagnostics.push(Code::Invalid.at(path, &message, "use IPAddress or Hostname"));
-        Some(("UnsupportedAddress", message))
-    })
-}
-
-/// A Gateway is ours if its class names our controller; standalone, all are.
-pub(crate) fn is_ours(reader: &Reader<'_>, gateway: &Gateway) -> bool {
-    reader.options.standalone
-        || reader
-            .gateway_class("", &gateway.spec.gateway_class_name)
-            .is_some_and(|class| class.spec.controller_name == reader.options.controller_name)
-}
-
-fn one(
+/// Derives a listener, whoever has it. What it needs goes into `resources`.
+pub(crate) fn one(
     reader: &Reader<'_>,
-    gateway: &Gateway,
+    owner: &Owner<'_>,
     spec: &ListenerSpec,
     path: &str,
+    backend_certificate: Option<&CertificateKey>,
     diagnostics: &mut Vec<Diagnostic>,
-    certificates: &mut Vec<Arc<Certificate>>,
+    resources: &mut Vec<Resource>,
 ) -> ListenerState {
-    let generation = gateway.metadata.generation();
-    let (namespace, name) = (gateway.metadata.namespace(), gateway.metadata.name.as_str());
+    let generation = owner.metadata.generation();
+    let namespace = owner.namespace();
     let mut accepted = Ok(());
     let mut conflicted = None;
     let hostname = match spec
@@ -211,7 +118,7 @@ fn one(
         accepted = Err(("PortUnavailable", message.into()));
     }
     if accepted.is_ok()
-        && let Some((reason, message)) = conflict(reader, gateway, spec)
+        && let Some((reason, message)) = conflict(reader, owner, spec)
     {
         let remedy = "give one of them another hostname or port, or remove it";
         diagnostics.push(Code::ListenerConflict.at(path, &message, remedy));
@@ -229,33 +136,56 @@ fn one(
     };
     let mut tls = None;
     if protocol == Some(ListenerProtocol::Https) {
-        let (found, problem) = certificate::terminate(reader, namespace, spec, path, diagnostics);
+        let from = (owner.reference.kind, namespace);
+        let (found, problem) = certificate::terminate(reader, from, spec, path, diagnostics);
         if let Some(problem) = problem {
+            resolved = Err(problem);
+        }
+        let frontend = frontend::on(reader, owner.gateway, spec.port);
+        if let Some(problem) = frontend.as_ref().and_then(|frontend| frontend.problem.clone()) {
+            let (_, message) = &problem;
+            if owner.reference.kind != Kind::Gateway {
+                let remedy = "see spec.tls.frontend of the Gateway";
+                diagnostics.push(Code::InvalidTrust.at(format!("{path}.port"), message, remedy));
+            }
+            let nobody = frontend.as_ref().is_none_or(|frontend| frontend.bundles.is_empty());
+            if nobody && accepted.is_ok() {
+                accepted = Err(("NoValidCACertificate", message.clone()));
+            }
             resolved = Err(problem);
         }
         if !found.is_empty() {
             tls = Some(ListenerTls {
                 certificates: found.iter().map(|certificate| certificate.key.clone()).collect(),
+                client: frontend.as_ref().map(|frontend| frontend.client.clone()),
             });
-            certificates.extend(found);
+            resources.extend(found.into_iter().map(Resource::Certificate));
+            let bundles = frontend.into_iter().flat_map(|frontend| frontend.bundles);
+            resources.extend(bundles.map(Resource::TrustBundle));
         }
     }
-    let key = ListenerKey::from(format!("{namespace}/{name}/{}", spec.name));
+    let key = owner.key(&spec.name);
     let served = accepted.is_ok() && (tls.is_some() || protocol == Some(ListenerProtocol::Http));
     let model = protocol.filter(|_| served).map(|protocol| {
         Arc::new(Listener {
             key: key.clone(),
-            gateway: GatewayKey::from(format!("{namespace}/{name}")),
+            gateway: GatewayKey::from(format!(
+                "{}/{}",
+                owner.gateway.metadata.namespace(),
+                owner.gateway.metadata.name
+            )),
             port: spec.port,
             protocol,
             hostname: hostname.clone(),
             tls,
+            backend_certificate: backend_certificate.cloned(),
         })
     });
     let programmed = match (&accepted, &resolved, &model) {
         (_, _, Some(_)) => condition("Programmed", true, "Programmed", "The listener is served", generation),
         (Err((_, message)), ..) | (_, Err((_, message)), _) => {
-            condition("Programmed", false, "Invalid", message, generation)
+            let reason = conflicted.as_ref().map_or("Invalid", |(reason, _)| reason);
+            condition("Programmed", false, reason, message, generation)
         }
         _ => condition(
             "Programmed",
@@ -296,16 +226,7 @@ fn one(
         .allowed_routes
         .as_ref()
         .and_then(|allowed| allowed.namespaces.as_ref());
-    let namespaces = match allowed.and_then(|namespaces| namespaces.from.as_deref()) {
-        Some("All") => Namespaces::All,
-        Some("None") => Namespaces::None,
-        Some("Selector") => Namespaces::Selected(
-            allowed
-                .and_then(|namespaces| namespaces.selector.clone())
-                .unwrap_or_default(),
-        ),
-        _ => Namespaces::Only(namespace.to_owned()),
-    };
+    let namespaces = Namespaces::of(allowed, namespace);
     ListenerState {
         name: spec.name.clone(),
         port: spec.port,
@@ -318,51 +239,64 @@ fn one(
     }
 }
 
-/// Another listener that this one cannot be told apart from. Within a Gateway neither is served: the API forbids to pick
-/// one. Standalone, a listener is in conflict with those of older Gateways on its port as well, and these are served.
-fn conflict(reader: &Reader<'_>, gateway: &Gateway, spec: &ListenerSpec) -> Option<Problem> {
-    let same =
-        |other: &Gateway| other.metadata.name == gateway.metadata.name && namespace_of(other) == namespace_of(gateway);
-    let sharing = if reader.options.standalone {
-        reader.gateways_on(spec.port)
-    } else {
-        Vec::new()
+/// Another listener that this one cannot be told apart from. Of several owners on a port the first is served; within one
+/// owner neither listener is: the API forbids to pick one. A Gateway shares its ports with its ListenerSets, and
+/// standalone with all others.
+fn conflict(reader: &Reader<'_>, owner: &Owner<'_>, spec: &ListenerSpec) -> Option<Problem> {
+    let scope = (!reader.options.standalone).then(|| owner.gateway_reference());
+    let first = |protocol: &str, hostname: Option<&str>| {
+        owner::first(
+            reader,
+            Slot {
+                scope: scope.clone(),
+                port: spec.port,
+                protocol: protocol.to_owned(),
+                hostname: hostname.map(str::to_owned),
+            },
+        )
     };
-    let older = sharing
-        .iter()
-        .map(|other| other.as_ref())
-        .take_while(|other| !same(other));
-    let older = older.flat_map(|other| other.spec.listeners.iter().map(move |listener| (other, listener)));
-    let own = gateway
-        .spec
-        .listeners
-        .iter()
-        .filter(|listener| !listener.name.is_empty() && listener.name != spec.name);
-    let own = own.map(|listener| (gateway, listener));
-    older.chain(own).find_map(|(whose, other)| clash(spec, whose, other))
+    let before = |found: &Owner<'_>| found.precedence() < owner.precedence();
+    let clashing = |found: &Owner<'_>| {
+        let mut listeners = found.listeners.iter();
+        listeners.find_map(|listener| clash(spec, found, listener))
+    };
+    // A port speaks the protocol of whoever comes first on it.
+    for other in PROTOCOLS.into_iter().filter(|other| *other != spec.protocol) {
+        let Some(theirs) = first(other, None).filter(before) else {
+            continue;
+        };
+        let ours = first(&spec.protocol, None);
+        if ours.is_none_or(|ours| theirs.precedence() <= ours.precedence()) {
+            return clashing(&theirs);
+        }
+    }
+    let same = first(&spec.protocol, Some(hostname(spec))).filter(before);
+    same.and_then(|same| clashing(&same)).or_else(|| {
+        let mut own = owner.listeners.iter();
+        own.find_map(|other| {
+            let is_other = !other.name.is_empty() && other.name != spec.name;
+            is_other.then(|| clash(spec, owner, other)).flatten()
+        })
+    })
+}
+
+/// The hostname of a listener; empty for all of them.
+pub(crate) fn hostname(spec: &ListenerSpec) -> &str {
+    spec.hostname.as_deref().unwrap_or_default()
 }
 
 /// Why two listeners cannot be told apart.
-fn clash(spec: &ListenerSpec, whose: &Gateway, other: &ListenerSpec) -> Option<Problem> {
-    if other.port != spec.port || !matches!(other.protocol.as_str(), "HTTP" | "HTTPS") {
+fn clash(spec: &ListenerSpec, whose: &Owner<'_>, other: &ListenerSpec) -> Option<Problem> {
+    if other.port != spec.port || !PROTOCOLS.contains(&other.protocol.as_str()) {
         return None;
     }
-    let name = format!(
-        "the listener {:?} of {}/{}",
-        other.name,
-        namespace_of(whose),
-        whose.metadata.name
-    );
+    let name = format!("the listener {:?} of {}", other.name, whose.shown());
     if other.protocol != spec.protocol {
         let message = format!("{name} speaks {} on port {}", other.protocol, other.port);
         return Some(("ProtocolConflict", message));
     }
-    let host = |listener: &ListenerSpec| listener.hostname.clone().filter(|hostname| !hostname.is_empty());
-    (host(other) == host(spec)).then(|| ("HostnameConflict", format!("{name} has the same port and hostname")))
-}
-
-fn namespace_of(gateway: &Gateway) -> &str {
-    gateway.metadata.namespace()
+    let same = hostname(other) == hostname(spec);
+    same.then(|| ("HostnameConflict", format!("{name} has the same port and hostname")))
 }
 
 /// The kinds of routes a listener takes, and what is wrong with those it names.
@@ -394,69 +328,9 @@ fn kinds(protocol: Option<ListenerProtocol>, spec: &ListenerSpec) -> (Vec<RouteK
     (good.iter().map(|good| kind(&good.kind)).collect(), problem)
 }
 
-impl GatewayListeners {
-    /// The Gateway's status, given how many routes are attached to each listener.
-    pub(crate) fn status(&self, attached: impl Fn(&ListenerKey) -> usize) -> GatewayStatus {
-        let accepted = |listener: &&ListenerState| listener.holds("Accepted");
-        let valid = self.listeners.iter().filter(accepted).count();
-        let not_valid: Vec<&str> = self
-            .listeners
-            .iter()
-            .filter(|listener| !accepted(listener))
-            .map(|listener| listener.name.as_str())
-            .collect();
-        let served = self
-            .listeners
-            .iter()
-            .filter(|listener| listener.model.is_some())
-            .count();
-        let generation = self.generation;
-        let accepted = match (&self.refused, valid) {
-            (Some((reason, message)), _) => condition("Accepted", false, reason, message, generation),
-            (None, 0) => condition(
-                "Accepted",
-                false,
-                "ListenersNotValid",
-                "no listener is valid",
-                generation,
-            ),
-            (None, valid) if valid < self.asked => condition(
-                "Accepted",
-                true,
-                "ListenersNotValid",
-                match not_valid.as_slice() {
-                    [] => "some listeners have no name of their own".to_owned(),
-                    names => format!("some listeners are not valid: {}", names.join(", ")),
-                },
-                generation,
-            ),
-            _ => condition("Accepted", true, "Accepted", "The Gateway is valid", generation),
-        };
-        let programmed = if served > 0 {
-            condition("Programmed", true, "Programmed", "The Gateway is served", generation)
-        } else {
-            condition("Programmed", false, "Invalid", "no listener is served", generation)
-        };
-        GatewayStatus {
-            addresses: self.addresses.clone(),
-            conditions: vec![accepted, programmed],
-            listeners: self
-                .listeners
-                .iter()
-                .map(|listener| ListenerStatus {
-                    name: listener.name.clone(),
-                    supported_kinds: listener.kinds.clone(),
-                    attached_routes: i32::try_from(attached(&listener.key)).unwrap_or(i32::MAX),
-                    conditions: listener.conditions.clone(),
-                })
-                .collect(),
-        }
-    }
-}
-
 impl ListenerState {
     /// Does not serve it after all.
-    fn take_off(&mut self, why: &str, generation: i64) {
+    pub(crate) fn take_off(&mut self, why: &str, generation: i64) {
         self.model = None;
         for known in &mut self.conditions {
             if known.condition_type == "Programmed" {

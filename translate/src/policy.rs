@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use weft_crds::{
-    AncestorStatus, Condition, Kind, Metadata, Object, ObjectRef, ParentReference, PolicyStatus, PolicyTarget,
-    XBackendTrafficPolicy,
+    AncestorStatus, BackendTlsPolicy, Condition, Kind, Metadata, Object, ObjectRef, ParentReference, PolicyStatus,
+    PolicyTarget, XBackendTrafficPolicy,
 };
 
 use crate::{
@@ -32,9 +32,20 @@ impl Policy for XBackendTrafficPolicy {
     }
 }
 
+impl Policy for BackendTlsPolicy {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    fn targets(&self) -> &[PolicyTarget] {
+        &self.spec.target_refs
+    }
+}
+
 /// The policy that an object is, if it is one.
 pub(crate) fn of(object: &Object) -> Option<&dyn Policy> {
     match object {
+        Object::BackendTlsPolicy(policy) => Some(&**policy),
         Object::XBackendTrafficPolicy(policy) => Some(&**policy),
         _ => None,
     }

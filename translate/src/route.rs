@@ -14,7 +14,8 @@ use weft_model::{BackendTarget, Filter, HostPattern, ListenerKey, Route, RouteKe
 use crate::{
     claim::{self, Claim, Ground},
     diagnostic::{Code, Diagnostic, Level},
-    listener::{GatewayListeners, ListenerState},
+    listener::ListenerState,
+    owner::Listeners,
     rule::{LoweredRule, Lowering},
     status::condition,
     validate,
@@ -130,29 +131,27 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     }
     for (at, parent) in route.parents().iter().enumerate() {
         let path = format!("spec.parentRefs[{at}]");
-        if !parent.is_gateway() {
+        let Some(owner) = parent.listener_owner() else {
             continue;
-        }
-        let Some(gateway) = reader.listeners(parent, namespace) else {
+        };
+        let Some(owning) = reader.listeners(parent, namespace) else {
             let whose = parent.namespace.as_deref().unwrap_or(namespace);
             // One that is there is another controller's.
-            if reader.gateway(whose, &parent.name).is_none() {
-                let message = format!("there is no Gateway {whose}/{}", parent.name);
+            if reader.object(ObjectRef::new(owner, whose, &parent.name)).is_none() {
+                let message = format!("there is no {owner} {whose}/{}", parent.name);
                 let remedy = "create it, or correct the name";
                 let path = format!("{path}.name");
                 result.diagnostics.push(Code::ParentNotFound.at(path, message, remedy));
             }
             continue;
         };
-        let attached = attach(reader, reference.kind, namespace, parent, gateway, &hostnames);
+        let attached = attach(reader, reference.kind, namespace, parent, owning, &hostnames);
         let generation = route.metadata().generation();
         let mut conditions = Vec::new();
         let accepted = match (attached, &invalid) {
             (Ok(_), Some(why)) => condition("Accepted", false, "UnsupportedValue", why, generation),
             (Ok(found), None) => {
-                let gateway = parent.namespace.as_deref().unwrap_or(namespace);
-                let gateway = ObjectRef::new(Kind::Gateway, gateway, &parent.name);
-                result.gateways.insert(gateway);
+                result.gateways.insert(owning.gateway.clone());
                 result
                     .attached
                     .extend(found.iter().map(|listener| listener.key.clone()));
@@ -166,7 +165,7 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
                 condition("Accepted", true, "Accepted", "The route is attached", generation)
             }
             (Err((code, reason, message)), _) => {
-                let remedy = "see the Gateway's listeners: their names, ports, hostnames and allowedRoutes";
+                let remedy = "see the listeners there: their names, ports, hostnames and allowedRoutes";
                 result.diagnostics.push(code.at(path, &message, remedy));
                 condition("Accepted", false, reason, message, generation)
             }
@@ -218,27 +217,28 @@ fn hostnames(texts: &[String], diagnostics: &mut Vec<Diagnostic>) -> Vec<HostPat
 
 type Refused = (Code, &'static str, String);
 
-/// Finds the listeners of a Gateway that take a route.
+/// Finds the listeners of a Gateway or a ListenerSet that take a route.
 fn attach<'g>(
     reader: &Reader<'_>,
     kind: Kind,
     namespace: &str,
     parent: &ParentReference,
-    gateway: &'g GatewayListeners,
+    owning: &'g Listeners,
     hostnames: &[HostPattern],
 ) -> Result<Vec<&'g ListenerState>, Refused> {
-    let named: Vec<_> = gateway
+    let named: Vec<_> = owning
         .listeners
         .iter()
         .filter(|listener| parent.section_name.as_ref().is_none_or(|name| *name == listener.name))
         .filter(|listener| parent.port.is_none_or(|port| port == listener.port))
         .collect();
     if named.is_empty() {
+        let owner = &parent.kind;
         let message = match (&parent.section_name, parent.port) {
-            (Some(name), Some(port)) => format!("the Gateway has no listener {name:?} on port {port}"),
-            (Some(name), None) => format!("the Gateway has no listener {name:?}"),
-            (None, Some(port)) => format!("the Gateway has no listener on port {port}"),
-            (None, None) => "the Gateway has no listener".to_owned(),
+            (Some(name), Some(port)) => format!("the {owner} has no listener {name:?} on port {port}"),
+            (Some(name), None) => format!("the {owner} has no listener {name:?}"),
+            (None, Some(port)) => format!("the {owner} has no listener on port {port}"),
+            (None, None) => format!("the {owner} has no listener"),
         };
         return Err((Code::NoParent, "NoMatchingParent", message));
     }

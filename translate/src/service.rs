@@ -3,14 +3,16 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use weft_crds::{Endpoint, EndpointSlice};
-use weft_model::{Service, ServiceKey, WorkloadKey};
+use weft_model::{Service, ServiceKey, TrustBundle, WorkloadKey};
 
-use crate::{backend, traffic_policy, world::Reader};
+use crate::{backend, backend_tls, traffic_policy, world::Reader};
 
 /// What became of a Service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceResult {
     pub(crate) service: Arc<Service>,
+    /// The roots it names.
+    pub(crate) bundles: Vec<Arc<TrustBundle>>,
     /// Who answers, and on which port.
     pub(crate) endpoints: BTreeMap<WorkloadKey, Answering>,
 }
@@ -46,13 +48,17 @@ pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceRes
         });
     }
     let traffic = traffic_policy::effective(reader, namespace, name);
+    let secured = backend_tls::effective(reader, namespace, name, port.name.as_deref());
     Some(ServiceResult {
         service: Arc::new(Service {
             key: key.clone(),
             protocol,
             session: traffic.session,
             retry_budget: traffic.retry_budget,
+            tls: secured.tls,
+            broken: secured.broken,
         }),
+        bundles: secured.bundles,
         endpoints,
     })
 }

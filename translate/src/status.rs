@@ -1,7 +1,7 @@
 //! Statuses as the API has them.
 
 use serde::Serialize;
-use weft_crds::{Condition, GatewayClassStatus, GatewayStatus, PolicyStatus, RouteStatus};
+use weft_crds::{Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus};
 
 /// The status of an object, in the API's form but for `lastTransitionTime`, which whoever writes it adds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -11,7 +11,9 @@ pub enum Status {
     GatewayClass(GatewayClassStatus),
     /// Of a Gateway.
     Gateway(GatewayStatus),
-    /// Of a policy: an XBackendTrafficPolicy.
+    /// Of a ListenerSet.
+    ListenerSet(ListenerSetStatus),
+    /// Of a policy: a BackendTLSPolicy or an XBackendTrafficPolicy.
     Policy(PolicyStatus),
     /// Of an HTTPRoute or a GRPCRoute.
     Route(RouteStatus),

@@ -9,9 +9,10 @@ use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef, SupportedFeature};
 use weft_model::{Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
 
 use crate::{
+    backend_tls,
     claim::Claims,
     diagnostic::{Code, Diagnostic},
-    listener::{self, GatewayListeners},
+    owner::{self, Listeners, Owner},
     parameters,
     route::{self, RouteResult},
     service::{self, ServiceResult},
@@ -57,11 +58,13 @@ pub struct Output {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Node {
     Class(ObjectRef),
-    Gateway(ObjectRef),
+    /// The listeners of a Gateway or a ListenerSet.
+    Listeners(ObjectRef),
     Route(ObjectRef),
     Service(ServiceKey),
     Workload(WorkloadKey),
-    GatewayStatus(ObjectRef),
+    /// How a Gateway or a ListenerSet stands, which depends on what is attached to it.
+    OwnerStatus(ObjectRef),
     /// What is wrong with a route, which depends on services and on other routes.
     Diagnosis(ObjectRef),
     /// How a policy stands, which depends on the routes that lead to its targets.
@@ -74,7 +77,9 @@ pub struct Translator {
     world: World,
     readers: HashMap<Dependency, HashSet<Node>>,
     reads: HashMap<Node, HashSet<Dependency>>,
-    gateways: BTreeMap<ObjectRef, Arc<GatewayListeners>>,
+    owners: BTreeMap<ObjectRef, Arc<Listeners>>,
+    /// The ListenerSets that are attached to a Gateway.
+    sets: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
     routes: BTreeMap<ObjectRef, RouteResult>,
     services: BTreeMap<ServiceKey, ServiceResult>,
     /// How many routes use a service.
@@ -86,8 +91,8 @@ pub struct Translator {
     /// The services a workload answers for.
     serving: HashMap<WorkloadKey, BTreeSet<ServiceKey>>,
     resources: BTreeMap<Key, Resource>,
-    /// How many Gateways show a certificate.
-    certificates: HashMap<Key, usize>,
+    /// How many owners of listeners, and services, need a certificate or a trust bundle.
+    shared: HashMap<Key, usize>,
     /// The Gateways through which requests come to a Service, each with the number of routes.
     ancestors: HashMap<ObjectRef, BTreeMap<ObjectRef, usize>>,
     statuses: BTreeMap<ObjectRef, Status>,
@@ -109,11 +114,12 @@ impl Translator {
     /// Of an empty world.
     pub fn new(options: Options) -> Self {
         Self {
+            world: World::new(options.standalone),
             options,
-            world: World::default(),
             readers: HashMap::new(),
             reads: HashMap::new(),
-            gateways: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            sets: HashMap::new(),
             routes: BTreeMap::new(),
             services: BTreeMap::new(),
             used: HashMap::new(),
@@ -121,7 +127,7 @@ impl Translator {
             claims: Claims::default(),
             serving: HashMap::new(),
             resources: BTreeMap::new(),
-            certificates: HashMap::new(),
+            shared: HashMap::new(),
             ancestors: HashMap::new(),
             statuses: BTreeMap::new(),
             diagnostics: BTreeMap::new(),
@@ -140,10 +146,10 @@ impl Translator {
                 Kind::GatewayClass => {
                     run.dirty.insert(Node::Class(reference.clone()));
                 }
-                Kind::Gateway => {
-                    run.dirty.insert(Node::Gateway(reference.clone()));
+                Kind::Gateway | Kind::ListenerSet => {
+                    run.dirty.insert(Node::Listeners(reference.clone()));
                 }
-                Kind::XBackendTrafficPolicy => {
+                Kind::BackendTlsPolicy | Kind::XBackendTrafficPolicy => {
                     run.dirty.insert(Node::Policy(reference.clone()));
                 }
                 Kind::HttpRoute | Kind::GrpcRoute => {
@@ -212,11 +218,11 @@ impl Translator {
 
     /// Derives through a recorder, and remembers what was read.
     fn read<T>(&mut self, node: &Node, derive: impl FnOnce(&Reader<'_>) -> T) -> T {
-        let reader = Reader::new(&self.options, &self.world, &self.gateways);
+        let reader = Reader::new(&self.options, &self.world, &self.owners);
         let result = derive(&reader);
         let mut read = reader.into_read();
         // What is put again is derived anyway, so of what is gone nothing needs to be remembered.
-        if let Node::Class(reference) | Node::Gateway(reference) | Node::Route(reference) | Node::Policy(reference) =
+        if let Node::Class(reference) | Node::Listeners(reference) | Node::Route(reference) | Node::Policy(reference) =
             node
             && self.world.get(reference).is_none()
         {
@@ -243,11 +249,11 @@ impl Translator {
     fn derive(&mut self, run: &mut Run, node: Node) {
         match &node {
             Node::Class(reference) => self.class(run, &node, reference),
-            Node::Gateway(reference) => self.gateway(run, &node, reference),
+            Node::Listeners(reference) => self.listeners(run, &node, reference),
             Node::Route(reference) => self.route(run, &node, reference),
             Node::Service(key) => self.service(run, &node, key),
             Node::Workload(key) => self.workload(run, key),
-            Node::GatewayStatus(reference) => self.gateway_status(run, reference),
+            Node::OwnerStatus(reference) => self.owner_status(run, reference),
             Node::Diagnosis(reference) => self.diagnose(run, reference),
             Node::Policy(reference) => self.policy(run, &node, reference),
         }
@@ -272,29 +278,29 @@ impl Translator {
         self.set_status(run, reference, status);
     }
 
-    fn gateway(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
-        let derived = self
-            .read(node, |reader| {
-                listener::derive(reader, &reference.namespace, &reference.name)
-            })
-            .map(Arc::new);
-        let before = match &derived {
-            Some(derived) => self.gateways.insert(reference.clone(), derived.clone()),
-            None => self.gateways.remove(reference),
+    fn listeners(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let derived = self.read(node, |reader| owner::derive(reader, reference));
+        let listeners = derived.listeners.map(Arc::new);
+        self.set_diagnostics(run, reference, derived.diagnostics);
+        let before = match &listeners {
+            Some(listeners) => self.owners.insert(reference.clone(), listeners.clone()),
+            None => self.owners.remove(reference),
         };
-        run.dirty.insert(Node::GatewayStatus(reference.clone()));
-        if before == derived {
+        run.dirty.insert(Node::OwnerStatus(reference.clone()));
+        if before == listeners {
             return;
         }
-        let resources = |listeners: &GatewayListeners| -> BTreeMap<Key, Resource> {
+        if reference.kind == Kind::ListenerSet {
+            self.attach_set(run, reference, before.as_deref(), listeners.as_deref());
+        }
+        let resources = |listeners: &Listeners| -> BTreeMap<Key, Resource> {
             let served = listeners
-                .listeners
-                .iter()
+                .served()
                 .filter_map(|listener| listener.model.clone())
                 .map(Resource::Listener);
             served.map(|resource| (resource.key(), resource)).collect()
         };
-        let (old, new) = (before.as_deref().map(&resources), derived.as_deref().map(&resources));
+        let (old, new) = (before.as_deref().map(&resources), listeners.as_deref().map(&resources));
         let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
         for key in old.keys().filter(|key| !new.contains_key(key)) {
             self.set_resource(run, key.clone(), None);
@@ -302,23 +308,59 @@ impl Translator {
         for (key, resource) in new {
             self.set_resource(run, key, Some(resource));
         }
-        for certificate in derived.iter().flat_map(|derived| &derived.certificates) {
-            let resource = Resource::Certificate(certificate.clone());
-            *self.certificates.entry(resource.key()).or_default() += 1;
+        let needed = |listeners: &Option<Arc<Listeners>>| -> Vec<Resource> {
+            let listeners = listeners.iter();
+            listeners.flat_map(|listeners| listeners.resources.clone()).collect()
+        };
+        self.share(run, &needed(&before), needed(&listeners));
+        self.touch(run, &Dependency::Listeners(reference.clone()));
+    }
+
+    /// Counts a ListenerSet for its Gateway, if it is accepted.
+    fn attach_set(
+        &mut self,
+        run: &mut Run,
+        reference: &ObjectRef,
+        before: Option<&Listeners>,
+        after: Option<&Listeners>,
+    ) {
+        let gateway = |listeners: Option<&Listeners>| {
+            let accepted = listeners.filter(|listeners| listeners.is_accepted_set());
+            accepted.map(|listeners| listeners.gateway.clone())
+        };
+        let (before, after) = (gateway(before), gateway(after));
+        if before == after {
+            return;
+        }
+        if let Some(gateway) = before
+            && let Some(sets) = self.sets.get_mut(&gateway)
+        {
+            sets.remove(reference);
+            if sets.is_empty() {
+                self.sets.remove(&gateway);
+            }
+            run.dirty.insert(Node::OwnerStatus(gateway));
+        }
+        if let Some(gateway) = after {
+            self.sets.entry(gateway.clone()).or_default().insert(reference.clone());
+            run.dirty.insert(Node::OwnerStatus(gateway));
+        }
+    }
+
+    /// Keeps resources that several need for as long as one does.
+    fn share(&mut self, run: &mut Run, before: &[Resource], after: Vec<Resource>) {
+        for resource in after {
+            *self.shared.entry(resource.key()).or_default() += 1;
             self.set_resource(run, resource.key(), Some(resource));
         }
-        for certificate in before.iter().flat_map(|before| &before.certificates) {
-            let key = Key::Certificate(certificate.key.clone());
-            let uses = self.certificates.entry(key.clone()).or_default();
+        for key in before.iter().map(Resource::key) {
+            let uses = self.shared.entry(key.clone()).or_default();
             *uses -= 1;
             if *uses == 0 {
-                self.certificates.remove(&key);
+                self.shared.remove(&key);
                 self.set_resource(run, key, None);
             }
         }
-        self.touch(run, &Dependency::Listeners(reference.clone()));
-        let diagnostics = derived.map(|derived| derived.diagnostics.clone()).unwrap_or_default();
-        self.set_diagnostics(run, reference, diagnostics);
     }
 
     /// Counts through which Gateways requests come to Services, and has the policies of those say so.
@@ -363,7 +405,10 @@ impl Translator {
             let gateways = ancestors.get(service).into_iter().flatten();
             gateways.map(|(gateway, _)| gateway.clone()).collect()
         };
-        let stand = self.read(node, |reader| traffic_policy::stand(reader, reference, gateways));
+        let stand = self.read(node, |reader| match reference.kind {
+            Kind::BackendTlsPolicy => backend_tls::stand(reader, reference, gateways),
+            _ => traffic_policy::stand(reader, reference, gateways),
+        });
         self.ancestors = ancestors;
         let (status, diagnostics) = stand.unzip();
         self.set_status(run, reference, status.map(Status::Policy));
@@ -389,12 +434,7 @@ impl Translator {
                     self.attached.remove(key);
                 }
             }
-            if let Some((gateway, _)) = key.as_str().rsplit_once('/')
-                && let Some((namespace, name)) = gateway.split_once('/')
-            {
-                run.dirty
-                    .insert(Node::GatewayStatus(ObjectRef::new(Kind::Gateway, namespace, name)));
-            }
+            run.dirty.insert(Node::OwnerStatus(Owner::of(key)));
         }
         self.count_ancestors(run, &before, &after);
         for key in after.services.difference(&before.services) {
@@ -450,6 +490,11 @@ impl Translator {
         {
             run.dirty.insert(Node::Workload(workload.clone()));
         }
+        let bundles = |result: &Option<ServiceResult>| -> Vec<Resource> {
+            let bundles = result.iter().flat_map(|result| result.bundles.iter().cloned());
+            bundles.map(Resource::TrustBundle).collect()
+        };
+        self.share(run, &bundles(&before), bundles(&derived));
         let resource = derived
             .as_ref()
             .map(|derived| Resource::Service(derived.service.clone()));
@@ -498,12 +543,15 @@ impl Translator {
         self.set_resource(run, Key::Workload(key.clone()), resource);
     }
 
-    fn gateway_status(&mut self, run: &mut Run, reference: &ObjectRef) {
+    fn owner_status(&mut self, run: &mut Run, reference: &ObjectRef) {
         let attached = |listener: &ListenerKey| self.attached.get(listener).copied().unwrap_or(0);
-        let status = self
-            .gateways
-            .get(reference)
-            .map(|listeners| Status::Gateway(listeners.status(attached)));
+        let status = self.owners.get(reference).map(|listeners| match reference.kind {
+            Kind::ListenerSet => Status::ListenerSet(listeners.set_status(attached)),
+            _ => {
+                let sets = self.sets.get(reference).map_or(0, BTreeSet::len);
+                Status::Gateway(listeners.gateway_status(attached, sets))
+            }
+        });
         self.set_status(run, reference, status);
     }
 
@@ -607,10 +655,15 @@ impl Translator {
 /// What of Gateway API is served, sorted.
 fn features() -> Vec<SupportedFeature> {
     const FEATURES: &[&str] = &[
+        "BackendTLSPolicy",
+        "BackendTLSPolicySANValidation",
         "GRPCRoute",
         "GRPCRouteNamedRouteRule",
         "Gateway",
         "GatewayAddressEmpty",
+        "GatewayBackendClientCertificate",
+        "GatewayFrontendClientCertificateValidation",
+        "GatewayFrontendClientCertificateValidationInsecureFallback",
         "GatewayHTTPListenerIsolation",
         "GatewayHTTPSListenerDetectMisdirectedRequests",
         "GatewayInfrastructure",
@@ -641,6 +694,7 @@ fn features() -> Vec<SupportedFeature> {
         "HTTPRouteResponseHeaderModification",
         "HTTPRouteRetry",
         "HTTPRouteSchemeRedirect",
+        "ListenerSet",
         "ReferenceGrant",
     ];
     FEATURES

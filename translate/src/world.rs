@@ -7,12 +7,14 @@ use std::{
 };
 
 use weft_crds::{
-    EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind, Namespace, Object, ObjectRef,
-    ParentReference, ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
+    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind,
+    ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service,
+    XBackendTrafficPolicy,
 };
 
 use crate::{
-    listener::GatewayListeners,
+    listener,
+    owner::Listeners,
     policy::{self, Policy},
     translator::Options,
 };
@@ -26,25 +28,64 @@ pub(crate) enum Dependency {
     Grants(String),
     /// The slices of a Service, by namespace and name.
     Slices(String, String),
-    /// What listeners a Gateway has come to have.
+    /// What listeners a Gateway or a ListenerSet has come to have.
     Listeners(ObjectRef),
-    /// Which Gateways want a port (standalone: they share it).
-    Port(u16),
+    /// Which Gateways and ListenerSets want a place on a port.
+    Slot(Slot),
     /// Which policies name an object as their target.
     Policies(ObjectRef),
 }
 
+/// A place on a port that listeners may dispute.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Slot {
+    /// The Gateway whose port it is; none where all Gateways share their ports.
+    pub(crate) scope: Option<ObjectRef>,
+    pub(crate) port: u16,
+    pub(crate) protocol: String,
+    /// Of listeners of this hostname, empty for all hosts; if absent, of any.
+    pub(crate) hostname: Option<String>,
+}
+
 /// All objects, with the indexes that derivations need.
-#[derive(Default)]
 pub(crate) struct World {
+    /// All Gateways share their ports.
+    shared_ports: bool,
     objects: HashMap<ObjectRef, Object>,
     grants: HashMap<String, BTreeSet<ObjectRef>>,
     slices: HashMap<(String, String), BTreeSet<ObjectRef>>,
-    ports: HashMap<u16, BTreeSet<ObjectRef>>,
+    slots: HashMap<Slot, BTreeSet<ObjectRef>>,
     policies: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
 }
 
+/// Puts a member into an index, or takes it out.
+fn set<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<ObjectRef>>, key: K, of: &ObjectRef, put: bool) {
+    match index.entry(key) {
+        entry if put => {
+            entry.or_default().insert(of.clone());
+        }
+        Entry::Occupied(mut members) => {
+            members.get_mut().remove(of);
+            if members.get().is_empty() {
+                members.remove();
+            }
+        }
+        Entry::Vacant(_) => {}
+    }
+}
+
 impl World {
+    pub(crate) fn new(shared_ports: bool) -> Self {
+        Self {
+            shared_ports,
+            objects: HashMap::new(),
+            grants: HashMap::new(),
+            slices: HashMap::new(),
+            slots: HashMap::new(),
+            policies: HashMap::new(),
+        }
+    }
+
     /// Puts or takes away an object, and says what may have changed by that.
     pub(crate) fn replace(&mut self, reference: &ObjectRef, object: Option<Object>) -> Vec<Dependency> {
         let before = match object {
@@ -54,6 +95,15 @@ impl World {
         };
         let after = self.objects.get(reference).cloned();
         let mut changed = vec![Dependency::Object(reference.clone())];
+        // Only who comes or goes: a listener that is merely changed disputes nothing else than before.
+        let (had, has) = (
+            self.wanted(reference, before.as_ref()),
+            self.wanted(reference, after.as_ref()),
+        );
+        for slot in had.symmetric_difference(&has) {
+            set(&mut self.slots, slot.clone(), reference, has.contains(slot));
+            changed.push(Dependency::Slot(slot.clone()));
+        }
         if let Some(before) = &before {
             self.index(reference, before, false, &mut changed);
         }
@@ -68,25 +118,6 @@ impl World {
     }
 
     fn index(&mut self, reference: &ObjectRef, object: &Object, put: bool, changed: &mut Vec<Dependency>) {
-        fn set<K: std::hash::Hash + Eq>(
-            index: &mut HashMap<K, BTreeSet<ObjectRef>>,
-            key: K,
-            of: &ObjectRef,
-            put: bool,
-        ) {
-            match index.entry(key) {
-                entry if put => {
-                    entry.or_default().insert(of.clone());
-                }
-                Entry::Occupied(mut members) => {
-                    members.get_mut().remove(of);
-                    if members.get().is_empty() {
-                        members.remove();
-                    }
-                }
-                Entry::Vacant(_) => {}
-            }
-        }
         match object {
             Object::ReferenceGrant(_) => {
                 set(&mut self.grants, reference.namespace.clone(), reference, put);
@@ -97,13 +128,6 @@ impl World {
                     let key = (reference.namespace.clone(), service.clone());
                     set(&mut self.slices, key.clone(), reference, put);
                     changed.push(Dependency::Slices(key.0, key.1));
-                }
-            }
-            Object::Gateway(gateway) => {
-                let ports: HashSet<u16> = gateway.spec.listeners.iter().map(|listener| listener.port).collect();
-                for port in ports {
-                    set(&mut self.ports, port, reference, put);
-                    changed.push(Dependency::Port(port));
                 }
             }
             other => {
@@ -120,10 +144,34 @@ impl World {
         }
     }
 
+    /// The places on ports that the listeners of an object want.
+    fn wanted(&self, reference: &ObjectRef, object: Option<&Object>) -> HashSet<Slot> {
+        let (gateway, listeners): (_, &[ListenerSpec]) = match object {
+            Some(Object::Gateway(gateway)) => (reference.clone(), &gateway.spec.listeners),
+            Some(Object::ListenerSet(set)) => {
+                let parent = &set.spec.parent_ref;
+                let namespace = parent.namespace.as_deref().unwrap_or(&reference.namespace);
+                let gateway = ObjectRef::new(Kind::Gateway, namespace, &parent.name);
+                (gateway, &set.spec.listeners)
+            }
+            _ => return HashSet::new(),
+        };
+        let scope = (!self.shared_ports).then_some(gateway);
+        let slots = listeners.iter().flat_map(|spec| {
+            [None, Some(listener::hostname(spec).to_owned())].map(|hostname| Slot {
+                scope: scope.clone(),
+                port: spec.port,
+                protocol: spec.protocol.clone(),
+                hostname,
+            })
+        });
+        slots.collect()
+    }
+
     /// How many entries there are, indexes included.
     #[cfg(test)]
     pub(crate) fn size(&self) -> usize {
-        self.objects.len() + self.grants.len() + self.slices.len() + self.ports.len() + self.policies.len()
+        self.objects.len() + self.grants.len() + self.slices.len() + self.slots.len() + self.policies.len()
     }
 
     /// The policies that name an object as their target.
@@ -144,7 +192,7 @@ impl World {
 pub(crate) struct Reader<'w> {
     pub(crate) options: &'w Options,
     world: &'w World,
-    listeners: &'w BTreeMap<ObjectRef, Arc<GatewayListeners>>,
+    listeners: &'w BTreeMap<ObjectRef, Arc<Listeners>>,
     read: RefCell<HashSet<Dependency>>,
 }
 
@@ -163,7 +211,7 @@ impl<'w> Reader<'w> {
     pub(crate) fn new(
         options: &'w Options,
         world: &'w World,
-        listeners: &'w BTreeMap<ObjectRef, Arc<GatewayListeners>>,
+        listeners: &'w BTreeMap<ObjectRef, Arc<Listeners>>,
     ) -> Self {
         Self {
             options,
@@ -198,6 +246,8 @@ impl<'w> Reader<'w> {
         secret: Secret -> Secret;
         traffic_policy: XBackendTrafficPolicy -> XBackendTrafficPolicy;
         gateway_parameters: GatewayParameters -> GatewayParameters;
+        config_map: ConfigMap -> ConfigMap;
+        backend_tls_policy: BackendTlsPolicy -> BackendTlsPolicy;
     }
 
     /// The labels of a namespace. It has the one that the API server gives every namespace, even if no object says so.
@@ -247,6 +297,13 @@ impl<'w> Reader<'w> {
             .collect()
     }
 
+    /// The Gateways and ListenerSets that want a place on a port, in no order.
+    pub(crate) fn wanting(&self, slot: Slot) -> Vec<&'w ObjectRef> {
+        let members = self.world.slots.get(&slot).into_iter().flatten().collect();
+        self.note(Dependency::Slot(slot));
+        members
+    }
+
     /// The policies of a kind that name an object as their target, in no order.
     pub(crate) fn policies(&self, kind: Kind, target: &ObjectRef) -> Vec<(&'w ObjectRef, &'w dyn Policy)> {
         self.note(Dependency::Policies(target.clone()));
@@ -256,31 +313,10 @@ impl<'w> Reader<'w> {
             .collect()
     }
 
-    /// The Gateways that want a port, in the order in which they come before each other.
-    pub(crate) fn gateways_on(&self, port: u16) -> Vec<&'w Arc<Gateway>> {
-        self.note(Dependency::Port(port));
-        let members = self.world.ports.get(&port).into_iter().flatten();
-        let mut gateways: Vec<_> = members
-            .filter_map(|reference| match self.world.get(reference) {
-                Some(Object::Gateway(gateway)) => Some(gateway),
-                _ => None,
-            })
-            .collect();
-        gateways.sort_by_key(|gateway| {
-            let metadata = &gateway.metadata;
-            (
-                metadata.created(),
-                metadata.namespace().to_owned(),
-                metadata.name.clone(),
-            )
-        });
-        gateways
-    }
-
     /// The listeners that a route's parent has come to have; none if it is not ours or not there.
-    pub(crate) fn listeners(&self, parent: &ParentReference, namespace: &str) -> Option<&'w Arc<GatewayListeners>> {
+    pub(crate) fn listeners(&self, parent: &ParentReference, namespace: &str) -> Option<&'w Arc<Listeners>> {
         let namespace = parent.namespace.as_deref().unwrap_or(namespace);
-        let reference = ObjectRef::new(Kind::Gateway, namespace, &parent.name);
+        let reference = ObjectRef::new(parent.listener_owner()?, namespace, &parent.name);
         let listeners = self.listeners.get(&reference);
         self.note(Dependency::Listeners(reference));
         listeners

@@ -16,7 +16,7 @@ use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::Serialize;
 use support::{apply, manifests, translator};
-use weft_crds::{Condition, Kind, Object, ObjectRef, ParentReference};
+use weft_crds::{Condition, Kind, ListenerStatus, Object, ObjectRef, ParentReference};
 use weft_model::{Key, PrivateKeyPem, Resource};
 use weft_translate::{Diagnostic, Status, Translator};
 
@@ -51,6 +51,16 @@ enum Shown {
         addresses: Vec<String>,
         conditions: Vec<String>,
         listeners: BTreeMap<String, ShownListener>,
+        #[serde(skip_serializing_if = "is_zero")]
+        attached_listener_sets: i32,
+    },
+    ListenerSet {
+        conditions: Vec<String>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        listeners: BTreeMap<String, ShownListener>,
+    },
+    Policy {
+        ancestors: BTreeMap<String, Vec<String>>,
     },
     Policy {
         ancestors: Vec<ShownAncestor>,
@@ -82,6 +92,22 @@ struct ShownParent {
     conditions: Vec<String>,
 }
 
+fn is_zero(count: &i32) -> bool {
+    *count == 0
+}
+
+fn listeners(statuses: &[ListenerStatus]) -> BTreeMap<String, ShownListener> {
+    let shown = statuses.iter().map(|listener| {
+        let shown = ShownListener {
+            attached_routes: listener.attached_routes,
+            supported_kinds: listener.supported_kinds.iter().map(|kind| kind.kind.clone()).collect(),
+            conditions: lines(&listener.conditions),
+        };
+        (listener.name.clone(), shown)
+    });
+    shown.collect()
+}
+
 fn lines(conditions: &[Condition]) -> Vec<String> {
     let line = |condition: &Condition| {
         let generation = match condition.observed_generation {
@@ -104,16 +130,22 @@ fn shown(status: &Status) -> Shown {
         Status::Gateway(gateway) => Shown::Gateway {
             addresses: gateway.addresses.iter().map(|address| address.value.clone()).collect(),
             conditions: lines(&gateway.conditions),
-            listeners: gateway
-                .listeners
+            listeners: listeners(&gateway.listeners),
+            attached_listener_sets: gateway.attached_listener_sets,
+        },
+        Status::ListenerSet(set) => Shown::ListenerSet {
+            conditions: lines(&set.conditions),
+            listeners: listeners(&set.listeners),
+        },
+        Status::Policy(policy) => Shown::Policy {
+            ancestors: policy
+                .ancestors
                 .iter()
-                .map(|listener| {
-                    let shown = ShownListener {
-                        attached_routes: listener.attached_routes,
-                        supported_kinds: listener.supported_kinds.iter().map(|kind| kind.kind.clone()).collect(),
-                        conditions: lines(&listener.conditions),
-                    };
-                    (listener.name.clone(), shown)
+                .map(|ancestor| {
+                    let parent = &ancestor.ancestor_ref;
+                    let namespace = parent.namespace.as_deref().unwrap_or_default();
+                    let name = format!("{} {namespace}/{}", parent.kind, parent.name);
+                    (name, lines(&ancestor.conditions))
                 })
                 .collect(),
         },
@@ -155,14 +187,27 @@ fn safe(resource: &Resource) -> Resource {
             let mut shown = certificate.redacted();
             assert_eq!(shown.private_key.expose(), PrivateKeyPem::REDACTED);
             let leaf = CertificateDer::from_pem_slice(shown.chain_pem.as_bytes()).expect("a certificate");
-            let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("a suite of TLS 1.3");
-            let digest = suite.common.hash_provider.hash(&leaf);
-            let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            shown.chain_pem = format!("sha256:{hex}");
+            shown.chain_pem = fingerprint(&leaf);
             Resource::Certificate(shown.into())
+        }
+        Resource::TrustBundle(bundle) => {
+            let mut shown = (**bundle).clone();
+            let roots = CertificateDer::pem_slice_iter(shown.roots_pem.as_bytes());
+            shown.roots_pem = roots
+                .map(|root| fingerprint(&root.expect("a certificate")))
+                .collect::<Vec<_>>()
+                .join("\n");
+            Resource::TrustBundle(shown.into())
         }
         other => other.clone(),
     }
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let suite = TLS13_AES_128_GCM_SHA256.tls13().expect("a suite of TLS 1.3");
+    let digest = suite.common.hash_provider.hash(certificate);
+    let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
 }
 
 fn translate(objects: &BTreeMap<ObjectRef, Object>, standalone: bool) -> Translator {

@@ -268,6 +268,7 @@ pub fn listener(key: &str, gateway: &str) -> Resource {
         protocol: ListenerProtocol::Http,
         hostname: None,
         tls: None,
+        backend_certificate: None,
     }))
 }
 
@@ -277,6 +278,8 @@ pub fn service(key: &str) -> Resource {
         protocol: BackendProtocol::Http1,
         session: None,
         retry_budget: None,
+        tls: None,
+        broken: None,
     }))
 }
 

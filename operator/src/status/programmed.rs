@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weft_crds::{AddressStatus, Condition, GatewayStatus, ListenerStatus, RouteStatus};
+use weft_crds::{AddressStatus, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteStatus};
 use weft_discovery::{Epoch, Replica};
 use weft_model::{Key, ListenerKey};
 
@@ -70,12 +70,8 @@ pub(crate) fn gateway(
 ) -> GatewayStatus {
     let refused = planes.refused();
     let progress = planes.progress();
-    let mut served = 0;
-    for listener in &mut status.listeners {
-        let key = Key::Listener(ListenerKey::from(format!("{namespace}/{name}/{}", listener.name)));
-        programmed(&mut listener.conditions, refused.get(&key).copied(), &progress);
-        served += usize::from(holds(listener));
-    }
+    let key = |listener: &str| ListenerKey::of_gateway(namespace, name, listener);
+    let served = listeners(&mut status.listeners, key, &refused, &progress);
     let words: Vec<String> = refused.iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
     let none =
         (served == 0 && !words.is_empty()).then(|| format!("the data plane serves no listener: {}", words.join("; ")));
@@ -99,6 +95,34 @@ pub(crate) fn gateway(
         condition.message = format!("Served, but for what the data plane refused: {}", words.join("; "));
     }
     status
+}
+
+/// Puts the word of its Gateway's data planes into the status of a ListenerSet.
+pub(crate) fn listener_set(
+    mut status: ListenerSetStatus,
+    (namespace, name): (&str, &str),
+    planes: &DataPlanes,
+) -> ListenerSetStatus {
+    let (refused, progress) = (planes.refused(), planes.progress());
+    let key = |listener: &str| ListenerKey::of_set(namespace, name, listener);
+    let served = listeners(&mut status.listeners, key, &refused, &progress);
+    let none = (served == 0 && !refused.is_empty()).then_some("the data plane serves none of the listeners");
+    programmed(&mut status.conditions, none, &progress);
+    status
+}
+
+/// Takes back that listeners are programmed, where data planes say otherwise; says how many are.
+fn listeners(
+    listeners: &mut [ListenerStatus],
+    key: impl Fn(&str) -> ListenerKey,
+    refused: &BTreeMap<&Key, &str>,
+    progress: &Progress,
+) -> usize {
+    for listener in &mut *listeners {
+        let refused = refused.get(&Key::Listener(key(&listener.name))).copied();
+        programmed(&mut listener.conditions, refused, progress);
+    }
+    listeners.iter().filter(|listener| holds(listener)).count()
 }
 
 /// Says at a route what of it data planes do not serve: what they had before stays in use (GEP-1364, PartiallyInvalid).
@@ -190,6 +214,7 @@ mod tests {
             addresses: Vec::new(),
             conditions: vec![condition("Accepted", "True"), condition("Programmed", "True")],
             listeners: vec![listener("a"), listener("b")],
+            attached_listener_sets: 0,
         }
     }
 

@@ -7,13 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use rustls::sign::CertifiedKey;
 use weft_model::{
     Certificate, CertificateKey, Change, Key, Listener, ListenerKey, Rejected, Resource, Route, RouteKey, Service,
-    ServiceKey, Workload, WorkloadKey,
+    ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
 };
 
-use super::{Endpoint, Port, Rule, ServiceEntry, ServiceId, Snapshot, certificate::CertificateEntry, table::Table};
+use super::{
+    BackendTls, Endpoint, Port, Rule, ServiceEntry, ServiceId, Snapshot,
+    certificate::CertificateEntry,
+    port::Served,
+    trust::{ClientVerification, TrustEntry},
+};
 use crate::session::Session;
 
 /// All that is configured, and what makes the next snapshot cheap. Owned by the control thread.
@@ -31,6 +35,8 @@ pub struct Configuration {
     attached: Index<ListenerKey, RouteKey>,
     /// The listeners that name a certificate. It may not exist (yet).
     shown_by: Index<CertificateKey, ListenerKey>,
+    /// The listeners and services that name a trust bundle. It may not exist (yet).
+    trusted_by: Index<TrustBundleKey, Key>,
     by_port: Index<u16, ListenerKey>,
     /// The listeners that are on their port, in the version that is.
     served: HashMap<ListenerKey, Arc<Listener>>,
@@ -47,6 +53,7 @@ struct Touched {
     services: HashSet<ServiceKey>,
     ports: BTreeSet<u16>,
     certificates: HashSet<CertificateKey>,
+    trust_bundles: HashSet<TrustBundleKey>,
 }
 
 /// A service's number, kept as long as somebody uses it: a rule that names it, or the service itself.
@@ -80,6 +87,7 @@ impl Configuration {
             };
             let done = match change {
                 Change::Upsert(Resource::Certificate(certificate)) => self.put_certificate(certificate),
+                Change::Upsert(Resource::TrustBundle(bundle)) => self.put_trust_bundle(bundle),
                 Change::Upsert(Resource::Route(route)) => self.put_route(route),
                 Change::Upsert(Resource::Workload(workload)) => Ok(self.put_workload(workload)),
                 Change::Upsert(Resource::Service(service)) => self.put_service(service),
@@ -94,6 +102,9 @@ impl Configuration {
         let touched = std::mem::take(&mut self.touched);
         for key in &touched.services {
             self.settle_service(key);
+        }
+        for key in &touched.trust_bundles {
+            self.settle_trust_bundle(key, &mut rejected);
         }
         self.settle_ports(&touched.ports, &mut rejected);
         for key in &touched.certificates {
@@ -114,6 +125,10 @@ impl Configuration {
             Key::Certificate(key) => {
                 self.touched.certificates.insert(key.clone());
                 self.next.certificates.remove(key).is_some()
+            }
+            Key::TrustBundle(key) => {
+                self.touched.trust_bundles.insert(key.clone());
+                self.next.trust_bundles.remove(key).is_some()
             }
             Key::Workload(key) => self.remove_workload(key),
             Key::Service(key) => self.remove_service(key),
@@ -149,12 +164,94 @@ impl Configuration {
     /// Gives a certificate to the listeners that show it.
     fn settle_certificate(&mut self, key: &CertificateKey) {
         for listener in self.shown_by.get(key).into_iter().flatten() {
-            if let Some(listener) = self.served.get(listener)
-                && let Some(port) = self.next.ports.get_mut(&listener.port)
-            {
-                let certificates = certificates_of(&self.next.certificates, listener);
-                Arc::make_mut(port).serve(Arc::clone(listener), certificates);
+            if let Some(listener) = self.served.get(listener) {
+                self.next.serve(listener);
             }
+        }
+    }
+}
+
+/// Trust bundles.
+impl Configuration {
+    fn put_trust_bundle(&mut self, bundle: Arc<TrustBundle>) -> Result<bool, String> {
+        let key = bundle.key.clone();
+        if self
+            .next
+            .trust_bundles
+            .get(&key)
+            .is_some_and(|old| old.source == bundle)
+        {
+            return Ok(false);
+        }
+        let entry = TrustEntry::new(bundle)?;
+        self.touched.trust_bundles.insert(key.clone());
+        self.next.trust_bundles.insert(key, Arc::new(entry));
+        Ok(true)
+    }
+
+    /// Gives a trust bundle to the listeners and services that trust by it.
+    fn settle_trust_bundle(&mut self, key: &TrustBundleKey, rejected: &mut Vec<Rejected>) {
+        for key in self.trusted_by.get(key).cloned().into_iter().flatten() {
+            match &key {
+                Key::Listener(listener) => {
+                    if let Some(listener) = self.served.get(listener) {
+                        self.next.serve(listener);
+                    }
+                }
+                Key::Service(service) => {
+                    let Some(entry) = self.next.services.get(service) else {
+                        continue;
+                    };
+                    match self.next.backend_tls(&entry.service) {
+                        Ok(tls) => self.insert_service(ServiceEntry {
+                            id: entry.id,
+                            service: Arc::clone(&entry.service),
+                            session: entry.session.clone(),
+                            endpoints: Arc::clone(&entry.endpoints),
+                            tls,
+                        }),
+                        Err(reason) => rejected.push(Rejected { key, reason }),
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Snapshot {
+    /// How TLS is spoken to a service, by the trust bundles that are there.
+    fn backend_tls(&self, service: &Service) -> Result<Option<Arc<BackendTls>>, String> {
+        let Some(tls) = &service.tls else { return Ok(None) };
+        let bundles = bundles_of(tls).iter().filter_map(|key| self.trust_bundles.get(key));
+        Ok(Some(Arc::new(BackendTls::new(tls, bundles)?)))
+    }
+
+    /// Puts a listener on its port, which is there, with its certificates and bundles as far as they are.
+    fn serve(&mut self, listener: &Arc<Listener>) {
+        let certificate = |key| self.certificates.get(key).map(|entry| Arc::clone(&entry.certified));
+        let shown = listener.tls.iter().flat_map(|tls| &tls.certificates);
+        let certificates = shown.filter_map(certificate).collect();
+        let identity = listener.backend_certificate.as_ref().and_then(certificate);
+        let validation = listener.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        let client = validation.map(|validation| {
+            let keys = validation.trust_bundles.iter();
+            let bundles: Vec<_> = keys.filter_map(|key| self.trust_bundles.get(key)).cloned().collect();
+            // Kept if it is the same, with the sessions that can be resumed.
+            let port = self.ports.get(&listener.port);
+            let before = port.and_then(|port| port.verification_of(listener));
+            match before.filter(|before| before.is_of(validation, &bundles)) {
+                Some(before) => Arc::clone(before),
+                None => Arc::new(ClientVerification::new(validation, bundles)),
+            }
+        });
+        if let Some(port) = self.ports.get_mut(&listener.port) {
+            Arc::make_mut(port).serve(Served {
+                listener: Arc::clone(listener),
+                certificates,
+                client,
+                identity,
+            });
         }
     }
 }
@@ -184,10 +281,19 @@ impl Configuration {
     fn put_service(&mut self, service: Arc<Service>) -> Result<bool, String> {
         let key = service.key.clone();
         let old = self.next.services.get(&key).cloned();
-        if old.as_ref().is_some_and(|old| old.service == service) {
-            return Ok(false);
-        }
+        let tls = match &old {
+            Some(old) if old.service == service => return Ok(false),
+            Some(old) if old.service.tls == service.tls => old.tls.clone(),
+            _ => self.next.backend_tls(&service)?,
+        };
         let session = service.session.as_ref().map(Session::new).transpose()?.map(Arc::new);
+        for bundle in old.iter().flat_map(|old| &old.service.tls).flat_map(bundles_of) {
+            remove_from(&mut self.trusted_by, bundle, &Key::Service(key.clone()));
+        }
+        for bundle in service.tls.iter().flat_map(bundles_of) {
+            let by = self.trusted_by.entry(bundle.clone()).or_default();
+            by.insert(Key::Service(key.clone()));
+        }
         let (id, endpoints) = match &old {
             Some(old) => (old.id, Arc::clone(&old.endpoints)),
             None => (self.acquire(&key), Arc::default()),
@@ -200,6 +306,7 @@ impl Configuration {
             service,
             session,
             endpoints,
+            tls,
         });
         Ok(true)
     }
@@ -210,6 +317,9 @@ impl Configuration {
         };
         self.next.sessions -= usize::from(old.session.is_some());
         self.next.services_by_id.remove(&old.id);
+        for bundle in old.service.tls.iter().flat_map(bundles_of) {
+            remove_from(&mut self.trusted_by, bundle, &Key::Service(key.clone()));
+        }
         self.release(key);
         true
     }
@@ -265,6 +375,7 @@ impl Configuration {
                 service: Arc::clone(&entry.service),
                 session: entry.session.clone(),
                 endpoints,
+                tls: entry.tls.clone(),
             };
             self.insert_service(entry);
         }
@@ -340,11 +451,15 @@ impl Configuration {
             .entry(listener.port)
             .or_default()
             .insert(listener.key.clone());
-        for certificate in listener.tls.iter().flat_map(|tls| &tls.certificates) {
+        for certificate in shown_by(&listener) {
             self.shown_by
                 .entry(certificate.clone())
                 .or_default()
                 .insert(listener.key.clone());
+        }
+        for bundle in trusted_by(&listener) {
+            let by = self.trusted_by.entry(bundle.clone()).or_default();
+            by.insert(Key::Listener(listener.key.clone()));
         }
         self.touched.ports.insert(listener.port);
         self.next.listeners.insert(listener.key.clone(), listener);
@@ -356,8 +471,11 @@ impl Configuration {
             return false;
         };
         remove_from(&mut self.by_port, &old.port, key);
-        for certificate in old.tls.iter().flat_map(|tls| &tls.certificates) {
+        for certificate in shown_by(&old) {
             remove_from(&mut self.shown_by, certificate, key);
+        }
+        for bundle in trusted_by(&old) {
+            remove_from(&mut self.trusted_by, bundle, &Key::Listener(key.clone()));
         }
         self.touched.ports.insert(old.port);
         true
@@ -427,17 +545,13 @@ impl Configuration {
         if old.as_ref() == Some(&listener) {
             return;
         }
-        let port = self
-            .next
-            .ports
-            .entry(number)
-            .or_insert_with(|| Arc::new(Port::new(number)));
-        let port = Arc::make_mut(port);
-        port.serve(
-            Arc::clone(&listener),
-            certificates_of(&self.next.certificates, &listener),
-        );
-        if old.is_none() {
+        let ports = self.next.ports.entry(number);
+        ports.or_insert_with(|| Arc::new(Port::new(number)));
+        self.next.serve(&listener);
+        if old.is_none()
+            && let Some(port) = self.next.ports.get_mut(&number)
+        {
+            let port = Arc::make_mut(port);
             let group = port.group(&listener);
             let routes = self.attached.get(&listener.key).into_iter().flatten();
             routes
@@ -452,15 +566,24 @@ fn listeners_of(route: &Route) -> BTreeSet<&ListenerKey> {
     route.listeners.iter().collect()
 }
 
-/// The certificates of a listener, as far as they are there.
-fn certificates_of(
-    known: &Table<CertificateKey, Arc<CertificateEntry>>,
-    listener: &Listener,
-) -> Vec<Arc<CertifiedKey>> {
-    let keys = listener.tls.iter().flat_map(|tls| &tls.certificates);
-    keys.filter_map(|key| known.get(key))
-        .map(|entry| Arc::clone(&entry.certified))
-        .collect()
+/// The certificates a listener names: those it shows to clients, and the one for backends.
+fn shown_by(listener: &Listener) -> impl Iterator<Item = &CertificateKey> {
+    let shown = listener.tls.iter().flat_map(|tls| &tls.certificates);
+    shown.chain(&listener.backend_certificate)
+}
+
+/// The trust bundles a listener names.
+fn trusted_by(listener: &Listener) -> impl Iterator<Item = &TrustBundleKey> {
+    let client = listener.tls.iter().flat_map(|tls| &tls.client);
+    client.flat_map(|client| &client.trust_bundles)
+}
+
+/// The trust bundles that TLS to a service names.
+fn bundles_of(tls: &weft_model::BackendTls) -> &[TrustBundleKey] {
+    match &tls.roots {
+        TrustRoots::Bundles(keys) => keys,
+        TrustRoots::System => &[],
+    }
 }
 
 fn remove_from<K: Hash + Eq, V: Ord>(index: &mut Index<K, V>, key: &K, value: &V) {
@@ -489,7 +612,8 @@ mod tests {
         vec![
             read(
                 serde_json::json!({"kind": "listener", "key": "g/g/l", "gateway": "g/g", "port": 440 + version,
-                "protocol": "HTTPS", "tls": {"certificates": [format!("n/{version}")]}}),
+                "protocol": "HTTPS", "backendCertificate": format!("n/b{version}"), "tls": {"certificates": [format!("n/{version}")],
+                "client": {"trustBundles": [format!("ConfigMap/n/{version}")]}}}),
             ),
             read(
                 serde_json::json!({"kind": "route", "key": "r", "listeners": ["g/g/l", listener],
@@ -498,7 +622,10 @@ mod tests {
                 "filters": [mirror.clone()],
                 "backends": [{"weight": 1, "target": {"service": service}, "filters": [mirror]}]}),
             ),
-            read(serde_json::json!({"kind": "service", "key": "n/1:80"})),
+            read(
+                serde_json::json!({"kind": "service", "key": "n/1:80", "tls": {"hostname": "a.example",
+                "roots": {"bundles": [format!("ConfigMap/n/s{version}")]}}}),
+            ),
             read(
                 serde_json::json!({"kind": "workload", "key": "n/w", "address": "10.0.0.1", "services": {service: 80}}),
             ),
@@ -524,6 +651,7 @@ mod tests {
         assert_eq!(configuration.endpoints.len(), 0);
         assert_eq!(configuration.attached.len(), 0);
         assert_eq!(configuration.shown_by.len(), 0);
+        assert_eq!(configuration.trusted_by.len(), 0);
         assert_eq!(configuration.by_port.len(), 0);
         assert_eq!(configuration.served.len(), 0);
     }

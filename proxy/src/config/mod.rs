@@ -18,6 +18,7 @@ mod redirect;
 mod rule;
 mod snapshot;
 mod table;
+mod trust;
 
 pub use configuration::{Applied, Configuration};
 pub use explain::{Explanation, Passed, Reason, Share, Step, Taken, Verdict, explain};
@@ -26,3 +27,5 @@ pub use filters::{Answer, Filters, MirrorTarget};
 pub use port::{Found, Match, Port};
 pub use rule::{BackendEntry, Rule, Target};
 pub use snapshot::{Endpoint, ServiceEntry, ServiceId, Snapshot};
+pub use trust::BackendTls;
+pub(crate) use trust::{ClientVerification, provider};

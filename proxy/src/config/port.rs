@@ -11,6 +11,7 @@ use super::{
     certificate::covers,
     hosts::{Host, HostTable},
     paths::{Candidate, PathTable},
+    trust::ClientVerification,
 };
 use crate::fields::{Fields, RequestView};
 
@@ -41,6 +42,10 @@ pub(super) struct Group {
 pub(super) struct Served {
     pub(super) listener: Arc<Listener>,
     pub(super) certificates: Vec<Arc<CertifiedKey>>,
+    /// What is asked of its clients.
+    pub(super) client: Option<Arc<ClientVerification>>,
+    /// What its requests show to backends that ask.
+    pub(super) identity: Option<Arc<CertifiedKey>>,
 }
 
 /// Who takes a request.
@@ -63,6 +68,8 @@ pub struct Match<'s> {
     pub index: usize,
     /// How many bytes of the path its prefix took, without a trailing slash; all of them for another kind of match.
     pub prefix: usize,
+    /// What the request shows to a backend that asks for a certificate.
+    pub identity: Option<&'s Arc<CertifiedKey>>,
 }
 
 /// The listeners that a request is for.
@@ -105,6 +112,28 @@ impl Port {
         Some(Arc::clone(fitting.unwrap_or(first)))
     }
 
+    /// Whether anything is asked of any client.
+    pub(crate) fn asks_clients(&self) -> bool {
+        let mut listeners = self.groups.values().flat_map(|group| &group.listeners);
+        listeners.any(|served| served.client.is_some())
+    }
+
+    /// What is asked of a client that asks for `sni`. A request for a host of other listeners is misdirected, so that
+    /// nobody comes past it by another name.
+    pub(crate) fn client_verification(&self, sni: Option<&str>) -> Option<&Arc<ClientVerification>> {
+        let host = Host::new(sni.unwrap_or_default());
+        let group = self.groups.matching(host.as_str()).next()?;
+        group.listeners.iter().find_map(|served| served.client.as_ref())
+    }
+
+    /// What was asked of the clients of a listener last.
+    pub(super) fn verification_of(&self, listener: &Listener) -> Option<&Arc<ClientVerification>> {
+        let group = self.groups.get(listener.hostname.as_ref())?;
+        let mut listeners = group.listeners.iter();
+        let served = listeners.find(|served| served.listener.key == listener.key)?;
+        served.client.as_ref()
+    }
+
     /// Who takes a request that came by a connection with this SNI (which is ignored where TLS is not terminated).
     ///
     /// Among the routes of the listener that the request is for, the most specific hostname is asked first, and the next
@@ -136,10 +165,9 @@ impl Port {
     }
 
     /// Adds a listener, or takes its new version in place of the old one of the same hostname.
-    pub(super) fn serve(&mut self, listener: Arc<Listener>, certificates: Vec<Arc<CertifiedKey>>) {
-        self.tls = listener.protocol == ListenerProtocol::Https;
-        let group = self.group(&listener);
-        let served = Served { listener, certificates };
+    pub(super) fn serve(&mut self, served: Served) {
+        self.tls = served.listener.protocol == ListenerProtocol::Https;
+        let group = self.group(&served.listener);
         match group
             .listeners
             .binary_search_by(|other| other.listener.key.cmp(&served.listener.key))
@@ -184,8 +212,16 @@ impl Group {
                 rule,
                 index: *index,
                 prefix,
+                identity: self.identity(rule),
             })
         })
+    }
+
+    /// What requests for a rule show to backends: that of the listener by which they came to it.
+    fn identity(&self, rule: &Rule) -> Option<&Arc<CertifiedKey>> {
+        let mut showing = self.listeners.iter().filter(|served| served.identity.is_some());
+        let served = showing.find(|served| rule.route.listeners.contains(&served.listener.key))?;
+        served.identity.as_ref()
     }
 
     pub(super) fn attach(&mut self, rule: &Arc<Rule>) {

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use weft_model::{
-    CertificateKey, Listener, ListenerKey, Resource, RouteKey, Service, ServiceKey, Workload, WorkloadKey,
+    CertificateKey, Listener, ListenerKey, Resource, RouteKey, Service, ServiceKey, TrustBundleKey, Workload,
+    WorkloadKey,
 };
 
-use super::{Port, Rule, certificate::CertificateEntry, table::Table};
+use super::{BackendTls, Port, Rule, certificate::CertificateEntry, table::Table, trust::TrustEntry};
 use crate::session::Session;
 
 /// All that is configured at one moment. Immutable, and shares what it can with the one before and the one after.
@@ -16,6 +17,7 @@ pub struct Snapshot {
     pub generation: u64,
     pub(super) ports: BTreeMap<u16, Arc<Port>>,
     pub(super) certificates: Table<CertificateKey, Arc<CertificateEntry>>,
+    pub(super) trust_bundles: Table<TrustBundleKey, Arc<TrustEntry>>,
     pub(super) workloads: Table<WorkloadKey, Arc<Workload>>,
     pub(super) services: Table<ServiceKey, Arc<ServiceEntry>>,
     pub(super) services_by_id: Table<ServiceId, Arc<ServiceEntry>>,
@@ -40,6 +42,8 @@ pub struct ServiceEntry {
     pub(crate) session: Option<Arc<Session>>,
     /// Who answers, ordered by workload. The same allocation as in the last snapshot if nothing changed.
     pub endpoints: Arc<[Endpoint]>,
+    /// Present when TLS is spoken to them. The same allocation as in the last snapshot if nothing changed.
+    pub tls: Option<Arc<BackendTls>>,
 }
 
 /// Someone who answers for a service.
@@ -93,6 +97,10 @@ impl Snapshot {
             .certificates
             .values()
             .map(|entry| Resource::Certificate(Arc::clone(&entry.source)));
+        let trust_bundles = self
+            .trust_bundles
+            .values()
+            .map(|entry| Resource::TrustBundle(Arc::clone(&entry.source)));
         let workloads = self
             .workloads
             .values()
@@ -110,6 +118,7 @@ impl Snapshot {
             .values()
             .map(|listener| Resource::Listener(Arc::clone(listener)));
         let mut all: Vec<_> = certificates
+            .chain(trust_bundles)
             .chain(workloads)
             .chain(services)
             .chain(routes)

@@ -11,7 +11,6 @@ use std::{
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::net::TcpStream;
 
 use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, Unserved};
 use crate::{
@@ -23,6 +22,7 @@ use crate::{
     h1::{self, Framing, Limits, Message, Parse, Pooled, Refusal, RequestLine, chunk_head},
     io::{Shared, Stream},
     tunnel,
+    upstream::BackendStream,
     watchdog::Watchdog,
     worker::Worker,
 };
@@ -414,7 +414,7 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
         (body, responder)
     }
 
-    async fn tunnel(&mut self, backend: &Shared<TcpStream>, early: &[u8]) {
+    async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]) {
         let sent = self.message.rest().to_vec();
         self.watchdog.disarm();
         tunnel::join(self.stream, &sent, backend, early).await;

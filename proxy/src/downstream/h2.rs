@@ -26,7 +26,7 @@ use crate::{
     gather::gather,
     h1::{self, Framing, encode_request_from},
     io::{Shared, Stream},
-    upstream::{next_piece, send_piece},
+    upstream::{BackendStream, next_piece, send_piece},
     watchdog::Watchdog,
     worker::Worker,
 };
@@ -95,7 +95,8 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
         });
         match accepted.await {
             Some(Some(Ok((request, respond)))) => {
-                if !worker.serves(client.port) && !leaving {
+                let stays = worker.serves(client.port) && client.is_trusted(&worker.snapshot());
+                if !stays && !leaving {
                     connection.graceful_shutdown();
                     leaving = true;
                 }
@@ -290,7 +291,7 @@ impl Downstream for H2Request {
         (H2RequestBody(&mut self.body), responder)
     }
 
-    async fn tunnel(&mut self, _backend: &Shared<TcpStream>, _early: &[u8]) {
+    async fn tunnel(&mut self, _backend: &Shared<BackendStream>, _early: &[u8]) {
         // Never reached: an HTTP/2 request has no Upgrade field, so no backend is asked for one.
     }
 }

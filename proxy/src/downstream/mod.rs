@@ -12,15 +12,17 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::net::TcpStream;
 
 use crate::{
     body::{BodyError, Piece},
+    config::Snapshot,
     fields::{Fields, RequestView},
     flag::Flag,
     h1::{Framing, Message},
     io::{Shared, Stream},
+    tls::Tls,
     traffic::Cells,
+    upstream::BackendStream,
     watchdog::Watchdog,
 };
 
@@ -35,11 +37,6 @@ pub(crate) struct Client {
     pub(crate) cells: Rc<Cells>,
     /// The value of `X-Forwarded-For`, made for the first request that goes on by HTTP/2.
     forwarded_for: OnceCell<Box<HeaderValue>>,
-}
-
-/// What a TLS handshake said.
-pub(crate) struct Tls {
-    pub(crate) sni: Option<Rc<str>>,
 }
 
 /// The longest lines of [`Client::forwarded`].
@@ -105,6 +102,12 @@ impl Client {
         }
     }
 
+    /// Whether it would be let in now as well.
+    pub(crate) fn is_trusted(&self, snapshot: &Snapshot) -> bool {
+        let tls = self.tls.as_ref();
+        tls.is_none_or(|tls| tls.is_trusted(snapshot, self.port))
+    }
+
     pub(crate) fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
@@ -161,7 +164,7 @@ pub(crate) trait Downstream {
     fn headers(&self, line: &Outgoing<'_>) -> HeaderMap;
     fn split(&mut self) -> (Self::Body<'_>, Self::Responder<'_>);
     /// Joins client and backend for good, after an answer of 101. `early` is what the backend sent with its head.
-    async fn tunnel(&mut self, backend: &Shared<TcpStream>, early: &[u8]);
+    async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]);
 }
 
 /// The body of a request.

@@ -2,9 +2,7 @@
 
 use std::{future::poll_fn, io, task::Poll};
 
-use tokio::net::TcpStream;
-
-use super::Connections;
+use super::{BackendStream, ConnectError, Connections, Secure};
 use crate::{
     body::{BodyError, H1Body},
     h1::{Framing, Limits, Message, Parse, Pooled, Refusal},
@@ -15,7 +13,9 @@ use crate::{
 
 /// A connection that carries one request at a time.
 pub(crate) struct H1Connection {
-    pub(crate) stream: Shared<TcpStream>,
+    pub(crate) stream: Shared<BackendStream>,
+    /// By what it is secured; 0 is nothing.
+    by: u64,
     /// Whether it has carried a request before: then the backend may have closed it meanwhile.
     pub(crate) reused: bool,
 }
@@ -50,17 +50,24 @@ pub(crate) enum ResponseError {
 
 impl H1Connection {
     /// An idle connection to the endpoint, or a new one.
-    pub(crate) async fn open(worker: &Worker, home: &Connections, fresh: bool) -> io::Result<Self> {
-        let idle = if fresh { None } else { home.take_idle() };
+    pub(crate) async fn open(
+        worker: &Worker,
+        home: &Connections,
+        secure: Option<&Secure>,
+        fresh: bool,
+    ) -> Result<Self, ConnectError> {
+        let by = secure.map_or(0, |secure| secure.id);
+        let idle = if fresh { None } else { home.take_idle(by) };
         let (stream, reused) = match idle {
             Some(stream) => {
                 worker.count_connections(|stats| stats.upstream_reused += 1);
                 (stream, true)
             }
-            None => (home.connect(worker).await?, false),
+            None => (home.connect(worker, secure, false).await?, false),
         };
         Ok(Self {
             stream: Shared::new(stream),
+            by,
             reused,
         })
     }
@@ -101,13 +108,13 @@ impl H1Response {
             clean &= message.rest().is_empty();
         }
         if clean {
-            home.give_idle(worker, connection.stream.into_inner());
+            home.give_idle(worker, connection.stream.into_inner(), connection.by);
         }
     }
 }
 
 async fn read_head(
-    stream: &Shared<TcpStream>,
+    stream: &Shared<BackendStream>,
     worker: &Worker,
     limits: &Limits,
     method: &str,

@@ -16,7 +16,7 @@ use h2::{
 };
 use http::{HeaderMap, Request};
 
-use super::Connections;
+use super::{ConnectError, Connections, Secure};
 use crate::{
     body::{BodyError, Piece},
     gather::gather,
@@ -34,6 +34,8 @@ pub(crate) struct H2Connections(RefCell<Vec<Rc<H2Connection>>>);
 
 struct H2Connection {
     sender: SendRequest<Bytes>,
+    /// By what it is secured; 0 is nothing.
+    by: u64,
     /// Streams in use; shared with each stream's guard.
     streams: std::cell::Cell<usize>,
 }
@@ -51,18 +53,24 @@ pub(crate) struct H2Response {
 
 impl H2Connections {
     /// A connection with room for one more stream: the one with the fewest, else a new one.
-    async fn sender(&self, worker: &Rc<Worker>, home: &Connections) -> io::Result<(SendRequest<Bytes>, StreamGuard)> {
+    async fn sender(
+        &self,
+        worker: &Rc<Worker>,
+        home: &Connections,
+        secure: Option<&Secure>,
+    ) -> Result<(SendRequest<Bytes>, StreamGuard), ConnectError> {
+        let by = secure.map_or(0, |secure| secure.id);
         loop {
             let best = self
                 .0
                 .borrow()
                 .iter()
-                .filter(|c| c.streams.get() < c.limit())
+                .filter(|c| c.by == by && c.streams.get() < c.limit())
                 .min_by_key(|c| c.streams.get())
                 .cloned();
             let (connection, reused) = match best {
                 Some(connection) => (connection, true),
-                None => (self.open(worker, home).await?, false),
+                None => (self.open(worker, home, secure).await?, false),
             };
             let guard = StreamGuard::new(&connection);
             match connection.sender.clone().ready().await {
@@ -76,15 +84,20 @@ impl H2Connections {
                     // It has closed or is going away: forget it and look again.
                     self.forget(&connection);
                     if !reused {
-                        return Err(io::Error::other(error));
+                        return Err(io::Error::other(error).into());
                     }
                 }
             }
         }
     }
 
-    async fn open(&self, worker: &Rc<Worker>, home: &Connections) -> io::Result<Rc<H2Connection>> {
-        let stream = home.connect(worker).await?;
+    async fn open(
+        &self,
+        worker: &Rc<Worker>,
+        home: &Connections,
+        secure: Option<&Secure>,
+    ) -> Result<Rc<H2Connection>, ConnectError> {
+        let stream = home.connect(worker, secure, true).await?;
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)
@@ -93,9 +106,11 @@ impl H2Connections {
             .enable_push(false);
         let (stream, flusher) = gather(worker, stream);
         let handshake = tokio::time::timeout(worker.options.limits.connect_timeout, builder.handshake(stream));
-        let (sender, mut driver) = handshake.await?.map_err(io::Error::other)?;
+        let handshake = handshake.await.map_err(io::Error::from)?;
+        let (sender, mut driver) = handshake.map_err(io::Error::other)?;
         let connection = Rc::new(H2Connection {
             sender,
+            by: secure.map_or(0, |secure| secure.id),
             streams: std::cell::Cell::new(0),
         });
         self.0.borrow_mut().push(connection.clone());
@@ -110,6 +125,11 @@ impl H2Connections {
             }
         });
         Ok(connection)
+    }
+
+    /// Uses none of them again; those with streams end with these.
+    pub(super) fn forget_all(&self) {
+        self.0.borrow_mut().clear();
     }
 
     fn forget(&self, connection: &Rc<H2Connection>) {
@@ -141,10 +161,11 @@ impl Connections {
     pub(crate) async fn h2_request(
         &self,
         worker: &Rc<Worker>,
+        secure: Option<&Secure>,
         request: Request<()>,
         end: bool,
-    ) -> io::Result<(ResponseFuture, SendStream<Bytes>, StreamGuard)> {
-        let (mut sender, guard) = self.h2.sender(worker, self).await?;
+    ) -> Result<(ResponseFuture, SendStream<Bytes>, StreamGuard), ConnectError> {
+        let (mut sender, guard) = self.h2.sender(worker, self, secure).await?;
         let (response, stream) = sender.send_request(request, end).map_err(io::Error::other)?;
         Ok((response, stream, guard))
     }

@@ -2,9 +2,10 @@
 
 mod h1;
 mod h2;
+mod secure;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -12,12 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::sign::CertifiedKey;
 use tokio::net::TcpStream;
 use weft_model::{BackendProtocol, ServiceKey};
 
 pub(crate) use self::{
     h1::{H1Connection, H1Response, ResponseError},
     h2::{H2Connections, H2Response, next_piece, send_piece},
+    secure::{BackendStream, ConnectError, Secure, is_of_tls},
 };
 use crate::{
     balance::{Balancer, EndpointState, RetryBudget},
@@ -34,7 +37,13 @@ pub(crate) struct Upstream {
     pub(crate) protocol: std::cell::Cell<BackendProtocol>,
     entry: RefCell<Arc<ServiceEntry>>,
     balancer: Balancer,
+    /// By what connections to it are secured; several where several Gateways show different certificates.
+    secured: RefCell<Vec<Rc<Secure>>>,
+    last_secure: Cell<u64>,
 }
+
+/// More than these Gateways, with certificates of their own, do not share one process.
+const SECURED: usize = 64;
 
 /// The connections to one endpoint.
 pub(crate) struct Connections {
@@ -44,7 +53,9 @@ pub(crate) struct Connections {
 }
 
 struct Idle {
-    stream: TcpStream,
+    stream: BackendStream,
+    /// By what it is secured; 0 is nothing.
+    by: u64,
     since: Instant,
 }
 
@@ -61,6 +72,8 @@ impl Upstream {
             protocol: entry.service.protocol.into(),
             entry: RefCell::new(entry.clone()),
             balancer,
+            secured: RefCell::default(),
+            last_secure: Cell::new(0),
         }
     }
 
@@ -72,7 +85,33 @@ impl Upstream {
         self.protocol.set(entry.service.protocol);
         self.budget.limit(entry.service.retry_budget.unwrap_or_default());
         self.balancer.update(&entry.endpoints);
+        let same = match (&self.entry.borrow().tls, &entry.tls) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        if !same {
+            // What was trusted before is trusted no longer: connections that carry no request are not used again.
+            self.secured.borrow_mut().clear();
+            self.balancer.each(|endpoint| endpoint.connections.forget_all());
+        }
         *self.entry.borrow_mut() = entry.clone();
+    }
+
+    /// By what connections to it are secured, for requests that show this certificate. None where TLS is not spoken.
+    pub(crate) fn secure(&self, identity: Option<&Arc<CertifiedKey>>) -> Option<Rc<Secure>> {
+        let entry = self.entry.borrow();
+        let tls = entry.tls.as_ref()?;
+        let mut secured = self.secured.borrow_mut();
+        if let Some(known) = secured.iter().find(|secure| secure.is_of(tls, identity)) {
+            return Some(known.clone());
+        }
+        if secured.len() == SECURED {
+            secured.remove(0);
+        }
+        self.last_secure.set(self.last_secure.get() + 1);
+        let secure = Secure::new(self.last_secure.get(), tls, identity);
+        secured.push(secure.clone());
+        Some(secure)
     }
 
     /// Chooses an endpoint, but not the one that has just failed if there is another.
@@ -103,37 +142,52 @@ impl Connections {
         }
     }
 
-    /// The connection used last, if it is still open as far as the kernel has said.
-    fn take_idle(&self) -> Option<TcpStream> {
+    /// The connection used last, if it is still open as far as is known.
+    fn take_idle(&self, by: u64) -> Option<BackendStream> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { stream, .. }) = idle.pop() {
-            // Most are known to be open without a system call. Those that the runtime takes for readable were closed by
-            // the backend, or it speaks out of turn, or the last read happened to fill its buffer.
-            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            let open = stream.poll_read_ready(&mut cx).is_pending()
-                || matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if open {
+        while let Some(at) = idle.iter().rposition(|idle| idle.by == by) {
+            let Idle { mut stream, .. } = idle.remove(at);
+            if stream.is_open() {
                 return Some(stream);
             }
         }
         None
     }
 
-    fn give_idle(&self, worker: &Worker, stream: TcpStream) {
+    fn give_idle(&self, worker: &Worker, stream: BackendStream, by: u64) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < worker.options.limits.idle_per_endpoint && !worker.draining.get() {
             idle.push(Idle {
                 stream,
+                by,
                 since: worker.coarse_now(),
             });
         }
     }
 
-    async fn connect(&self, worker: &Worker) -> io::Result<TcpStream> {
-        let connecting = TcpStream::connect(self.address);
-        let stream = tokio::time::timeout(worker.options.limits.connect_timeout, connecting).await??;
+    /// Uses none of the connections again. Requests that are under way end on theirs.
+    fn forget_all(&self) {
+        self.idle.borrow_mut().clear();
+        self.h2.forget_all();
+    }
+
+    async fn connect(
+        &self,
+        worker: &Worker,
+        secure: Option<&Secure>,
+        http2: bool,
+    ) -> Result<BackendStream, ConnectError> {
+        let limit = worker.options.limits.connect_timeout;
+        let stream = tokio::time::timeout(limit, TcpStream::connect(self.address)).await;
+        let stream = stream.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
         worker.count_connections(|stats| stats.upstream_opened += 1);
-        Ok(stream)
+        let Some(secure) = secure else {
+            return Ok(BackendStream::Plain(stream));
+        };
+        // Boxed, so that a connection in clear does not hold the space for a handshake.
+        let shaken = Box::pin(tokio::time::timeout(limit, secure.connect(stream, http2))).await;
+        let shaken = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
+        shaken.map_err(ConnectError::Tls)
     }
 }

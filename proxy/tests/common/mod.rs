@@ -117,6 +117,7 @@ pub fn listener(name: &str, port: u16) -> Listener {
         protocol: ListenerProtocol::Http,
         hostname: None,
         tls: None,
+        backend_certificate: None,
     }
 }
 
@@ -169,6 +170,8 @@ pub fn service(name: &str, protocol: BackendProtocol, addresses: &[SocketAddr]) 
         protocol,
         session: None,
         retry_budget: None,
+        tls: None,
+        broken: None,
     }))];
     for (number, address) in addresses.iter().enumerate() {
         resources.push(Resource::Workload(Arc::new(Workload {

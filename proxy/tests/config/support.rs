@@ -24,12 +24,14 @@ pub(crate) fn listener(key: &str, port: u16, hostname: Option<&str>) -> Listener
         protocol: ListenerProtocol::Http,
         hostname: hostname.map(|hostname| hostname.parse().expect("a hostname")),
         tls: None,
+        backend_certificate: None,
     }
 }
 
 pub(crate) fn https(key: &str, port: u16, hostname: Option<&str>, certificates: &[&str]) -> Listener {
     let tls = ListenerTls {
         certificates: certificates.iter().map(|key| (*key).into()).collect(),
+        client: None,
     };
     Listener {
         protocol: ListenerProtocol::Https,
@@ -168,6 +170,8 @@ pub(crate) fn service(name: &str) -> Service {
         protocol: Default::default(),
         session: None,
         retry_budget: None,
+        tls: None,
+        broken: None,
     }
 }
 

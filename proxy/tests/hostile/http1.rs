@@ -188,6 +188,7 @@ fn a_client_over_tls_that_reads_nothing_is_given_up() {
             protocol: ListenerProtocol::Https,
             tls: Some(ListenerTls {
                 certificates: vec![CertificateKey::from("default/one")],
+                client: None,
             }),
             ..common::listener("https", port)
         })),
@@ -254,6 +255,7 @@ fn a_tls_handshake_that_does_not_end_is_cut_off() {
             protocol: ListenerProtocol::Https,
             tls: Some(ListenerTls {
                 certificates: vec![CertificateKey::from("default/one")],
+                client: None,
             }),
             ..common::listener("https", port)
         })),

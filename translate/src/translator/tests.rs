@@ -64,13 +64,14 @@ fn of_what_is_gone_nothing_is_kept() {
 }
 
 impl Translator {
-    fn sizes(&self) -> [usize; 15] {
+    fn sizes(&self) -> [usize; 16] {
         let Self {
             options: _,
             world,
             readers,
             reads,
-            gateways,
+            owners,
+            sets,
             routes,
             services,
             used,
@@ -78,7 +79,7 @@ impl Translator {
             claims,
             serving,
             resources,
-            certificates,
+            shared,
             ancestors,
             statuses,
             diagnostics,
@@ -87,7 +88,8 @@ impl Translator {
             world.size(),
             readers.len(),
             reads.len(),
-            gateways.len(),
+            owners.len(),
+            sets.len(),
             routes.len(),
             services.len(),
             used.len(),
@@ -95,7 +97,7 @@ impl Translator {
             claims.size(),
             serving.len(),
             resources.len(),
-            certificates.len(),
+            shared.len(),
             ancestors.len(),
             statuses.len(),
             diagnostics.len(),

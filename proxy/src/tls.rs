@@ -1,0 +1,139 @@
+//! TLS from clients: which certificate they are shown, what is asked of them, and whether that still holds.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    pki_types::CertificateDer,
+    server::{Acceptor, ClientHello, ResolvesServerCert, danger::ClientCertVerifier},
+    sign::CertifiedKey,
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
+
+use crate::config::{ClientVerification, Snapshot, provider};
+
+/// The TLS side of a port.
+#[derive(Clone)]
+pub(crate) struct PortTls {
+    port: u16,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    /// For handshakes in which nothing is asked of the client.
+    open: Arc<ServerConfig>,
+}
+
+/// What a handshake said.
+pub(crate) struct Tls {
+    pub(crate) sni: Option<Rc<str>>,
+    /// The certificates that the client showed where it was asked for some, its own first.
+    chain: Option<Box<[CertificateDer<'static>]>>,
+    /// What it was let in by last.
+    asked: RefCell<Option<Arc<ClientVerification>>>,
+    /// The configuration that was in use when this was last looked at, and what came of it.
+    generation: Cell<u64>,
+    trusted: Cell<bool>,
+}
+
+impl PortTls {
+    pub(crate) fn new(port: u16, snapshot: Arc<ArcSwap<Snapshot>>) -> Result<Self, rustls::Error> {
+        let open = server_config(port, snapshot.clone(), None)?;
+        Ok(Self { port, snapshot, open })
+    }
+
+    /// Shakes hands. What is asked of the client is chosen by its SNI, as the certificate is.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Tls)> {
+        let before = self.snapshot.load_full();
+        let asks = before.port(self.port).is_some_and(|port| port.asks_clients());
+        let (stream, asked) = if asks {
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
+            let port = before.port(self.port);
+            let asked = port.and_then(|port| port.client_verification(sni.as_deref())).cloned();
+            let config = match &asked {
+                None => self.open.clone(),
+                Some(asked) => asked
+                    .config(|verifier| server_config(self.port, self.snapshot.clone(), Some(verifier)))
+                    .map_err(io::Error::other)?,
+            };
+            (hello.into_stream(config).await?, asked)
+        } else {
+            (TlsAcceptor::from(self.open.clone()).accept(stream).await?, None)
+        };
+        let session = stream.get_ref().1;
+        let chain = asked.as_ref().and_then(|_| session.peer_certificates());
+        let tls = Tls {
+            sni: session.server_name().map(|name| Rc::from(name.to_ascii_lowercase())),
+            chain: chain.map(Box::from),
+            asked: RefCell::new(asked),
+            generation: Cell::new(before.generation),
+            trusted: Cell::new(true),
+        };
+        Ok((stream, tls))
+    }
+}
+
+impl Tls {
+    /// Whether the client would be let in by the configuration in use now as well. Certificates and trust bundles change
+    /// under connections that are open.
+    pub(crate) fn is_trusted(&self, snapshot: &Snapshot, port: u16) -> bool {
+        if self.generation.replace(snapshot.generation) != snapshot.generation {
+            let port = snapshot.port(port);
+            let now = port.and_then(|port| port.client_verification(self.sni.as_deref()));
+            let mut asked = self.asked.borrow_mut();
+            let same = match (now, &*asked) {
+                (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+                (None, _) => true,
+                (Some(_), None) => false,
+            };
+            if !same {
+                self.trusted
+                    .set(now.is_none_or(|now| now.trusts(self.chain.as_deref())));
+                *asked = now.cloned();
+            }
+        }
+        self.trusted.get()
+    }
+}
+
+/// The certificate is chosen by each handshake from the configuration then in use.
+pub(crate) fn server_config(
+    port: u16,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => builder.with_client_cert_verifier(clients),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(BySni { port, snapshot }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+struct BySni {
+    port: u16,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+impl ResolvesServerCert for BySni {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        self.snapshot.load().port(self.port)?.certificate(name.as_deref())
+    }
+}
+
+impl std::fmt::Debug for BySni {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BySni")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
