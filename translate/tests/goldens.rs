@@ -60,9 +60,6 @@ enum Shown {
         listeners: BTreeMap<String, ShownListener>,
     },
     Policy {
-        ancestors: BTreeMap<String, Vec<String>>,
-    },
-    Policy {
         ancestors: Vec<ShownAncestor>,
     },
     Route {
@@ -136,18 +133,6 @@ fn shown(status: &Status) -> Shown {
         Status::ListenerSet(set) => Shown::ListenerSet {
             conditions: lines(&set.conditions),
             listeners: listeners(&set.listeners),
-        },
-        Status::Policy(policy) => Shown::Policy {
-            ancestors: policy
-                .ancestors
-                .iter()
-                .map(|ancestor| {
-                    let parent = &ancestor.ancestor_ref;
-                    let namespace = parent.namespace.as_deref().unwrap_or_default();
-                    let name = format!("{} {namespace}/{}", parent.kind, parent.name);
-                    (name, lines(&ancestor.conditions))
-                })
-                .collect(),
         },
         Status::Policy(policy) => Shown::Policy {
             ancestors: policy

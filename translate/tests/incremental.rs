@@ -14,6 +14,7 @@ use weft_translate::{Diagnostic, Edit, Output, Status, Translator};
 
 const NAMESPACES: [&str; 2] = ["a", "b"];
 const GATEWAYS: [&str; 2] = ["g1", "g2"];
+const SETS: [&str; 2] = ["q1", "q2"];
 const LISTENERS: [&str; 2] = ["l1", "l2"];
 const HOSTNAMES: [&str; 4] = ["x.com", "*.x.com", "*.com", "y.org"];
 const ROUTES: [&str; 3] = ["r1", "r2", "r3"];
@@ -80,22 +81,111 @@ fn gateways() -> impl Strategy<Value = Object> {
         select(&GATEWAYS),
         select(&CREATED),
         vec(listeners(), 1..4),
+        select(vec![
+            json!({}),
+            json!({"namespaces": {"from": "Same"}}),
+            json!({"namespaces": {"from": "All"}}),
+            json!({"namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "web"}}}}),
+        ]),
+        gateway_tls(),
     )
-        .prop_map(|(namespace, name, created, listeners)| {
+        .prop_map(|(namespace, name, created, listeners, allowed, tls)| {
             let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
-            let spec = json!({"gatewayClassName": "weft", "listeners": listeners});
+            let mut spec = json!({"gatewayClassName": "weft", "listeners": listeners, "allowedListeners": allowed});
+            if let Some(tls) = tls {
+                spec["tls"] = tls;
+            }
             object(Kind::Gateway, json!({"metadata": metadata, "spec": spec}))
         })
+}
+
+fn gateway_tls() -> impl Strategy<Value = Option<Value>> {
+    let roots = (select(&NAMESPACES), select(&["c1", "c2"]))
+        .prop_map(|(namespace, name)| json!({"group": "", "kind": "ConfigMap", "namespace": namespace, "name": name}));
+    let mode = select(&["AllowValidOnly", "AllowInsecureFallback"]);
+    let validation = (roots, mode).prop_map(|(roots, mode)| {
+        json!({"default": {"validation": {"caCertificateRefs": [roots], "mode": mode}}, "perPort": [{"port": 80, "tls": {}}]})
+    });
+    let backend = select(&NAMESPACES)
+        .prop_map(|namespace| json!({"clientCertificateRef": {"namespace": namespace, "name": "t"}}));
+    option::weighted(
+        0.3,
+        (validation, backend).prop_map(|(frontend, backend)| json!({"frontend": frontend, "backend": backend})),
+    )
+}
+
+fn listener_sets() -> impl Strategy<Value = Object> {
+    (
+        select(&NAMESPACES),
+        select(&SETS),
+        select(&CREATED),
+        (select(&NAMESPACES), select(&GATEWAYS)),
+        vec(listeners(), 1..3),
+    )
+        .prop_map(|(namespace, name, created, (of, gateway), listeners)| {
+            let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+            let spec = json!({"parentRef": {"namespace": of, "name": gateway}, "listeners": listeners});
+            object(Kind::ListenerSet, json!({"metadata": metadata, "spec": spec}))
+        })
+}
+
+fn backend_tls_policies() -> impl Strategy<Value = Object> {
+    let target = (select(&SERVICES), option::weighted(0.4, select(&["http", "admin"]))).prop_map(|(name, section)| {
+        let mut target = json!({"group": "", "kind": "Service", "name": name});
+        if let Some(section) = section {
+            target["sectionName"] = section.into();
+        }
+        target
+    });
+    let roots = select(vec![
+        json!({"hostname": "a.example", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "c1"}]}),
+        json!({"hostname": "b.example", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "c2"}, {"group": "", "kind": "Service", "name": "s1"}]}),
+        json!({"hostname": "c.example", "wellKnownCACertificates": "System"}),
+        json!({"hostname": "no host", "wellKnownCACertificates": "System"}),
+    ]);
+    (
+        select(&NAMESPACES),
+        select(&["p1", "p2", "p3"]),
+        select(&CREATED),
+        vec(target, 1..3),
+        roots,
+    )
+        .prop_map(|(namespace, name, created, targets, validation)| {
+            let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+            let spec = json!({"targetRefs": targets, "validation": validation});
+            object(Kind::BackendTlsPolicy, json!({"metadata": metadata, "spec": spec}))
+        })
+}
+
+/// Roots, the same with another text, or none.
+fn config_maps() -> impl Strategy<Value = Object> {
+    let defaults = manifests(include_str!("goldens/defaults.yaml"));
+    let Some(Object::ConfigMap(known)) = defaults.get(&ObjectRef::new(Kind::ConfigMap, "default", "roots")) else {
+        panic!("defaults.yaml has roots")
+    };
+    let roots = known.data["ca.crt"].clone();
+    let datas = vec![
+        json!({"ca.crt": roots}),
+        json!({"ca.crt": format!("{roots}\n")}),
+        json!({}),
+    ];
+    (select(&NAMESPACES), select(&["c1", "c2"]), select(datas)).prop_map(|(namespace, name, data)| {
+        let metadata = json!({"namespace": namespace, "name": name});
+        object(Kind::ConfigMap, json!({"metadata": metadata, "data": data}))
+    })
 }
 
 fn parents() -> impl Strategy<Value = Value> {
     (
         select(&NAMESPACES),
-        select(&GATEWAYS),
+        prop_oneof![
+            2 => select(&GATEWAYS).prop_map(|name| ("Gateway", name)),
+            1 => select(&SETS).prop_map(|name| ("ListenerSet", name)),
+        ],
         option::weighted(0.3, select(&LISTENERS)),
     )
-        .prop_map(|(namespace, name, section)| {
-            let mut parent = json!({"namespace": namespace, "name": name});
+        .prop_map(|(namespace, (kind, name), section)| {
+            let mut parent = json!({"namespace": namespace, "kind": kind, "name": name});
             if let Some(section) = section {
                 parent["sectionName"] = section.into();
             }
@@ -173,12 +263,13 @@ fn grants() -> impl Strategy<Value = Object> {
     (
         select(&NAMESPACES),
         select(&["w1", "w2"]),
-        select(&["HTTPRoute", "GRPCRoute", "Gateway"]),
+        select(&["HTTPRoute", "GRPCRoute", "Gateway", "ListenerSet"]),
         select(&NAMESPACES),
         select(vec![
             json!({"group": "", "kind": "Service"}),
             json!({"group": "", "kind": "Service", "name": "s1"}),
             json!({"group": "", "kind": "Secret"}),
+            json!({"group": "", "kind": "ConfigMap"}),
         ]),
     )
         .prop_map(|(namespace, name, kind, from, to)| {
@@ -197,6 +288,7 @@ fn services() -> impl Strategy<Value = Object> {
         json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]}),
         json!({"ports": [{"name": "admin", "port": 80, "appProtocol": "kubernetes.io/h2c"}]}),
         json!({"ports": [{"name": "http", "port": 80, "appProtocol": "unknown"}]}),
+        json!({"ports": [{"name": "http", "port": 80, "appProtocol": "HTTPS"}]}),
         json!({"type": "ExternalName", "ports": [{"name": "http", "port": 80}]}),
     ];
     (select(&NAMESPACES), select(&SERVICES), select(specs)).prop_map(|(namespace, name, spec)| {
@@ -288,6 +380,9 @@ fn objects() -> impl Strategy<Value = Object> {
         1 => namespaces(),
         1 => classes(),
         4 => gateways(),
+        3 => listener_sets(),
+        2 => backend_tls_policies(),
+        1 => config_maps(),
         5 => routes(Kind::HttpRoute, http_rules()),
         2 => routes(Kind::GrpcRoute, grpc_rules()),
         2 => grants(),

@@ -8,7 +8,7 @@ fn of_what_is_gone_nothing_is_kept() {
         (Kind::GatewayClass, json!({"controllerName": crate::CONTROLLER})),
         (
             Kind::Gateway,
-            json!({"gatewayClassName": "o", "listeners": [
+            json!({"gatewayClassName": "o", "allowedListeners": {"namespaces": {"from": "All"}}, "listeners": [
                 {"name": "http", "port": 80, "protocol": "HTTP"},
                 {"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "o"}]}},
             ]}),
@@ -18,6 +18,16 @@ fn of_what_is_gone_nothing_is_kept() {
             json!({"parentRefs": [{"name": "o"}], "rules": [{"backendRefs": [
                 {"name": "o", "port": 80}, {"name": "o", "namespace": "elsewhere", "port": 80},
             ]}]}),
+        ),
+        (
+            Kind::ListenerSet,
+            json!({"parentRef": {"name": "o"}, "listeners": [{"name": "o", "port": 8080, "protocol": "HTTP"}]}),
+        ),
+        (
+            Kind::BackendTlsPolicy,
+            json!({"targetRefs": [{"group": "", "kind": "Service", "name": "o"}], "validation": {
+                "hostname": "o.example", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "o"}],
+            }}),
         ),
         (Kind::Service, json!({"ports": [{"port": 80}]})),
         (
@@ -45,6 +55,10 @@ fn of_what_is_gone_nothing_is_kept() {
         Kind::Secret,
         json!({"metadata": {"name": "o"}, "stringData": pair}),
     ));
+    objects.push(object(
+        Kind::ConfigMap,
+        json!({"metadata": {"name": "o"}, "data": {"ca.crt": certified.cert.pem()}}),
+    ));
 
     for standalone in [false, true] {
         let empty = Translator::new(Options {
@@ -55,7 +69,7 @@ fn of_what_is_gone_nothing_is_kept() {
         translator.apply(objects.iter().cloned().map(Edit::Put).collect());
         assert_ne!(translator.sizes(), empty.sizes());
         let kinds = |translator: &Translator| translator.resources().map(Resource::key).collect::<Vec<_>>();
-        assert_eq!(kinds(&translator).len(), 6, "{:?}", kinds(&translator));
+        assert_eq!(kinds(&translator).len(), 8, "{:?}", kinds(&translator));
         for object in &objects {
             translator.apply(vec![Edit::Delete(object.reference())]);
         }

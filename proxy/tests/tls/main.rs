@@ -1,0 +1,8 @@
+//! TLS on both sides of a real proxy, with real certificates.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod backends;
+mod clients;
+mod scene;
