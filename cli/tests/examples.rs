@@ -5,8 +5,17 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::Path,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
+};
+
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
 };
 
 use support::{
@@ -38,7 +47,7 @@ fn every_example_has_a_test() {
         .collect();
     assert_eq!(
         names,
-        ["hello", "storefront"].map(String::from).into(),
+        ["hello", "mutual-tls", "storefront"].map(String::from).into(),
         "a new example wants a test here"
     );
 }
@@ -240,4 +249,100 @@ fn what_is_served_is_said_as_kubectl_would() {
         );
     }
     assert!(said.contains("not read: apps/v1 Deployment (1)\n"), "{said}");
+}
+
+/// A server of the example's backend: HTTP/1.1 over TLS, for whoever shows a certificate of the example's authority. It
+/// answers with the SNI.
+fn orders() -> SocketAddr {
+    let roots = Arc::new(example_roots());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
+    let (chain, key) = example_pair("orders.pem");
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.expect("a verifier"))
+        .with_single_cert(chain, key);
+    let config = Arc::new(config.expect("a certificate"));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            let connection = rustls::ServerConnection::new(config.clone()).expect("a connection");
+            thread::spawn(move || {
+                let mut stream = BufReader::new(rustls::StreamOwned::new(connection, stream));
+                let mut line = String::new();
+                while stream.read_line(&mut line).is_ok_and(|read| read > 0) {
+                    if line != "\r\n" {
+                        line.clear();
+                        continue;
+                    }
+                    let sni = stream.get_ref().conn.server_name().unwrap_or("none").to_owned();
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{sni}", sni.len());
+                    if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+    address
+}
+
+fn example(name: &str) -> Vec<u8> {
+    fs::read(support::root().join("examples/mutual-tls").join(name)).expect("a file of the example")
+}
+
+fn example_roots() -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(&example("roots.pem")) {
+        roots.add(root.expect("PEM")).expect("a root");
+    }
+    roots
+}
+
+fn example_pair(name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let pem = example(name);
+    let chain = CertificateDer::pem_slice_iter(&pem).map(|certificate| certificate.expect("PEM"));
+    (chain.collect(), PrivateKeyDer::from_pem_slice(&pem).expect("a key"))
+}
+
+#[test]
+fn mutual_tls_is_spoken_on_both_sides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let slice = folder.path().join("endpoints.yaml");
+    let stated = String::from_utf8(example("endpoints.yaml")).expect("text");
+    let stated = stated.replace("port: 9443", &format!("port: {}", orders().port()));
+    fs::write(&slice, stated).expect("written");
+    let part = |name: &str| Path::new("examples/mutual-tls").join(name);
+    let weft = Weft::up(&[&part("gateway.yaml"), &part("shop.yaml"), &slice], &[8080, 8443], &[]);
+    let said = weft.stderr.text();
+    assert!(!said.contains("error["), "{said}");
+    let ask = |shown: Option<&str>| -> std::io::Result<String> {
+        let builder =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_root_certificates(example_roots());
+        let config = match shown {
+            None => builder.with_no_client_auth(),
+            Some(name) => {
+                let (chain, key) = example_pair(name);
+                builder.with_client_auth_cert(chain, key).expect("a certificate")
+            }
+        };
+        let name = "shop.example".try_into().expect("a name");
+        let connection = rustls::ClientConnection::new(Arc::new(config), name).expect("a connection");
+        let mut stream = rustls::StreamOwned::new(connection, TcpStream::connect(weft.address(8443))?);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask(Some("client.pem")).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\norders.internal"), "{answer}");
+    assert!(ask(None).is_err(), "who shows no certificate is turned away");
 }

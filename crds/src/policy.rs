@@ -120,6 +120,7 @@ pub struct BackendTlsValidation {
     pub ca_certificate_refs: Vec<LocalReference>,
     /// `System`, instead of references.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "wellKnownCACertificates")]
     pub well_known_ca_certificates: Option<String>,
     /// The SNI, and the name it must have unless there are `subjectAltNames`.
     pub hostname: String,

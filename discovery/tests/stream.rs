@@ -2,10 +2,13 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use support::{Operator, Proxy, listener, route, service, workload};
-use weft_model::{Change, Key, Rejected};
+use weft_model::{
+    BackendTls, Certificate, Change, ClientValidation, ClientValidationMode, Key, ListenerTls, PrivateKeyPem, Rejected,
+    Resource, TrustBundle, TrustRoots,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_gets_what_it_uses_and_nothing_else() {
@@ -32,6 +35,78 @@ async fn a_gateway_gets_what_it_uses_and_nothing_else() {
             "+listener ns/gw/http"
         ],
         "each before what names it"
+    );
+}
+
+/// The same listener with a certificate for backends, and roots for clients.
+fn secured(mut resource: Resource, certificate: &str, bundle: &str) -> Resource {
+    if let Resource::Listener(listener) = &mut resource {
+        let listener = Arc::make_mut(listener);
+        listener.backend_certificate = Some(certificate.into());
+        listener.tls = Some(ListenerTls {
+            certificates: vec![],
+            client: Some(ClientValidation {
+                trust_bundles: vec![bundle.into()],
+                mode: ClientValidationMode::AllowValidOnly,
+            }),
+        });
+    }
+    resource
+}
+
+/// The same service, spoken to by TLS.
+fn trusted(mut resource: Resource, bundle: &str) -> Resource {
+    if let Resource::Service(service) = &mut resource {
+        Arc::make_mut(service).tls = Some(BackendTls {
+            hostname: "a.internal".into(),
+            subject_alt_names: vec![],
+            roots: TrustRoots::Bundles(vec![bundle.into()]),
+        });
+    }
+    resource
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_and_roots_go_to_whom_they_are_for() {
+    let operator = Operator::start().await;
+    let certificate = |key: &str| {
+        Resource::Certificate(Arc::new(Certificate {
+            key: key.into(),
+            chain_pem: String::new(),
+            private_key: PrivateKeyPem::new(""),
+        }))
+    };
+    let bundle = |key: &str| {
+        Resource::TrustBundle(Arc::new(TrustBundle {
+            key: key.into(),
+            roots_pem: String::new(),
+        }))
+    };
+    operator.publish([
+        secured(listener("ns/gw/http", "ns/gw"), "ns/gw", "ConfigMap/ns/clients"),
+        secured(listener("ns/other/http", "ns/other"), "ns/other", "ConfigMap/ns/others"),
+        certificate("ns/gw"),
+        certificate("ns/other"),
+        bundle("ConfigMap/ns/clients"),
+        bundle("ConfigMap/ns/others"),
+        bundle("ConfigMap/ns/roots"),
+        bundle("ConfigMap/ns/unused"),
+        route("ns/r/0", "ns/gw/http", "ns/a:80"),
+        trusted(service("ns/a:80"), "ConfigMap/ns/roots"),
+    ]);
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    let names: Vec<String> = proxy.log().iter().map(support::name).collect();
+    assert_eq!(
+        names,
+        [
+            "+certificate ns/gw",
+            "+trust bundle ConfigMap/ns/clients",
+            "+trust bundle ConfigMap/ns/roots",
+            "+service ns/a:80",
+            "+route ns/r/0",
+            "+listener ns/gw/http"
+        ]
     );
 }
 

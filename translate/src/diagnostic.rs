@@ -78,7 +78,7 @@ codes! {
     InsecureFallback = "W0207" Warning "clients are let in that prove nothing";
     MissingGrant = "W0301" Error "a reference to another namespace is not permitted";
     NoParent = "W0302" Error "a route attaches to no listener";
-    ParentNotFound = "W0303" Warning "a route's parent does not exist";
+    ParentNotFound = "W0303" Warning "a parent does not exist";
     HostnameMismatch = "W0304" Error "a route's hostnames fit no listener";
     NotAllowed = "W0305" Error "a listener does not allow a route";
     BackendNotFound = "W0306" Error "a backend does not exist";
