@@ -51,14 +51,19 @@ fn text(explanation: &Explanation, asked: &str) -> String {
                 lines.push(format!("  answers   500: {why}"));
             }
             for share in &taken.backends {
-                lines.push(match &share.target {
-                    BackendTarget::Service(key) => {
+                lines.push(match (&share.target, &share.broken) {
+                    (BackendTarget::Service(key), None) => {
+                        let tls = share.tls.as_ref().map(|name| format!("  TLS to {name}"));
                         format!(
-                            "  backend   {key}  {:.1} %  {} endpoints",
-                            share.percent, share.endpoints
+                            "  backend   {key}  {:.1} %  {} endpoints{}",
+                            share.percent,
+                            share.endpoints,
+                            tls.unwrap_or_default()
                         )
                     }
-                    BackendTarget::Invalid(why) => format!("  backend   answers 500  {:.1} %  {why}", share.percent),
+                    (BackendTarget::Service(_), Some(why)) | (BackendTarget::Invalid(why), _) => {
+                        format!("  backend   answers 500  {:.1} %  {why}", share.percent)
+                    }
                 });
             }
         }

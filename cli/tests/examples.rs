@@ -320,6 +320,10 @@ fn mutual_tls_is_spoken_on_both_sides() {
     let weft = Weft::up(&[&part("gateway.yaml"), &part("shop.yaml"), &slice], &[8080, 8443], &[]);
     let said = weft.stderr.text();
     assert!(!said.contains("error["), "{said}");
+    let explained = support::run(&["explain", "https://shop.example:8443/", "examples/mutual-tls"]);
+    let explained = support::stdout(&explained);
+    let backend = "  backend   shop/orders:443  100.0 %  1 endpoints  TLS to orders.internal";
+    assert!(explained.lines().any(|line| line == backend), "{explained}");
     let ask = |shown: Option<&str>| -> std::io::Result<String> {
         let builder =
             rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))

@@ -55,7 +55,10 @@ impl Namespaces {
         match spec.and_then(|spec| spec.from.as_deref()) {
             Some("All") => Self::All,
             Some("None") => Self::None,
-            Some("Selector") => Self::Selected(spec.and_then(|spec| spec.selector.clone()).unwrap_or_default()),
+            // A selector that is not there selects nothing.
+            Some("Selector") => spec
+                .and_then(|spec| spec.selector.clone())
+                .map_or(Self::None, Self::Selected),
             _ => Self::Only(own.to_owned()),
         }
     }

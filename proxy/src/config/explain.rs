@@ -88,6 +88,12 @@ pub struct Share {
     pub percent: f64,
     /// How many answer for it.
     pub endpoints: usize,
+    /// The name by which TLS is spoken to them, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
+    /// Why nothing may be sent to them: 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 /// A rule that does not take a request.
@@ -272,6 +278,8 @@ impl<F: Fields> Question<'_, F> {
                 weight: source.weight,
                 percent: 100.0 * f64::from(source.weight) / (rule.total_weight.max(1) as f64),
                 endpoints: service.map_or(0, |service| service.endpoints.len()),
+                tls: service.and_then(|entry| Some(entry.service.tls.as_ref()?.hostname.clone())),
+                broken: service.and_then(|entry| entry.service.broken.clone()),
             }
         };
         Some(Taken {
