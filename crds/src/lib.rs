@@ -40,11 +40,12 @@ pub use crate::{
         SecretReference,
     },
     route::{
-        CookieConfig, CorsFilter, ExtensionReference, Fraction, GrpcBackendRef, GrpcHeaderMatch, GrpcMethodMatch,
-        GrpcRoute, GrpcRouteFilter, GrpcRouteMatch, GrpcRouteRule, GrpcRouteSpec, HeaderFilter, HeaderValue,
-        HttpBackendRef, HttpHeaderMatch, HttpPathMatch, HttpQueryMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch,
-        HttpRouteRule, HttpRouteSpec, MirrorFilter, PathModifier, RedirectFilter, RetrySpec, RewriteFilter,
-        SessionCookie, SessionHeader, SessionPersistence, TimeoutsSpec,
+        CookieConfig, CorsFilter, ExtensionReference, ExternalAuthFilter, ForwardBody, Fraction, GrpcAuthConfig,
+        GrpcBackendRef, GrpcHeaderMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteFilter, GrpcRouteMatch, GrpcRouteRule,
+        GrpcRouteSpec, HeaderFilter, HeaderValue, HttpAuthConfig, HttpBackendRef, HttpHeaderMatch, HttpPathMatch,
+        HttpQueryMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, MirrorFilter,
+        PathModifier, RedirectFilter, RetrySpec, RewriteFilter, SessionCookie, SessionHeader, SessionPersistence,
+        TimeoutsSpec,
     },
     status::{
         AddressStatus, AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,

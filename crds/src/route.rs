@@ -138,7 +138,7 @@ pub struct HttpRouteFilter {
     pub cors: Option<CorsFilter>,
     /// For `ExternalAuth`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub external_auth: Option<serde_json::Value>,
+    pub external_auth: Option<ExternalAuthFilter>,
     /// For `ExtensionRef`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extension_ref: Option<ExtensionReference>,
@@ -260,6 +260,56 @@ pub struct CorsFilter {
     /// Seconds; 5 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u32>,
+}
+
+/// Who is asked whether a request may pass (GEP-1494).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalAuthFilter {
+    /// `HTTP`, or `GRPC`: Envoy's `ext_authz`.
+    #[serde(default)]
+    pub protocol: String,
+    /// The server that is asked.
+    pub backend_ref: BackendObjectReference,
+    /// For `GRPC`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcAuthConfig>,
+    /// For `HTTP`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpAuthConfig>,
+    /// Whether it is told the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_body: Option<ForwardBody>,
+}
+
+/// What a server is asked by gRPC.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcAuthConfig {
+    /// The request's headers it is told; all when empty.
+    pub allowed_headers: Vec<String>,
+}
+
+/// What a server is asked by HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpAuthConfig {
+    /// What paths are prefixed by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The request's headers it is told beside those it always is.
+    pub allowed_headers: Vec<String>,
+    /// The headers of its answer that the backend is told; all when empty.
+    pub allowed_response_headers: Vec<String>,
+}
+
+/// Whether a server is told the body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ForwardBody {
+    /// Bytes; 0 is none of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<u32>,
 }
 
 /// A filter that is an object of its own.

@@ -20,6 +20,8 @@ pub enum Filter {
     Mirror(Mirror),
     /// Answers preflights and adds the headers of the Fetch standard.
     Cors(Cors),
+    /// Lets a request pass only if a server allows it.
+    ExternalAuth(ExternalAuth),
 }
 
 /// Changes to headers. `set` replaces, `add` appends a value, `remove` takes away; names compare case-insensitively.
@@ -122,4 +124,41 @@ pub struct Cors {
     pub allow_credentials: bool,
     /// Seconds a preflight's answer may be cached.
     pub max_age: u32,
+}
+
+/// Asks a server whether a request may pass (GEP-1494). Without its answer the request does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalAuth {
+    /// Who is asked.
+    pub service: ServiceKey,
+    /// How.
+    pub protocol: AuthProtocol,
+    /// Bytes of a body the server is told at most; larger ones are refused. None of it when 0.
+    #[serde(default)]
+    pub max_body: u32,
+}
+
+/// How a server is asked. Names of headers are lower-case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum AuthProtocol {
+    /// By a request like the client's, which 200 allows.
+    Http {
+        /// What the path is prefixed by; without a trailing slash.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        path_prefix: String,
+        /// The client's headers that are sent beside `Host` and `Authorization`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowed_headers: Vec<String>,
+        /// The answer's headers that the backend is told; all when empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowed_response_headers: Vec<String>,
+    },
+    /// By Envoy's `envoy.service.auth.v3.Authorization/Check`.
+    Grpc {
+        /// The client's headers that are sent; all when empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowed_headers: Vec<String>,
+    },
 }

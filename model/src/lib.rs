@@ -17,7 +17,9 @@ mod session;
 mod trust;
 
 pub use certificate::{Certificate, PrivateKeyPem};
-pub use filter::{Cors, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite};
+pub use filter::{
+    AuthProtocol, Cors, ExternalAuth, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite,
+};
 pub use host::{HostPattern, HostPatternError};
 pub use key::{CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, TrustBundleKey, WorkloadKey};
 pub use listener::{Listener, ListenerProtocol, ListenerTls};

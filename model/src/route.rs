@@ -42,7 +42,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// The services it names, as backends or for mirrors. One that is named twice comes twice.
+    /// The services it names, as backends or in filters. One that is named twice comes twice.
     pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
         let backends = self.backends.iter().filter_map(|backend| match &backend.target {
             BackendTarget::Service(key) => Some(key),
@@ -50,11 +50,12 @@ impl Route {
         });
         let filters = self.filters.iter();
         let filters = filters.chain(self.backends.iter().flat_map(|backend| &backend.filters));
-        let mirrors = filters.filter_map(|filter| match filter {
+        let of_filters = filters.filter_map(|filter| match filter {
             Filter::Mirror(mirror) => mirror.service.as_ref(),
+            Filter::ExternalAuth(auth) => Some(&auth.service),
             _ => None,
         });
-        backends.chain(mirrors)
+        backends.chain(of_filters)
     }
 }
 

@@ -149,7 +149,7 @@ impl Failure {
         }
     }
 
-    fn of_body(error: BodyError) -> Self {
+    pub(crate) fn of_body(error: BodyError) -> Self {
         match error {
             BodyError::Stalled => Self::ClientTimeout,
             BodyError::Refused(refusal) => Self::ClientRefused(refusal),

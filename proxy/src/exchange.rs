@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rustls::sign::CertifiedKey;
 
 use crate::{
     attempt::{self, Failure, Sent, guarded},
+    auth::{self, Unanswered, Verdict},
     balance::{EndpointState, Outcome, backoff},
-    config::{BackendEntry, Found, Match, Rule, ServiceEntry, Target},
+    config::{Auth, BackendEntry, Found, Match, Rule, ServiceEntry, Snapshot, Target},
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
     fields::Fields,
     flag::Flag,
@@ -28,6 +29,9 @@ use crate::{
 
 /// Tries that are made for a request that has no retry policy, when no endpoint has seen it yet.
 const CONNECT_TRIES: u32 = 3;
+
+/// What a client claims of itself here is not to be believed at the edge.
+const CLAIMS: [&str; 4] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
 
 /// How an exchange ended.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub(crate) struct Plan<'a> {
     session: Option<Persistence<'a>>,
     /// What is shown to a backend that asks for a certificate.
     pub(crate) identity: Option<&'a Arc<CertifiedKey>>,
+    /// Fields that are ours to add to the response.
+    add: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Serves one request.
@@ -119,6 +125,22 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     let state = worker.rule(rule);
     account.route = Some(rule.clone());
     account.rule = Some(state.clone());
+    if let Some(reason) = &rule.route.broken {
+        account.fail(Flag::NoBackend, reason.clone());
+        return answer(worker, account, request, HeaderMap::new()).await;
+    }
+    let mut add = Vec::new();
+    if let Some(auth) = rule.filters.auth()
+        && rule.filters.preflight(&view).is_none()
+    {
+        // Boxed, so that requests that nobody is asked about do not hold the space for it.
+        let asked = Box::pin(authorize(worker, client, request, account, &snapshot, rule, auth));
+        match asked.await {
+            Some(fields) => add = fields,
+            None => return,
+        }
+    }
+    let view = request.view();
     if let Some(direct) = rule.filters.answer(&view, matched.prefix, client.scheme(), client.port) {
         account.status = direct.status;
         return answer(worker, account, request, direct.headers).await;
@@ -130,17 +152,10 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         None => state.shares.pick(),
     };
     let backend = share.and_then(|share| rule.backends.get(share));
-    let Some(backend) = backend.filter(|_| rule.route.broken.is_none()) else {
-        account.fail(Flag::NoBackend, rule.route.broken.clone().unwrap_or_default());
+    let Some(backend) = backend else {
+        account.fail(Flag::NoBackend, String::new());
         return answer(worker, account, request, HeaderMap::new()).await;
     };
-    if let Some(direct) = backend
-        .filters
-        .answer(&view, matched.prefix, client.scheme(), client.port)
-    {
-        account.status = direct.status;
-        return answer(worker, account, request, direct.headers).await;
-    }
     let entry = match &backend.target {
         Target::Service(id) => snapshot.resolve(*id),
         Target::Invalid(reason) => {
@@ -156,6 +171,22 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         account.fail(Flag::NoBackend, reason.clone());
         return answer(worker, account, request, HeaderMap::new()).await;
     }
+    if let Some(auth) = backend.filters.auth()
+        && backend.filters.preflight(&view).is_none()
+    {
+        let asked = Box::pin(authorize(worker, client, request, account, &snapshot, rule, auth));
+        match asked.await {
+            Some(fields) => add.extend(fields),
+            None => return,
+        }
+    }
+    let direct = backend
+        .filters
+        .answer(&request.view(), matched.prefix, client.scheme(), client.port);
+    if let Some(direct) = direct {
+        account.status = direct.status;
+        return answer(worker, account, request, direct.headers).await;
+    }
     let session = rule.session.as_deref().or(entry.session.as_deref());
     let session = session.map(|session| Persistence {
         session,
@@ -164,10 +195,49 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         secure: client.tls.is_some(),
     });
     let started = account.started;
-    let plan = plan(request, &matched, backend, started, session);
+    let mut plan = plan(request, &matched, backend, started, session);
+    plan.add = add;
     mirror::send(worker, &snapshot, client, request, &plan.rule.filters, &plan);
     mirror::send(worker, &snapshot, client, request, &plan.backend.filters, &plan);
     forward(worker, client, request, account, entry, &plan).await;
+}
+
+/// When a request must have ended.
+fn deadline(rule: &Rule, started: Instant) -> Option<Instant> {
+    let limit = rule.route.timeouts.request.filter(|limit| !limit.is_zero());
+    limit.map(|limit| started + limit)
+}
+
+/// Asks whether a request may pass. If not, the client has been answered; else returns what goes into the response.
+async fn authorize<D: Downstream>(
+    worker: &Rc<Worker>,
+    client: &Client,
+    request: &mut D,
+    account: &mut Account,
+    snapshot: &Snapshot,
+    rule: &Rule,
+    auth: &Auth,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    request.head_mut().remove(&CLAIMS);
+    let each = rule.route.timeouts.backend_request.filter(|limit| !limit.is_zero());
+    let end = deadline(rule, account.started);
+    match auth::check(worker, snapshot, client, request, auth, end, each).await {
+        Ok(Verdict::Allowed(changes)) => {
+            changes.apply(request.head_mut());
+            return Some(changes.response);
+        }
+        Ok(Verdict::Denied(denial)) => {
+            account.fail(Flag::AuthDenied, format!("{} denied it", auth.name));
+            account.status = denial.status;
+            answer_with(worker, account, request, denial.headers, &denial.body).await;
+        }
+        Err(Unanswered::Client(failure)) => give_up(worker, account, request, failure).await,
+        Err(Unanswered::Server(why)) => {
+            account.fail(Flag::AuthFailed, format!("{}: {why}", auth.name));
+            answer(worker, account, request, HeaderMap::new()).await;
+        }
+    }
+    None
 }
 
 /// Applies the request filters, and keeps what the tries need.
@@ -190,19 +260,13 @@ fn plan<'a, D: Downstream>(
     let host = backend.filters.host().or_else(|| rule.filters.host());
     let original_host = host.and_then(|_| HeaderValue::from_str(view.host).ok());
     let head = request.head_mut();
-    // What a client claims of itself here is not to be believed at the edge.
-    head.remove(&["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"]);
+    head.remove(&CLAIMS);
     if let Some(original) = original_host {
         head.set(&header::HeaderName::from_static("x-forwarded-host"), &original);
     }
     rule.filters.edit_request(head);
     backend.filters.edit_request(head);
-    let deadline = rule
-        .route
-        .timeouts
-        .request
-        .filter(|limit| !limit.is_zero())
-        .map(|limit| started + limit);
+    let deadline = deadline(rule, started);
     Plan {
         rule,
         backend,
@@ -212,6 +276,7 @@ fn plan<'a, D: Downstream>(
         deadline,
         session,
         identity: matched.identity,
+        add: Vec::new(),
     }
 }
 
@@ -254,7 +319,8 @@ async fn forward<D: Downstream>(
         account.tries += 1;
         account.endpoint = Some(endpoint.address);
         let more = retries < attempts && replayable;
-        let issued = session.and_then(|session| session.field(&upstream, &endpoint));
+        let mut add = plan.add.clone();
+        add.extend(session.and_then(|session| session.field(&upstream, &endpoint)));
         let context = attempt::Context {
             worker,
             upstream: &upstream,
@@ -264,7 +330,7 @@ async fn forward<D: Downstream>(
             rule: plan.rule,
             backend: plan.backend,
             origin: plan.origin.as_ref().map(HeaderValue::as_bytes),
-            add: issued.as_slice(),
+            add: &add,
             fresh,
             retry_codes: if more {
                 retry.map(|retry| retry.codes.as_slice()).unwrap_or_default()
@@ -376,7 +442,6 @@ async fn answer<D: Downstream>(worker: &Worker, account: &mut Account, request: 
         .fields
         .get("content-type")
         .is_some_and(|kind| kind.starts_with(b"application/grpc"));
-    let head = request.view().method == "HEAD";
     if !text.is_empty() && !grpc {
         headers.insert(
             header::CONTENT_TYPE,
@@ -384,18 +449,30 @@ async fn answer<D: Downstream>(worker: &Worker, account: &mut Account, request: 
         );
     }
     let text = if grpc { "" } else { text.as_str() };
-    let framing = if account.status == 204 {
+    answer_with(worker, account, request, headers, text.as_bytes()).await;
+}
+
+/// Answers without a backend, with the account's status and a body.
+async fn answer_with<D: Downstream>(
+    worker: &Worker,
+    account: &mut Account,
+    request: &mut D,
+    headers: HeaderMap,
+    body: &[u8],
+) {
+    let bodiless = matches!(account.status, 204 | 304);
+    let framing = if bodiless {
         Framing::None
     } else {
-        Framing::Length(text.len() as u64)
+        Framing::Length(body.len() as u64)
     };
     let body_left = request.framing() != Framing::None && request.buffered().is_none();
-    let body = if head { "" } else { text };
+    let body = if request.is_head() || bodiless { b"" } else { body };
     let status = account.status;
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
     let (_, mut responder) = request.split();
-    let responding = responder.respond(status, ResponseFields::Map(headers), framing, body.as_bytes(), true);
+    let responding = responder.respond(status, ResponseFields::Map(headers), framing, body, true);
     let sent = guarded(&watchdog, pin!(responding)).await;
     if let Err(error) = &sent {
         account.flag = Flag::ClientGone;

@@ -38,11 +38,15 @@ pub enum Flag {
     RetryBudget,
     /// No TLS with an endpoint: it, or the client's certificate it was shown, is not trusted: 502.
     TlsFailed,
+    /// An authorization server said no, and its answer went to the client.
+    AuthDenied,
+    /// An authorization server did not say whether the request may pass, so it may not: 503.
+    AuthFailed,
 }
 
 impl Flag {
     /// How many there are.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 19;
 
     /// All of them, in order of their number.
     pub const ALL: [Self; Self::COUNT] = [
@@ -63,6 +67,8 @@ impl Flag {
         Self::Truncated,
         Self::RetryBudget,
         Self::TlsFailed,
+        Self::AuthDenied,
+        Self::AuthFailed,
     ];
 
     /// The name in logs and metrics; empty for [`Flag::None`].
@@ -85,6 +91,8 @@ impl Flag {
             Self::Truncated => "truncated",
             Self::RetryBudget => "retry_budget",
             Self::TlsFailed => "tls_failed",
+            Self::AuthDenied => "auth_denied",
+            Self::AuthFailed => "auth_failed",
         }
     }
 
@@ -95,12 +103,18 @@ impl Flag {
             Self::NoRoute => 404,
             Self::Misdirected => 421,
             Self::NoBackend => 500,
-            Self::NoEndpoint | Self::ConnectFailed | Self::UpstreamReset | Self::Overloaded | Self::RetryBudget => 503,
+            Self::NoEndpoint
+            | Self::ConnectFailed
+            | Self::UpstreamReset
+            | Self::Overloaded
+            | Self::RetryBudget
+            | Self::AuthFailed => 503,
             Self::UpstreamInvalid | Self::Truncated | Self::TlsFailed => 502,
             Self::BackendTimeout | Self::RequestTimeout => 504,
             Self::ClientGone => 499,
             Self::ClientTimeout => 408,
             Self::Refused => 400,
+            Self::AuthDenied => 403,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! (`exchange`), against one view of it ([`fields`]).
 
 mod attempt;
+mod auth;
 pub mod balance;
 mod body;
 pub mod config;

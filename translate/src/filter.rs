@@ -1,7 +1,10 @@
 //! Filters of the API, lowered onto the model's.
 
-use weft_crds::{Fraction, HeaderFilter, HttpRouteFilter, Kind, PathModifier};
-use weft_model::{Cors, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite};
+use weft_crds::{ExternalAuthFilter, Fraction, HeaderFilter, HttpRouteFilter, Kind, PathModifier};
+use weft_model::{
+    AuthProtocol, Cors, ExternalAuth, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite,
+    ServiceKey,
+};
 
 use crate::{
     backend::{self, Unresolved},
@@ -166,6 +169,14 @@ fn one(
                 max_age: cors.max_age.unwrap_or(5),
             })
         }
+        "ExternalAuth" => {
+            let auth = filter.external_auth.as_ref().ok_or_else(|| missing("externalAuth"))?;
+            let at = format!("{path}.externalAuth.backendRef");
+            // Without a server to ask nothing passes: the rule is broken.
+            let service =
+                backend::resolve(reader, kind, namespace, &auth.backend_ref, &at).map_err(Failure::Unresolved)?;
+            Filter::ExternalAuth(external_auth(auth, service))
+        }
         "ExtensionRef" => {
             let to = filter.extension_ref.as_ref().ok_or_else(|| missing("extensionRef"))?;
             let message = format!("no filter of kind {} in group {:?} is known", to.kind, to.group);
@@ -183,13 +194,46 @@ fn one(
 
 const GRPC_FILTERS: &str = "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror";
 const HTTP_FILTERS: &str =
-    "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS";
+    "RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, CORS, ExternalAuth";
 
 fn known(kind: Kind) -> &'static str {
     if kind == Kind::GrpcRoute {
         GRPC_FILTERS
     } else {
         HTTP_FILTERS
+    }
+}
+
+fn external_auth(auth: &ExternalAuthFilter, service: ServiceKey) -> ExternalAuth {
+    let names = |names: &[String]| {
+        let mut names: Vec<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    let protocol = if auth.protocol == "GRPC" {
+        AuthProtocol::Grpc {
+            allowed_headers: auth
+                .grpc
+                .as_ref()
+                .map(|grpc| names(&grpc.allowed_headers))
+                .unwrap_or_default(),
+        }
+    } else {
+        let http = auth.http.clone().unwrap_or_default();
+        AuthProtocol::Http {
+            path_prefix: match http.path.as_deref().unwrap_or_default().trim_matches('/') {
+                "" => String::new(),
+                path => format!("/{path}"),
+            },
+            allowed_headers: names(&http.allowed_headers),
+            allowed_response_headers: names(&http.allowed_response_headers),
+        }
+    };
+    ExternalAuth {
+        service,
+        protocol,
+        max_body: auth.forward_body.as_ref().and_then(|body| body.max_size).unwrap_or(0),
     }
 }
 

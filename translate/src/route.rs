@@ -9,7 +9,7 @@ use weft_crds::{
     Condition, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Metadata, ObjectRef, ParentReference, ParentStatus,
     RouteStatus,
 };
-use weft_model::{BackendTarget, Filter, HostPattern, ListenerKey, Route, RouteKey, RouteKind, RouteOwner, ServiceKey};
+use weft_model::{HostPattern, ListenerKey, Route, RouteKey, RouteKind, RouteOwner, ServiceKey};
 
 use crate::{
     claim::{self, Claim, Ground},
@@ -195,7 +195,11 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
         let listeners: Vec<_> = listeners.into_iter().collect();
         let claims = result.routes.iter().flat_map(|route| claim::claims(route, &listeners));
         result.claims = claims.collect();
-        result.services = result.routes.iter().flat_map(|route| services(route)).collect();
+        result.services = result
+            .routes
+            .iter()
+            .flat_map(|route| route.services().cloned())
+            .collect();
     }
     Some(result)
 }
@@ -330,23 +334,4 @@ fn model(
         session: rule.session,
         broken: rule.broken,
     }
-}
-
-/// The services a rule sends requests to, copies included.
-fn services(route: &Route) -> Vec<ServiceKey> {
-    let mirrors = |filters: &[Filter]| {
-        let mirrored = filters.iter().filter_map(|filter| match filter {
-            Filter::Mirror(mirror) => mirror.service.clone(),
-            _ => None,
-        });
-        mirrored.collect::<Vec<_>>()
-    };
-    let mut services = mirrors(&route.filters);
-    for backend in &route.backends {
-        services.extend(mirrors(&backend.filters));
-        if let BackendTarget::Service(service) = &backend.target {
-            services.push(service.clone());
-        }
-    }
-    services
 }

@@ -19,7 +19,7 @@ use crate::{
     world::Reader,
 };
 
-const LONGEST_PATH: usize = 1024;
+pub(crate) const LONGEST_PATH: usize = 1024;
 
 /// A rule, but for what it shares with the others of its route.
 pub(crate) struct LoweredRule {
@@ -239,7 +239,7 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
             let message = format!("the path is longer than {LONGEST_PATH} bytes");
             return Err(invalid("path.value", message, "shorten it"));
         }
-        if !plain(value) {
+        if !is_plain_path(value) {
             let message = format!("the path {value:?} holds what a path of a URL cannot");
             return Err(invalid("path.value", message, "write other characters as %XX"));
         }
@@ -302,7 +302,7 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
 }
 
 /// Whether a path is written in the characters that RFC 3986 allows there.
-fn plain(path: &str) -> bool {
+pub(crate) fn is_plain_path(path: &str) -> bool {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         let hex = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_hexdigit());

@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 
-use weft_crds::{CorsFilter, GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule};
+use weft_crds::{CorsFilter, ExternalAuthFilter, GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule};
 use weft_model::HostPattern;
 
-use crate::diagnostic::{Code, Diagnostic};
+use crate::{
+    diagnostic::{Code, Diagnostic},
+    rule::{LONGEST_PATH, is_plain_path},
+};
 
 const RULES: usize = 16;
 const MATCHES_OF_ALL: usize = 128;
@@ -13,6 +16,10 @@ const MATCHES: usize = 64;
 const BACKENDS: usize = 16;
 const FILTERS: usize = 16;
 const HOSTNAMES: usize = 16;
+const AUTH_HEADERS: usize = 64;
+/// Bytes of a body that may be kept until a server has allowed the request. A bound of ours: the API has 65,535 in v1.6,
+/// and none in v1.7.
+const AUTH_BODY: u32 = 1024 * 1024;
 
 /// What the API server would refuse of an HTTPRoute.
 pub(crate) fn http_route(route: &HttpRoute) -> Vec<Diagnostic> {
@@ -166,6 +173,9 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
         if let Some(cors) = &filter.cors {
             cors_filter(found, cors, &format!("{path}.cors"));
         }
+        if let Some(auth) = &filter.external_auth {
+            external_auth(found, auth, &format!("{path}.externalAuth"));
+        }
         if let Some(mirror) = &filter.request_mirror {
             let at = format!("{path}.requestMirror");
             if mirror.percent.is_some() && mirror.fraction.is_some() {
@@ -179,6 +189,69 @@ fn filters(found: &mut Vec<Diagnostic>, filters: &[HttpRouteFilter], path: &str)
             }
         }
     }
+}
+
+fn external_auth(found: &mut Vec<Diagnostic>, auth: &ExternalAuthFilter, path: &str) {
+    let mut invalid = |field: &str, message: String, remedy: &str| {
+        found.push(Code::Invalid.at(format!("{path}.{field}"), message, remedy));
+    };
+    if !matches!(auth.protocol.as_str(), "HTTP" | "GRPC") {
+        invalid(
+            "protocol",
+            format!("{:?} is not a way to ask", auth.protocol),
+            "use HTTP or GRPC",
+        );
+    }
+    for (field, there, of) in [
+        ("grpc", auth.grpc.is_some(), "GRPC"),
+        ("http", auth.http.is_some(), "HTTP"),
+    ] {
+        if there != (auth.protocol == of) {
+            let message = format!("{field} goes with the protocol {of}, and only with that");
+            invalid(field, message, "let the two agree");
+        }
+    }
+    if let Some(prefix) = auth.http.as_ref().and_then(|http| http.path.as_deref())
+        && !(is_plain_path(prefix) && prefix.len() <= LONGEST_PATH && !prefix.split('/').any(is_dots))
+    {
+        let message = format!("{prefix:?} cannot be the start of a path");
+        invalid(
+            "http.path",
+            message,
+            "leave out dot segments, and write other characters as %XX",
+        );
+    }
+    if auth
+        .forward_body
+        .as_ref()
+        .and_then(|body| body.max_size)
+        .is_some_and(|most| most > AUTH_BODY)
+    {
+        let message = format!("more than {AUTH_BODY} bytes of a body would be kept in memory");
+        invalid("forwardBody.maxSize", message, "choose less");
+    }
+    let none = Vec::new();
+    let (grpc, http) = (auth.grpc.as_ref(), auth.http.as_ref());
+    for (field, names) in [
+        ("grpc.allowedHeaders", grpc.map_or(&none, |grpc| &grpc.allowed_headers)),
+        ("http.allowedHeaders", http.map_or(&none, |http| &http.allowed_headers)),
+        (
+            "http.allowedResponseHeaders",
+            http.map_or(&none, |http| &http.allowed_response_headers),
+        ),
+    ] {
+        let path = format!("{path}.{field}");
+        at_most(found, &path, names.len(), AUTH_HEADERS);
+        if let Some(at) = names.iter().position(|name| !is_token(name)) {
+            let message = format!("{:?} is not a header's name", names[at]);
+            found.push(Code::Invalid.at(format!("{path}[{at}]"), message, "correct it"));
+        }
+    }
+}
+
+/// Whether a segment of a path is `.` or `..`, however it is written.
+fn is_dots(segment: &str) -> bool {
+    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
 }
 
 fn cors_filter(found: &mut Vec<Diagnostic>, cors: &CorsFilter, path: &str) {

@@ -220,7 +220,13 @@ fn http_rules() -> impl Strategy<Value = Value> {
             to.as_object_mut().expect("a map").remove("weight");
             json!([{"type": "RequestMirror", "requestMirror": {"backendRef": to}}])
         }),
-        1 => Just(json!([{"type": "ExternalAuth", "externalAuth": {}}])),
+        1 => Just(json!([{"type": "Unheard", "urlRewrite": {}}])),
+        2 => (backends(), select(&["HTTP", "GRPC", "FTP"])).prop_map(|(mut to, protocol)| {
+            to.as_object_mut().expect("a map").remove("weight");
+            let mut auth = json!({"protocol": protocol, "backendRef": to});
+            auth[protocol.to_lowercase()] = json!({});
+            json!([{"type": "ExternalAuth", "externalAuth": auth}])
+        }),
     ];
     let session =
         prop_oneof![4 => Just(Value::Null), 1 => Just(json!({"sessionName": "a"})), 1 => Just(json!({"type": "no"}))];

@@ -5,6 +5,7 @@ use weft_model::{Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect
 
 use super::{
     ServiceId,
+    auth::Auth,
     cors::Policy,
     redirect::{self, rewritten},
 };
@@ -26,6 +27,7 @@ struct Compiled {
     path: Option<PathRewrite>,
     mirrors: Vec<MirrorTarget>,
     cors: Option<Policy>,
+    auth: Option<Auth>,
 }
 
 /// A response that needs no backend.
@@ -87,12 +89,21 @@ impl Filters {
     ) -> Option<Answer> {
         let compiled = self.0.as_deref()?;
         // First, because browsers do not follow redirects of preflights (Fetch standard, CORS-preflight fetch).
-        let preflight = compiled.cors.as_ref().and_then(|policy| policy.preflight(request));
-        preflight.or_else(|| {
+        self.preflight(request).or_else(|| {
             let mut answer = redirect::answer(compiled.redirect.as_ref()?, request, prefix, scheme, port);
             self.edit_response(&mut answer.headers, request.fields.get("origin"));
             Some(answer)
         })
+    }
+
+    /// The answer to a CORS preflight.
+    pub(crate) fn preflight<F: Fields>(&self, request: &RequestView<'_, F>) -> Option<Answer> {
+        self.0.as_deref()?.cors.as_ref()?.preflight(request)
+    }
+
+    /// Who must allow the request.
+    pub(crate) fn auth(&self) -> Option<&Auth> {
+        self.0.as_deref()?.auth.as_ref()
     }
 
     /// Changes the request's header fields.
@@ -186,6 +197,7 @@ impl Compiled {
                 self.mirrors.extend(service.as_ref().map(target));
             }
             Filter::Cors(cors) => self.cors = Some(Policy::new(cors)?),
+            Filter::ExternalAuth(auth) => self.auth = Some(Auth::new(auth, id_of)?),
         }
         Ok(())
     }
@@ -270,7 +282,7 @@ fn parsed(changes: &[HeaderChange]) -> Result<Vec<(HeaderName, HeaderValue)>, St
     Ok(list)
 }
 
-fn name_of(text: &str) -> Result<HeaderName, String> {
+pub(super) fn name_of(text: &str) -> Result<HeaderName, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not a header name (RFC 9110 section 5.1)"))
 }

@@ -4,6 +4,7 @@
 //! snapshots share everything that did not change between them, so an edit costs the same among 5,000 routes as among
 //! 50. Everything here is pure: it opens no socket, reads no clock and holds no request state.
 
+mod auth;
 mod certificate;
 mod configuration;
 mod cors;
@@ -20,6 +21,7 @@ mod snapshot;
 mod table;
 mod trust;
 
+pub(crate) use auth::{Ask, Auth};
 pub use configuration::{Applied, Configuration};
 pub use explain::{Explanation, Passed, Reason, Share, Step, Taken, Verdict, explain};
 pub(crate) use filters::HOP;

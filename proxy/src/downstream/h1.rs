@@ -120,6 +120,7 @@ async fn one<S: Stream>(
         message,
         body,
         whole,
+        held: None,
         reply: Reply {
             close,
             begun: false,
@@ -291,6 +292,8 @@ pub(crate) struct H1Request<'c, S> {
     body: H1Body,
     /// All of the body came with the head.
     whole: bool,
+    /// The body, if it was read before the request went on.
+    held: Option<Vec<u8>>,
     /// The client waits to be told before it sends the body.
     continue_pending: bool,
     reply: Reply,
@@ -369,12 +372,20 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
     }
 
     fn buffered(&self) -> Option<&[u8]> {
+        if let Some(held) = &self.held {
+            return Some(held);
+        }
         match self.message.framing() {
             Framing::Length(length) if self.whole => {
                 self.message.rest().get(..usize::try_from(length).unwrap_or(usize::MAX))
             }
             _ => None,
         }
+    }
+
+    fn hold(&mut self, body: Vec<u8>) {
+        self.message.reframe(body.len());
+        self.held = Some(body);
     }
 
     fn encode(&self, out: &mut Vec<u8>, line: &Outgoing<'_>) {

@@ -180,6 +180,8 @@ pub(crate) struct H2Request {
     head: request::Parts,
     host: String,
     body: RecvStream,
+    /// The body, if it was read before the request went on.
+    held: Option<Vec<u8>>,
     respond: SendResponse<Bytes>,
     stream: Option<SendStream<Bytes>>,
 }
@@ -200,6 +202,7 @@ impl H2Request {
             head,
             host,
             body,
+            held: None,
             respond,
             stream: None,
         }
@@ -243,6 +246,9 @@ impl Downstream for H2Request {
     }
 
     fn framing(&self) -> Framing {
+        if let Some(held) = &self.held {
+            return Framing::Length(held.len() as u64);
+        }
         if self.body.is_end_stream() {
             return Framing::None;
         }
@@ -258,7 +264,11 @@ impl Downstream for H2Request {
     }
 
     fn buffered(&self) -> Option<&[u8]> {
-        None
+        self.held.as_deref()
+    }
+
+    fn hold(&mut self, body: Vec<u8>) {
+        self.held = Some(body);
     }
 
     fn encode(&self, out: &mut Vec<u8>, line: &Outgoing<'_>) {

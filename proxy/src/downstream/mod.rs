@@ -158,6 +158,8 @@ pub(crate) trait Downstream {
     fn upgrade(&self) -> Option<&str>;
     /// The body, if all of it has come: then the request can be sent again.
     fn buffered(&self) -> Option<&[u8]>;
+    /// Keeps a body that has been read to its end, so that it is [`Downstream::buffered`]. Its trailers are lost.
+    fn hold(&mut self, body: Vec<u8>);
     /// Writes the head as an HTTP/1.1 backend reads it.
     fn encode(&self, out: &mut Vec<u8>, line: &Outgoing<'_>);
     /// The head as an HTTP/2 backend reads it; the URI is set by the caller.

@@ -258,6 +258,11 @@ impl Message {
         self.framing
     }
 
+    /// Says that the body, which has been read, goes on with this length.
+    pub(crate) fn reframe(&mut self, length: usize) {
+        self.framing = Framing::Length(length as u64);
+    }
+
     /// Whether the sender keeps the connection open.
     pub fn keep_alive(&self) -> bool {
         self.keep_alive

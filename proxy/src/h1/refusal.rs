@@ -76,6 +76,9 @@ pub enum Refusal {
     /// Chunk extensions or trailers are larger than the limit.
     #[error("the chunk extensions or trailers are larger than the limit")]
     TrailersTooLarge,
+    /// The body is larger than what may be kept of it.
+    #[error("the body is larger than what an authorization server may be told")]
+    BodyTooLarge,
 }
 
 impl Refusal {
@@ -83,6 +86,7 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::HeadTooLarge | Self::TooManyFields | Self::TrailersTooLarge => 431,
+            Self::BodyTooLarge => 413,
             Self::TargetTooLong => 414,
             Self::UnsupportedVersion => 505,
             Self::ConnectRefused => 405,
@@ -118,6 +122,7 @@ impl Refusal {
             Self::MalformedChunk => "malformed_chunk",
             Self::ChunkTooLarge => "chunk_too_large",
             Self::TrailersTooLarge => "trailers_too_large",
+            Self::BodyTooLarge => "body_too_large",
         }
     }
 }
