@@ -47,7 +47,9 @@ fn every_example_has_a_test() {
         .collect();
     assert_eq!(
         names,
-        ["hello", "mutual-tls", "storefront"].map(String::from).into(),
+        ["guarded", "hello", "mutual-tls", "storefront"]
+            .map(String::from)
+            .into(),
         "a new example wants a test here"
     );
 }
@@ -68,6 +70,29 @@ fn hello_answers() {
         assert_eq!(said[field], value, "{field}");
     }
     assert_eq!(said["headers"]["host"], serde_json::json!(["anything.example"]));
+}
+
+#[test]
+fn accounts_are_guarded_and_carts_are_kept_by_one_endpoint() {
+    let weft = Weft::up(&[Path::new("examples/guarded")], &[8080], &["--echo", "--workers", "1"]);
+    let account = weft.get(8080, "a.example", "/account");
+    assert_eq!((account.status, account.service()), (200, "default/accounts".into()));
+    let denied = weft.get(8080, "a.example", "/account?status=401");
+    assert_eq!((denied.status, denied.service()), (401, "default/authz".into()));
+    assert_eq!(denied.json()["path"], "/check/account");
+
+    let first = weft.get(8080, "a.example", "/cart");
+    let set = first.header("set-cookie").expect("a session begins");
+    assert!(set.starts_with("cart=") && set.contains("; Path=/cart"), "{set}");
+    let cookie = set.split(';').next().expect("it has a name");
+    let field = format!("Cookie: {cookie}\r\n");
+    let next = weft.connect(8080).request("GET", "a.example", "/cart", &field);
+    assert_eq!(next.header("set-cookie"), None, "it goes on");
+
+    // One of three tries is allowed by the policy, and then none for a while.
+    let statuses = [(); 2].map(|()| weft.get(8080, "a.example", "/cart?status=503"));
+    assert_eq!(statuses[0].status, 503);
+    assert_eq!(statuses[1].text(), "retry_budget\n");
 }
 
 #[test]

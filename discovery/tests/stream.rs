@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use support::{Operator, Proxy, listener, route, service, workload};
 use weft_model::{
-    BackendTls, Certificate, Change, ClientValidation, ClientValidationMode, Key, ListenerTls, PrivateKeyPem, Rejected,
-    Resource, TrustBundle, TrustRoots,
+    AuthProtocol, BackendTls, Certificate, Change, ClientValidation, ClientValidationMode, ExternalAuth, Filter, Key,
+    ListenerTls, PrivateKeyPem, Rejected, Resource, TrustBundle, TrustRoots,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +108,33 @@ async fn certificates_and_roots_go_to_whom_they_are_for() {
             "+listener ns/gw/http"
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_gets_the_server_that_a_filter_asks() {
+    let operator = Operator::start().await;
+    let mut guarded = route("ns/r/0", "ns/gw/http", "ns/a:80");
+    if let Resource::Route(route) = &mut guarded {
+        Arc::make_mut(route).filters = vec![Filter::ExternalAuth(ExternalAuth {
+            service: "ns/authz:80".into(),
+            protocol: AuthProtocol::Grpc {
+                allowed_headers: vec![],
+            },
+            max_body: 0,
+        })];
+    }
+    operator.publish([
+        guarded,
+        listener("ns/gw/http", "ns/gw"),
+        service("ns/a:80"),
+        service("ns/authz:80"),
+        workload("ns/authz-1", "ns/authz:80"),
+    ]);
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    let names: Vec<String> = proxy.log().iter().map(support::name).collect();
+    assert!(names.contains(&"+service ns/authz:80".to_owned()), "{names:?}");
+    assert!(names.contains(&"+workload ns/authz-1".to_owned()), "{names:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
