@@ -55,6 +55,12 @@ impl Args {
         )
     }
 
+    /// The Service by which it is reached.
+    pub(crate) fn service(&self) -> String {
+        let advertised = self.advertised();
+        advertised.split(['.', ':']).next().unwrap_or_default().to_owned()
+    }
+
     /// Where gateways are told to connect.
     pub(crate) fn advertised(&self) -> String {
         let service = || format!("weft-operator.{}.svc:15010", self.namespace());

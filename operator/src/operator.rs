@@ -25,7 +25,7 @@ use crate::{
     peers,
     tokens::Tokens,
     watch as watches,
-    world::World,
+    world::{Myself, World},
 };
 
 /// News that wait. What is full makes watches wait, and the API server keeps what they have not read.
@@ -67,7 +67,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     drop(sender);
     let world = World::new(
         &args.controller_name,
-        (namespace, identity.clone()),
+        Myself {
+            namespace,
+            service: args.service(),
+            identity: identity.clone(),
+        },
         publisher.clone(),
         metrics.clone(),
     );

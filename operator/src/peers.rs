@@ -21,8 +21,6 @@ use weft_model::{GatewayKey, Rejected};
 
 use crate::lease::{Claim, is_held};
 
-/// The Service in front of all replicas.
-pub(crate) const SERVICE: &str = "weft-operator";
 /// How often the others are asked.
 const PACE: Duration = Duration::from_secs(1);
 /// How long an answer may take.

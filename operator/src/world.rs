@@ -37,6 +37,16 @@ pub(crate) struct Effects {
     pub(crate) complete: bool,
 }
 
+/// Which replica of the operator this is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Myself {
+    pub(crate) namespace: String,
+    /// The Service in front of all replicas.
+    pub(crate) service: String,
+    /// Its pod's name.
+    pub(crate) identity: String,
+}
+
 /// Everything that is known.
 pub(crate) struct World {
     pub(crate) translator: Translator,
@@ -57,8 +67,8 @@ pub(crate) struct World {
     listeners: HashMap<ListenerKey, (GatewayKey, u16, Transport)>,
     /// The slices of the operator's own Service,
     own: BTreeMap<String, Arc<EndpointSlice>>,
-    /// its namespace and who this replica is,
-    who: (String, String),
+    /// who this replica is,
+    myself: Myself,
     /// and where the others are by them.
     others: watch::Sender<BTreeSet<IpAddr>>,
     /// The last epoch that was published,
@@ -68,8 +78,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// `who` is the operator's namespace and the name of this replica.
-    pub(crate) fn new(controller_name: &str, who: (String, String), publisher: Publisher, metrics: Metrics) -> Self {
+    pub(crate) fn new(controller_name: &str, myself: Myself, publisher: Publisher, metrics: Metrics) -> Self {
         let kinds = Kind::ALL.iter().copied().map(Watched::Kind);
         let children = ChildKind::ALL.iter().copied().map(Watched::Child);
         Self {
@@ -87,7 +96,7 @@ impl World {
             held: Vec::new(),
             listeners: HashMap::new(),
             own: BTreeMap::new(),
-            who,
+            myself,
             others: watch::Sender::new(BTreeSet::new()),
             epoch: 0,
             epochs: HashMap::new(),
@@ -127,7 +136,7 @@ impl World {
 
     /// Looks whether an object is about the operator's own replicas.
     fn notice_others(&mut self, reference: &ObjectRef, object: Option<&Object>) {
-        if reference.kind != Kind::EndpointSlice || reference.namespace != self.who.0 {
+        if reference.kind != Kind::EndpointSlice || reference.namespace != self.myself.namespace {
             return;
         }
         let known = match object {
@@ -136,7 +145,7 @@ impl World {
                     .metadata
                     .labels
                     .get("kubernetes.io/service-name")
-                    .is_some_and(|of| of == peers::SERVICE) =>
+                    .is_some_and(|of| *of == self.myself.service) =>
             {
                 self.own.insert(reference.name.clone(), slice.clone());
                 true
@@ -144,7 +153,7 @@ impl World {
             _ => self.own.remove(&reference.name).is_some(),
         };
         if known {
-            let others = peers::others(self.own.values().map(AsRef::as_ref), &self.who.1);
+            let others = peers::others(self.own.values().map(AsRef::as_ref), &self.myself.identity);
             self.others.send_if_modified(|known| {
                 let changed = *known != others;
                 *known = others;
@@ -377,5 +386,118 @@ pub(crate) fn gateway<'a>(translator: &'a Translator, reference: &ObjectRef) -> 
     match translator.get(reference)? {
         Object::Gateway(gateway) => Some(gateway),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::object;
+
+    fn world() -> World {
+        World::new("ours", Myself::default(), Publisher::new(), Metrics::new())
+    }
+
+    fn put(kind: Kind, name: &str, more: Value) -> (Watched, News) {
+        let mut value = json!({
+            "apiVersion": "v1", "kind": kind.name(),
+            "metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion": "1", "generation": 1},
+        });
+        if let (Some(value), Value::Object(more)) = (value.as_object_mut(), more) {
+            value.extend(more);
+        }
+        let object = serde_json::from_value(value).expect("an object");
+        let (seen, object) = object::read(kind, object).expect("readable");
+        (Watched::Kind(kind), News::Put(Box::new(seen), object))
+    }
+
+    fn gateway(name: &str) -> (Watched, News) {
+        let listeners = json!([{"name": "http", "port": 80, "protocol": "HTTP"}]);
+        put(
+            Kind::Gateway,
+            name,
+            json!({"spec": {"gatewayClassName": "c", "listeners": listeners}}),
+        )
+    }
+
+    fn class() -> (Watched, News) {
+        put(Kind::GatewayClass, "c", json!({"spec": {"controllerName": "ours"}}))
+    }
+
+    fn all() -> Vec<Watched> {
+        let kinds = Kind::ALL.iter().copied().map(Watched::Kind);
+        kinds
+            .chain(ChildKind::ALL.iter().copied().map(Watched::Child))
+            .collect()
+    }
+
+    /// A world in which these were listed.
+    fn listed(objects: Vec<(Watched, News)>) -> (World, Effects) {
+        let mut world = world();
+        let begin = all().into_iter().map(|watched| (watched, News::Begin(None)));
+        let complete = all().into_iter().map(|watched| (watched, News::Complete));
+        let effects = world.take(begin.chain(objects).chain(complete));
+        (world, effects)
+    }
+
+    fn reference(name: &str) -> ObjectRef {
+        ObjectRef::new(Kind::Gateway, "n", name)
+    }
+
+    #[test]
+    fn nothing_is_translated_before_everything_was_listed() {
+        let mut world = world();
+        let watches = all();
+        world.take(watches.iter().map(|watched| (*watched, News::Begin(None))));
+        world.take([class(), gateway("edge")]);
+        for watched in &watches[1..] {
+            assert_eq!(world.take([(*watched, News::Complete)]), Effects::default());
+            assert_eq!((world.epoch(), world.translator.size()), (0, 0));
+        }
+        let effects = world.take([(watches[0], News::Complete)]);
+        assert!(effects.complete && effects.gateways.contains(&reference("edge")));
+        assert_eq!((world.epoch(), world.translator.size()), (1, 1));
+        assert_eq!(world.ports(&reference("edge")), BTreeSet::from([(80, Transport::Tcp)]));
+    }
+
+    #[test]
+    fn what_is_not_in_a_later_list_is_gone_and_what_cannot_be_read_stays() {
+        let (mut world, _) = listed(vec![class(), gateway("a"), gateway("b"), gateway("c")]);
+        assert_eq!(world.translator.size(), 3);
+        let watched = Watched::Kind(Kind::Gateway);
+        world.take([(watched, News::Begin(None)), gateway("a")]);
+        assert_eq!(world.translator.size(), 3);
+        world.take([(watched, News::Unreadable(reference("b"))), (watched, News::Complete)]);
+        let left: BTreeSet<_> = world.translator.references(Kind::Gateway).cloned().collect();
+        assert_eq!(left, BTreeSet::from([reference("a"), reference("b")]));
+        assert!(world.seen(&reference("c")).is_none());
+    }
+
+    #[test]
+    fn what_is_gone_before_everything_was_listed_never_was() {
+        let mut world = world();
+        world.take(all().into_iter().map(|watched| (watched, News::Begin(None))));
+        let watched = Watched::Kind(Kind::Gateway);
+        world.take([class(), gateway("a"), (watched, News::Complete)]);
+        // The watch is lost and begun anew while others still list.
+        world.take([(watched, News::Begin(None)), gateway("b")]);
+        world.take(all().into_iter().map(|watched| (watched, News::Complete)));
+        let left: Vec<_> = world.translator.references(Kind::Gateway).cloned().collect();
+        assert_eq!(left, [reference("b")]);
+    }
+
+    #[test]
+    fn a_status_that_was_written_is_not_undone_by_older_news() {
+        let (mut world, _) = listed(vec![class(), gateway("a")]);
+        let mut written = world.seen(&reference("a")).expect("seen").clone();
+        written.resource_version = "9".to_owned();
+        written.status = r#"{"conditions":[]}"#.into();
+        world.written(written.clone());
+        let epoch = world.epoch();
+        world.take([gateway("a")]);
+        assert_eq!(world.seen(&reference("a")), Some(&written));
+        assert_eq!(world.epoch(), epoch);
     }
 }
