@@ -2,7 +2,6 @@
 
 use std::{
     future::{Future, poll_fn},
-    io,
     pin::pin,
     rc::Rc,
     task::Poll,
@@ -18,7 +17,7 @@ use crate::{
     body::{BodyError, Piece},
     downstream::h1::to_map,
     h1::{Framing, RequestLine, encode_request_from},
-    upstream::{H1Connection, H2Response, ResponseError, Upstream, send_piece},
+    upstream::{ConnectError, H1Connection, H2Response, ResponseError, Secure, Upstream, send_piece},
     worker::Worker,
 };
 
@@ -59,7 +58,7 @@ pub(super) enum CallError {
     #[error("it has no endpoint")]
     NoEndpoint,
     #[error("no connection to it: {0}")]
-    Connect(io::Error),
+    Connect(ConnectError),
     #[error("it closed an idle connection as the request went out")]
     Stale,
     #[error("it broke off before it had answered: {0}")]
@@ -84,6 +83,8 @@ impl Call {
         let (mut last, mut fresh) = (None, false);
         let mut tries = 0;
         upstream.budget.request(now);
+        // To it we are nobody's Gateway: it is shown no certificate.
+        let secure = upstream.secure(None);
         loop {
             let endpoint = upstream.pick(now, last.as_ref()).ok_or(CallError::NoEndpoint)?;
             let in_flight = EndpointState::start(&endpoint, now);
@@ -94,9 +95,15 @@ impl Call {
                 (end, None) => (end, CallError::RequestTimeout),
             };
             let result = if h2 {
-                within(worker, end, late, self.over_h2(worker, &endpoint)).await
+                within(worker, end, late, self.over_h2(worker, &endpoint, secure.as_deref())).await
             } else {
-                within(worker, end, late, self.over_h1(worker, &endpoint, fresh)).await
+                within(
+                    worker,
+                    end,
+                    late,
+                    self.over_h1(worker, &endpoint, secure.as_deref(), fresh),
+                )
+                .await
             };
             now = Instant::now();
             let outcome = match &result {
@@ -117,9 +124,15 @@ impl Call {
         }
     }
 
-    async fn over_h1(&self, worker: &Rc<Worker>, endpoint: &EndpointState, fresh: bool) -> Result<Reply, CallError> {
+    async fn over_h1(
+        &self,
+        worker: &Rc<Worker>,
+        endpoint: &EndpointState,
+        secure: Option<&Secure>,
+        fresh: bool,
+    ) -> Result<Reply, CallError> {
         let connections = &endpoint.connections;
-        let connection = H1Connection::open(worker, connections, fresh)
+        let connection = H1Connection::open(worker, connections, secure, fresh)
             .await
             .map_err(CallError::Connect)?;
         let watchdog = worker.watchdogs.watch();
@@ -182,7 +195,12 @@ impl Call {
         })
     }
 
-    async fn over_h2(&self, worker: &Rc<Worker>, endpoint: &EndpointState) -> Result<Reply, CallError> {
+    async fn over_h2(
+        &self,
+        worker: &Rc<Worker>,
+        endpoint: &EndpointState,
+        secure: Option<&Secure>,
+    ) -> Result<Reply, CallError> {
         let reset = |error: BodyError| match &error {
             // It took no notice of the stream, so it is safe to ask again (RFC 9113 8.7).
             BodyError::H2(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => CallError::Stale,
@@ -191,11 +209,11 @@ impl Call {
         let watchdog = worker.watchdogs.watch();
         watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
         let head = self
-            .h2_head()
+            .h2_head(secure.is_some())
             .ok_or_else(|| CallError::Reset("the request cannot be sent by HTTP/2".into()))?;
         let sent = endpoint
             .connections
-            .h2_request(worker, head, self.body.is_empty())
+            .h2_request(worker, secure, head, self.body.is_empty())
             .await;
         let (response, mut sender, guard) = sent.map_err(CallError::Connect)?;
         if !self.body.is_empty() {
@@ -234,9 +252,9 @@ impl Call {
         })
     }
 
-    fn h2_head(&self) -> Option<Request<()>> {
+    fn h2_head(&self, secure: bool) -> Option<Request<()>> {
         let uri = Uri::builder()
-            .scheme(uri::Scheme::HTTP)
+            .scheme(if secure { uri::Scheme::HTTPS } else { uri::Scheme::HTTP })
             .authority(self.host.as_str())
             .path_and_query(self.target.as_str());
         let mut head = Request::new(());
