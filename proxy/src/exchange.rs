@@ -134,7 +134,7 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         && rule.filters.preflight(&view).is_none()
     {
         // Boxed, so that requests that nobody is asked about do not hold the space for it.
-        let asked = Box::pin(authorize(worker, client, request, account, &snapshot, rule, auth));
+        let asked = Box::pin(authorize(worker, client, request, account, &snapshot, &matched, auth));
         match asked.await {
             Some(fields) => add = fields,
             None => return,
@@ -174,7 +174,7 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     if let Some(auth) = backend.filters.auth()
         && backend.filters.preflight(&view).is_none()
     {
-        let asked = Box::pin(authorize(worker, client, request, account, &snapshot, rule, auth));
+        let asked = Box::pin(authorize(worker, client, request, account, &snapshot, &matched, auth));
         match asked.await {
             Some(fields) => add.extend(fields),
             None => return,
@@ -215,13 +215,16 @@ async fn authorize<D: Downstream>(
     request: &mut D,
     account: &mut Account,
     snapshot: &Snapshot,
-    rule: &Rule,
+    matched: &Match<'_>,
     auth: &Auth,
 ) -> Option<Vec<(HeaderName, HeaderValue)>> {
     request.head_mut().remove(&CLAIMS);
-    let each = rule.route.timeouts.backend_request.filter(|limit| !limit.is_zero());
-    let end = deadline(rule, account.started);
-    match auth::check(worker, snapshot, client, request, auth, end, each).await {
+    let each = matched.rule.route.timeouts.backend_request;
+    let limits = auth::Limits {
+        end: deadline(matched.rule, account.started),
+        each: each.filter(|limit| !limit.is_zero()),
+    };
+    match auth::check(worker, snapshot, client, request, auth, matched.identity, limits).await {
         Ok(Verdict::Allowed(changes)) => {
             changes.apply(request.head_mut());
             return Some(changes.response);

@@ -47,9 +47,11 @@ pub(super) struct Reply {
 
 /// How long it may take.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) end: Option<Instant>,
-    pub(super) each: Option<Duration>,
+pub(crate) struct Limits {
+    /// When the request must have ended.
+    pub(crate) end: Option<Instant>,
+    /// How long one try may take.
+    pub(crate) each: Option<Duration>,
 }
 
 /// Why there is no answer.
@@ -75,6 +77,7 @@ impl Call {
         &self,
         worker: &Rc<Worker>,
         upstream: &Rc<Upstream>,
+        secure: Option<Rc<Secure>>,
         h2: bool,
         limits: Limits,
     ) -> Result<Reply, CallError> {
@@ -83,8 +86,6 @@ impl Call {
         let (mut last, mut fresh) = (None, false);
         let mut tries = 0;
         upstream.budget.request(now);
-        // To it we are nobody's Gateway: it is shown no certificate.
-        let secure = upstream.secure(None);
         loop {
             let endpoint = upstream.pick(now, last.as_ref()).ok_or(CallError::NoEndpoint)?;
             let in_flight = EndpointState::start(&endpoint, now);

@@ -5,16 +5,15 @@ mod call;
 mod grpc;
 mod http;
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, sync::Arc};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 use bytes::Bytes;
+use rustls::sign::CertifiedKey;
 use weft_model::BackendProtocol;
 
-use self::call::{Call, CallError, Limits, Reply};
+pub(crate) use self::call::Limits;
+use self::call::{Call, CallError, Reply};
 use crate::{
     attempt::Failure,
     body::{BodyError, Piece},
@@ -90,22 +89,24 @@ fn denial_status(status: u16) -> u16 {
     if (300..600).contains(&status) { status } else { 403 }
 }
 
-/// Asks whether a request may pass. Takes no longer than the request as a whole may (until `end`), and no longer for a try
-/// than one of its own (`each`).
+/// Asks whether a request may pass. A server that speaks TLS is shown `identity`, as any backend is.
 pub(crate) async fn check<D: Downstream>(
     worker: &Rc<Worker>,
     snapshot: &Snapshot,
     client: &Client,
     request: &mut D,
     auth: &Auth,
-    end: Option<Instant>,
-    each: Option<Duration>,
+    identity: Option<&Arc<CertifiedKey>>,
+    limits: Limits,
 ) -> Result<Verdict, Unanswered> {
     if auth.max_body > 0 && request.framing() != Framing::None {
         hold(worker, request, auth.max_body).await.map_err(Unanswered::Client)?;
     }
     let entry = snapshot.resolve(auth.service);
     let entry = entry.ok_or_else(|| Unanswered::Server("the Service is not known".into()))?;
+    if let Some(reason) = &entry.service.broken {
+        return Err(Unanswered::Server(reason.clone()));
+    }
     let upstream = worker.upstream(entry);
     let body = request.buffered().filter(|_| auth.max_body > 0).unwrap_or_default();
     let (call, h2) = match &auth.ask {
@@ -116,9 +117,8 @@ pub(crate) async fn check<D: Downstream>(
         Ask::Grpc { told } => (grpc::call(client, request, told, body), true),
     };
     let call = call.map_err(|()| Unanswered::Server("the request cannot be told to it".into()))?;
-    let limits = Limits { end, each };
     let reply = call
-        .make(worker, &upstream, h2, limits)
+        .make(worker, &upstream, upstream.secure(identity), h2, limits)
         .await
         .map_err(|error| match error {
             CallError::RequestTimeout => Unanswered::Client(Failure::RequestTimeout),
