@@ -185,7 +185,10 @@ fn test(fast: bool) -> ExitCode {
         if std::env::var_os("WEFT_CLUSTER").is_some() {
             cluster::test(&mut steps);
         } else {
-            steps.skip("cluster", "set WEFT_CLUSTER=1 to run it: its steps have not yet passed as a whole");
+            steps.skip(
+                "cluster",
+                "set WEFT_CLUSTER=1 to run it: its steps have not yet passed as a whole",
+            );
         }
     }
     steps.finish()
