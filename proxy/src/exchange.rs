@@ -252,16 +252,20 @@ fn plan<'a, D: Downstream>(
     session: Option<Persistence<'a>>,
 ) -> Plan<'a> {
     let (rule, prefix) = (matched.rule, matched.prefix);
-    let view = request.view();
-    let target = backend
-        .filters
-        .target(view.path, view.query, prefix)
-        .or_else(|| rule.filters.target(view.path, view.query, prefix));
-    let filtered = !rule.filters.is_empty() || !backend.filters.is_empty();
-    let origin = filtered.then(|| view.fields.get("origin")).flatten();
-    let origin = origin.and_then(|origin| HeaderValue::from_bytes(origin).ok());
-    let host = backend.filters.host().or_else(|| rule.filters.host());
-    let original_host = host.and_then(|_| HeaderValue::from_str(view.host).ok());
+    let (mut target, mut host, mut origin, mut original_host) = (None, None, None, None);
+    if !rule.filters.is_empty() || !backend.filters.is_empty() {
+        let view = request.view();
+        target = backend
+            .filters
+            .target(view.path, view.query, prefix)
+            .or_else(|| rule.filters.target(view.path, view.query, prefix));
+        host = backend.filters.host().or_else(|| rule.filters.host());
+        origin = view
+            .fields
+            .get("origin")
+            .and_then(|origin| HeaderValue::from_bytes(origin).ok());
+        original_host = host.and_then(|_| HeaderValue::from_str(view.host).ok());
+    }
     let head = request.head_mut();
     head.remove(&CLAIMS);
     if let Some(original) = original_host {

@@ -191,32 +191,31 @@ impl Message {
 
     fn classify(&self, field: &mut Field, framed: &mut Framed, request: bool) -> Result<(), Refusal> {
         let (name, value) = self.field(field);
-        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         // Most fields are told apart by their length alone.
         match name.len() {
-            2 if request && is(b"te") => {
+            2 if request && is_name(name, b"te") => {
                 framed.te_trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
                 field.hop = true;
             }
-            4 if request && is(b"host") => {
+            4 if request && is_name(name, b"host") => {
                 if framed.host.is_some() || !is_authority(value) {
                     return Err(Refusal::InvalidHost);
                 }
                 framed.host = Some(field.value);
                 field.hop = true;
             }
-            6 if request && is(b"expect") => {
+            6 if request && is_name(name, b"expect") => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Refusal::UnknownExpectation);
                 }
                 framed.expects_continue = true;
                 field.hop = true;
             }
-            7 if is(b"upgrade") => {
+            7 if is_name(name, b"upgrade") => {
                 framed.upgrade = Some(field.value);
                 field.hop = true;
             }
-            10 if is(b"connection") => {
+            10 if is_name(name, b"connection") => {
                 framed.connection = true;
                 field.hop = true;
                 for token in tokens(value) {
@@ -225,8 +224,8 @@ impl Message {
                     framed.upgrade_token |= token.eq_ignore_ascii_case(b"upgrade");
                 }
             }
-            10 if is(b"keep-alive") => field.hop = true,
-            14 if is(b"content-length") => {
+            10 if is_name(name, b"keep-alive") => field.hop = true,
+            14 if is_name(name, b"content-length") => {
                 let length = decimal(value).ok_or(Refusal::InvalidContentLength)?;
                 if framed.length.is_some_and(|known| known != length) {
                     return Err(Refusal::InvalidContentLength);
@@ -234,8 +233,8 @@ impl Message {
                 framed.length = Some(length);
                 field.hop = true;
             }
-            16 if is(b"proxy-connection") => field.hop = true,
-            17 if is(b"transfer-encoding") => {
+            16 if is_name(name, b"proxy-connection") => field.hop = true,
+            17 if is_name(name, b"transfer-encoding") => {
                 if framed.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Refusal::InvalidTransferEncoding);
                 }
@@ -419,14 +418,28 @@ fn span(base: usize, part: &[u8]) -> Span {
     }
 }
 
-/// httparse takes lines that end with LF alone; a peer that does not would see other lines.
+/// httparse takes lines that end with LF alone; a peer that does not would see other lines. Lines are short: to look at
+/// each byte, many at once, costs less than to search for each line's end.
 fn strict_lines(head: &[u8]) -> Result<(), Refusal> {
-    for at in memchr::memchr_iter(b'\n', head) {
-        if at == 0 || head[at - 1] != b'\r' {
-            return Err(Refusal::BareLineEnd);
-        }
+    let after_first = head.get(1..).unwrap_or_default();
+    let bare = head.iter().zip(after_first).fold(0, |bare, (before, byte)| {
+        bare | (u8::from(*byte == b'\n') & u8::from(*before != b'\r'))
+    });
+    if bare != 0 || head.first() == Some(&b'\n') {
+        return Err(Refusal::BareLineEnd);
     }
     Ok(())
+}
+
+/// Whether a field has this name, which is given in lower case and of letters and hyphens only: those are the bytes of
+/// a token that setting one bit turns into it.
+fn is_name<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    name.len() == N
+        && name
+            .iter()
+            .zip(known)
+            .fold(0, |differ, (byte, known)| differ | ((byte | 0x20) ^ known))
+            == 0
 }
 
 /// The members of a comma-separated list.
