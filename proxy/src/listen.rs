@@ -73,7 +73,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16,
             Some(tls) => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
-                    Box::pin(secure(worker, tls, stream, peer, port, cells)).await;
+                    secure(worker, tls, stream, peer, port, cells).await;
                 });
             }
         }
@@ -105,9 +105,11 @@ async fn secure(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, peer: Socke
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let handshake = tokio::time::timeout(worker.options.limits.head_timeout, tls.accept(stream));
-    let (stream, tls) = match handshake.await {
-        Ok(Ok(shaken)) => shaken,
+    // The handshake and the session are boxed, so that neither has its place in the connection's future more than once.
+    let handshake = async move { tls.accept(stream).await };
+    let handshake = tokio::time::timeout(worker.options.limits.head_timeout, handshake);
+    let (stream, tls) = match Box::pin(handshake).await {
+        Ok(Ok((stream, tls))) => (Box::new(stream), tls),
         Ok(Err(error)) => {
             tracing::debug!(%peer, port, %error, "a TLS handshake failed");
             return worker.count_connections(|stats| stats.handshakes_failed += 1);
@@ -117,8 +119,40 @@ async fn secure(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, peer: Socke
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let client = Client::new(peer, port, Some(tls), cells);
     if http2 {
-        h2::serve(&worker, Rc::new(client), stream).await;
+        Box::pin(h2::serve(&worker, Rc::new(client), stream)).await;
     } else {
         h1::serve(&worker, &client, stream).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::options::{AccessLog, Limits, Options};
+
+    #[tokio::test(flavor = "local")]
+    async fn futures_of_connections_are_small() {
+        let options = Options {
+            address: IpAddr::from([127, 0, 0, 1]),
+            port_offset: 0,
+            workers: std::num::NonZeroUsize::MIN,
+            drain: std::time::Duration::ZERO,
+            limits: Limits::default(),
+            access_log: AccessLog::default(),
+        };
+        let worker = Rc::new(Worker::new(Arc::new(options), Arc::default(), None, 1));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let connect = || async { TcpStream::connect(address).await.expect("it listens") };
+        let cells = worker.listener(80);
+        let client = Client::new(address, 80, None, cells.clone());
+        let size = size_of_val(&plain(worker.clone(), connect().await, client));
+        let tls = PortTls::new(443, Arc::default()).expect("the configuration is sound");
+        let secure = size_of_val(&secure(worker.clone(), tls, connect().await, address, 443, cells));
+        // With what the runtime adds, a task of at most 1 KiB.
+        assert!(size <= 880, "{size} bytes in clear");
+        assert!(secure <= 880, "{secure} bytes over TLS");
     }
 }

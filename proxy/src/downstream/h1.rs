@@ -61,7 +61,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: &Client, strea
         first = false;
         match arrived {
             Arrived::Request(message) => {
-                // Boxed, so that a connection that lies idle does not hold the space for a request.
+                // Boxed, here and below, so that a connection that lies idle does not hold the space for it.
                 match Box::pin(one(worker, client, &stream, &watchdog, message)).await {
                     Some(rest) => carried = rest,
                     None => return Served::Closed,
@@ -79,7 +79,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: &Client, strea
                 };
                 worker.unserved(client, &why);
                 if refusal != Refusal::NotHttp {
-                    turn_away(worker, &stream, &watchdog, &why, message).await;
+                    Box::pin(turn_away(worker, &stream, &watchdog, &why, message)).await;
                 }
                 return Served::Closed;
             }
@@ -90,7 +90,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: &Client, strea
                     reason: "head_timeout",
                 };
                 worker.unserved(client, &why);
-                turn_away(worker, &stream, &watchdog, &why, message).await;
+                Box::pin(turn_away(worker, &stream, &watchdog, &why, message)).await;
                 return Served::Closed;
             }
             Arrived::Closed => return Served::Closed,

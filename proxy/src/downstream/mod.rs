@@ -31,8 +31,8 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// The port of the manifest, whatever the one that was bound.
     pub(crate) port: u16,
-    /// Present on a TLS connection.
-    pub(crate) tls: Option<Tls>,
+    /// Present on a TLS connection; boxed, so that one in clear does not hold the space.
+    pub(crate) tls: Option<Box<Tls>>,
     /// Where the requests of the port are counted.
     pub(crate) cells: Rc<Cells>,
     /// The value of `X-Forwarded-For`, made for the first request that goes on by HTTP/2.
@@ -47,7 +47,7 @@ impl Client {
         Self {
             peer,
             port,
-            tls,
+            tls: tls.map(Box::new),
             cells,
             forwarded_for: OnceCell::new(),
         }
