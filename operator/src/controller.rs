@@ -165,8 +165,19 @@ impl Controller {
         self.parts.metrics.queued("gateways", self.gateways.len());
     }
 
-    /// Has a status looked at: once data planes have taken what it speaks of, or a little later at the latest.
+    /// Has a status looked at, and those of the ListenerSets that add to a Gateway with its own: what is known of its pods
+    /// is said in all of them.
     fn look_at(&mut self, reference: ObjectRef, now: Instant) {
+        if reference.kind == Kind::Gateway {
+            for set in self.sets_of(&reference) {
+                self.hold(set, now);
+            }
+        }
+        self.hold(reference, now);
+    }
+
+    /// Has a status written once data planes have taken what it speaks of, or a little later at the latest.
+    fn hold(&mut self, reference: ObjectRef, now: Instant) {
         let epoch = match reference.kind {
             Kind::Gateway => self.parts.world.epoch_of(&reference),
             _ => self.parts.world.epoch(),
@@ -178,6 +189,14 @@ impl Controller {
             self.held.insert(reference.clone(), epoch);
             self.statuses.add(reference, now + HOLD);
         }
+    }
+
+    /// The ListenerSets that add to a Gateway.
+    fn sets_of(&self, gateway: &ObjectRef) -> Vec<ObjectRef> {
+        let sets = self.parts.world.all_listener_sets();
+        sets.filter(|set| self.gateway_of(set).as_ref() == Some(gateway))
+            .cloned()
+            .collect()
     }
 
     /// Whether all data planes that are connected and have to do with an object have taken an epoch.
@@ -241,16 +260,7 @@ impl Controller {
         }
         let changed = |gateway: &&GatewayKey| before.get(gateway) != self.replicas.get(gateway);
         let keys: BTreeSet<&GatewayKey> = before.keys().chain(self.replicas.keys()).filter(changed).collect();
-        let gateways: BTreeSet<ObjectRef> = keys.into_iter().filter_map(world::reference).collect();
-        let owners = self.parts.world.all_seen();
-        let owners = owners.filter(|owner| matches!(owner.kind, Kind::Gateway | Kind::ListenerSet));
-        let owners: Vec<ObjectRef> = owners
-            .filter(|owner| {
-                self.gateway_of(owner)
-                    .is_some_and(|gateway| gateways.contains(&gateway))
-            })
-            .cloned()
-            .collect();
+        let gateways: Vec<ObjectRef> = keys.into_iter().filter_map(world::reference).collect();
         let taken: Vec<ObjectRef> = self
             .held
             .iter()
@@ -261,7 +271,7 @@ impl Controller {
             self.held.remove(&reference);
             self.statuses.add(reference, now);
         }
-        for reference in owners {
+        for reference in gateways {
             self.look_at(reference, now);
         }
         for reference in routes {
@@ -274,8 +284,9 @@ impl Controller {
         self.parts.reports.mark_unchanged();
         if self.writes {
             let now = Instant::now();
-            for gateway in self.parts.world.all_gateways() {
-                self.statuses.add(gateway, now);
+            let sets: Vec<ObjectRef> = self.parts.world.all_listener_sets().cloned().collect();
+            for owner in self.parts.world.all_gateways().into_iter().chain(sets) {
+                self.statuses.add(owner, now);
             }
         }
     }

@@ -53,7 +53,7 @@ pub(crate) struct World {
     publisher: Publisher,
     metrics: Metrics,
     /// What is known of objects with a status beside what is translated.
-    seen: HashMap<ObjectRef, Seen>,
+    seen: BTreeMap<ObjectRef, Seen>,
     pub(crate) children: Children,
     /// How kinds are served.
     resources: HashMap<Kind, ApiResource>,
@@ -88,7 +88,7 @@ impl World {
             }),
             publisher,
             metrics,
-            seen: HashMap::new(),
+            seen: BTreeMap::new(),
             children: Children::new(),
             resources: HashMap::new(),
             listed: HashMap::new(),
@@ -116,6 +116,13 @@ impl World {
     /// Every object that can have a status.
     pub(crate) fn all_seen(&self) -> impl Iterator<Item = &ObjectRef> {
         self.seen.keys()
+    }
+
+    /// Every ListenerSet.
+    pub(crate) fn all_listener_sets(&self) -> impl Iterator<Item = &ObjectRef> {
+        let sets = self.seen.range(ObjectRef::new(Kind::ListenerSet, "", "")..);
+        sets.map(|(reference, _)| reference)
+            .take_while(|reference| reference.kind == Kind::ListenerSet)
     }
 
     /// Every Gateway, and what something was made for though it is none.
