@@ -1,7 +1,7 @@
 //! Gateways, listeners, routes and policies with their conditions, as kubectl prints such things.
 
 use comfy_table::{Table, presets::NOTHING};
-use weft_crds::{Condition, Kind, ListenerStatus};
+use weft_crds::{Condition, ListenerStatus};
 use weft_gateway::standalone::Applied;
 use weft_translate::Status;
 
@@ -36,16 +36,11 @@ pub(crate) fn tables(applied: &Applied) -> String {
                 }
             }
             Status::Route(route) => {
-                let kind = if reference.kind == Kind::GrpcRoute {
-                    "GRPCRoute"
-                } else {
-                    "HTTPRoute"
-                };
                 for parent in &route.parents {
                     let section = parent.parent_ref.section_name.as_ref();
                     let section = section.map(|section| format!("/{section}")).unwrap_or_default();
                     routes.add_row([
-                        kind.to_owned(),
+                        reference.kind.to_string(),
                         name.clone(),
                         format!("{}{section}", parent.parent_ref.name),
                         holds(&parent.conditions, "Accepted"),

@@ -5,6 +5,7 @@
 mod core;
 mod definition;
 mod gateway;
+mod l4;
 mod meta;
 mod object;
 mod parameters;
@@ -25,6 +26,7 @@ pub use crate::{
         GatewayTlsSpec, GrantFrom, GrantTo, Infrastructure, LabelSelector, ListenerSet, ListenerSetSpec, ListenerSpec,
         ListenerTlsSpec, NamespacesFrom, ParametersReference, ReferenceGrant, ReferenceGrantSpec, SelectorRequirement,
     },
+    l4::{BackendRef, L4RouteRule, TcpRoute, TcpRouteSpec, TlsRoute, TlsRouteSpec, UdpRoute, UdpRouteSpec},
     meta::Metadata,
     object::{Kind, Object, ObjectRef, ParseError},
     parameters::{

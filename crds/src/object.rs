@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute,
-    ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, XBackendTrafficPolicy,
+    ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    XBackendTrafficPolicy,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.
@@ -88,6 +89,9 @@ kinds! {
     GrpcRoute(GrpcRoute) = "gateway.networking.k8s.io" "GRPCRoute" namespaced,
     XBackendTrafficPolicy(XBackendTrafficPolicy) = "gateway.networking.x-k8s.io" "XBackendTrafficPolicy" namespaced,
     BackendTlsPolicy(BackendTlsPolicy) = "gateway.networking.k8s.io" "BackendTLSPolicy" namespaced,
+    TlsRoute(TlsRoute) = "gateway.networking.k8s.io" "TLSRoute" namespaced,
+    TcpRoute(TcpRoute) = "gateway.networking.k8s.io" "TCPRoute" namespaced,
+    UdpRoute(UdpRoute) = "gateway.networking.k8s.io" "UDPRoute" namespaced,
     ReferenceGrant(ReferenceGrant) = "gateway.networking.k8s.io" "ReferenceGrant" namespaced,
     Service(Service) = "" "Service" namespaced,
     EndpointSlice(EndpointSlice) = "discovery.k8s.io" "EndpointSlice" namespaced,
@@ -120,6 +124,11 @@ impl Kind {
 
     /// The versions that are read, the best first.
     pub fn served(self) -> &'static [&'static str] {
+        match self {
+            Self::TlsRoute => return &["v1", "v1alpha3", "v1alpha2"],
+            Self::TcpRoute | Self::UdpRoute => return &["v1", "v1alpha2"],
+            _ => {}
+        }
         match self.group() {
             "gateway.networking.x-k8s.io" | "weft.dev" => &["v1alpha1"],
             _ => &["v1", "v1beta1"],
@@ -196,6 +205,12 @@ mod tests {
         };
         assert_eq!(policy("v1alpha1"), Some(Kind::XBackendTrafficPolicy));
         assert_eq!(policy("v1"), None);
+        for version in ["v1", "v1alpha3", "v1alpha2"] {
+            let api_version = format!("gateway.networking.k8s.io/{version}");
+            assert_eq!(Kind::of(&api_version, "TLSRoute"), Some(Kind::TlsRoute));
+            assert_eq!(Kind::of(&api_version, "TCPRoute").is_some(), version != "v1alpha3");
+            assert_eq!(Kind::of(&api_version, "HTTPRoute").is_some(), version == "v1");
+        }
         assert_eq!(Kind::of("apps/v1", "Deployment"), None);
         assert_eq!(Kind::of("specs.smi-spec.io/v1alpha4", "HTTPRoute"), None);
     }

@@ -129,7 +129,7 @@ impl Audience {
 fn rank(key: &Key) -> u8 {
     match key {
         Key::Listener(_) => 0,
-        Key::Certificate(_) | Key::Route(_) => 1,
+        Key::Certificate(_) | Key::Route(_) | Key::L4Route(_) => 1,
         Key::Service(_) => 2,
         Key::Workload(_) | Key::TrustBundle(_) => 3,
     }
@@ -150,6 +150,10 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
             shown.chain(trusted.cloned().map(Key::TrustBundle)).collect()
         }
         Resource::Route(route) => {
+            let listeners = route.listeners.iter().cloned().map(Key::Listener);
+            listeners.chain(route.services().cloned().map(Key::Service)).collect()
+        }
+        Resource::L4Route(route) => {
             let listeners = route.listeners.iter().cloned().map(Key::Listener);
             listeners.chain(route.services().cloned().map(Key::Service)).collect()
         }

@@ -69,20 +69,23 @@ pub enum TypeUrl {
     Workload,
     /// Service ports.
     Service,
-    /// Rules of routes.
+    /// Rules of HTTPRoutes and GRPCRoutes.
     Route,
+    /// Rules of TLSRoutes, TCPRoutes and UDPRoutes.
+    L4Route,
     /// Listeners.
     Listener,
 }
 
 impl TypeUrl {
     /// All of them, in the order in which they are subscribed to.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Certificate,
         Self::TrustBundle,
         Self::Workload,
         Self::Service,
         Self::Route,
+        Self::L4Route,
         Self::Listener,
     ];
 
@@ -94,6 +97,7 @@ impl TypeUrl {
             Self::Workload => "weft.dev/model.v1.Workload",
             Self::Service => "weft.dev/model.v1.Service",
             Self::Route => "weft.dev/model.v1.Route",
+            Self::L4Route => "weft.dev/model.v1.L4Route",
             Self::Listener => "weft.dev/model.v1.Listener",
         }
     }
@@ -111,6 +115,7 @@ impl TypeUrl {
             Key::Workload(_) => Self::Workload,
             Key::Service(_) => Self::Service,
             Key::Route(_) => Self::Route,
+            Key::L4Route(_) => Self::L4Route,
             Key::Listener(_) => Self::Listener,
         }
     }
@@ -123,6 +128,7 @@ impl TypeUrl {
             Self::Workload => Key::Workload(name.into()),
             Self::Service => Key::Service(name.into()),
             Self::Route => Key::Route(name.into()),
+            Self::L4Route => Key::L4Route(name.into()),
             Self::Listener => Key::Listener(name.into()),
         }
     }
@@ -135,7 +141,7 @@ pub(crate) fn name(key: &Key) -> &str {
         Key::TrustBundle(key) => key.as_str(),
         Key::Workload(key) => key.as_str(),
         Key::Service(key) => key.as_str(),
-        Key::Route(key) => key.as_str(),
+        Key::Route(key) | Key::L4Route(key) => key.as_str(),
         Key::Listener(key) => key.as_str(),
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Transport;
+
 macro_rules! key {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -53,11 +55,12 @@ key! {
     ListenerKey
 }
 key! {
-    /// `kind/namespace/name/rule`, the rule by its index: one rule of a route is one resource.
+    /// `kind/namespace/name/rule`, the rule by its index: one rule of a route is one resource, whatever the kind.
     RouteKey
 }
 key! {
-    /// `namespace/name:port` of a Service port.
+    /// `namespace/name:port` of a Service port, with `/udp` after it where it is one of UDP: a Service may have both
+    /// under one number.
     ServiceKey
 }
 key! {
@@ -87,16 +90,60 @@ impl ListenerKey {
     }
 }
 
+/// What a [`ServiceKey`] of UDP ends with.
+const UDP: &str = "/udp";
+
 impl ServiceKey {
-    /// The key of one port of a Service.
+    /// The key of one port of a Service, which is one of TCP.
     pub fn new(namespace: &str, name: &str, port: u16) -> Self {
         Self(format!("{namespace}/{name}:{port}").into())
     }
 
+    /// The key of one port of a Service.
+    pub fn of(namespace: &str, name: &str, port: u16, transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::new(namespace, name, port),
+            Transport::Udp => Self(format!("{namespace}/{name}:{port}{UDP}").into()),
+        }
+    }
+
     /// `(namespace, name, port)`; empty parts and port 0 where the text is not of that form.
     pub fn parts(&self) -> (&str, &str, u16) {
-        let (namespace, rest) = self.0.split_once('/').unwrap_or(("", &self.0));
+        let text = self.0.strip_suffix(UDP).unwrap_or(&self.0);
+        let (namespace, rest) = text.split_once('/').unwrap_or(("", text));
         let (name, port) = rest.rsplit_once(':').unwrap_or((rest, "0"));
         (namespace, name, port.parse().unwrap_or(0))
+    }
+
+    /// What the port is one of.
+    pub fn transport(&self) -> Transport {
+        if self.0.ends_with(UDP) {
+            Transport::Udp
+        } else {
+            Transport::Tcp
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_of_udp_is_another_than_that_of_tcp() {
+        let (tcp, udp) = (
+            ServiceKey::new("kube-system", "dns", 53),
+            ServiceKey::of("kube-system", "dns", 53, Transport::Udp),
+        );
+        assert_ne!(tcp, udp);
+        assert_eq!(udp.as_str(), "kube-system/dns:53/udp");
+        assert_eq!(
+            (tcp.parts(), tcp.transport()),
+            (("kube-system", "dns", 53), Transport::Tcp)
+        );
+        assert_eq!(
+            (udp.parts(), udp.transport()),
+            (("kube-system", "dns", 53), Transport::Udp)
+        );
     }
 }

@@ -9,6 +9,7 @@ mod certificate;
 mod filter;
 mod host;
 mod key;
+mod l4;
 mod listener;
 mod resource;
 mod route;
@@ -22,7 +23,8 @@ pub use filter::{
 };
 pub use host::{HostPattern, HostPatternError};
 pub use key::{CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, TrustBundleKey, WorkloadKey};
-pub use listener::{Listener, ListenerProtocol, ListenerTls};
+pub use l4::{L4Backend, L4Route};
+pub use listener::{Listener, ListenerProtocol, ListenerTls, Transport};
 pub use resource::{Change, Key, Rejected, Resource};
 pub use route::{
     Backend, BackendTarget, HeaderMatch, PathMatch, QueryMatch, Retry, Route, RouteKind, RouteMatch, RouteOwner,

@@ -19,7 +19,7 @@ pub struct Listener {
     /// The hosts it answers for; all of them when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<HostPattern>,
-    /// Present when TLS is terminated here.
+    /// Present when TLS is terminated here. A [`ListenerProtocol::Tls`] listener without it passes TLS through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
     /// What its requests show to backends that ask for a certificate (Gateway API, `Gateway.spec.tls.backend`).
@@ -36,6 +36,36 @@ pub enum ListenerProtocol {
     /// HTTP/1.1 and HTTP/2 by ALPN, over TLS.
     #[serde(rename = "HTTPS")]
     Https,
+    /// TLS, told apart by the SNI of its ClientHello: terminated, or passed through as it is.
+    #[serde(rename = "TLS")]
+    Tls,
+    /// TCP connections, whatever they carry.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP datagrams.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+impl ListenerProtocol {
+    /// What its sockets are of. A port number may be used once for each.
+    pub fn transport(self) -> Transport {
+        match self {
+            Self::Http | Self::Https | Self::Tls | Self::Tcp => Transport::Tcp,
+            Self::Udp => Transport::Udp,
+        }
+    }
+}
+
+/// What carries a protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transport {
+    /// A stream of bytes.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// Datagrams.
+    #[serde(rename = "UDP")]
+    Udp,
 }
 
 /// How TLS is terminated.

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Certificate, CertificateKey, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, TrustBundle,
+    Certificate, CertificateKey, L4Route, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, TrustBundle,
     TrustBundleKey, Workload, WorkloadKey,
 };
 
@@ -21,8 +21,10 @@ pub enum Resource {
     Workload(Arc<Workload>),
     /// A Service port.
     Service(Arc<Service>),
-    /// A rule.
+    /// A rule of an HTTPRoute or GRPCRoute.
     Route(Arc<Route>),
+    /// A rule of a TLSRoute, TCPRoute or UDPRoute.
+    L4Route(Arc<L4Route>),
     /// A listener.
     Listener(Arc<Listener>),
 }
@@ -39,8 +41,10 @@ pub enum Key {
     Workload(WorkloadKey),
     /// A service's.
     Service(ServiceKey),
-    /// A route's.
+    /// That of a rule of an HTTPRoute or GRPCRoute.
     Route(RouteKey),
+    /// That of a rule of a TLSRoute, TCPRoute or UDPRoute.
+    L4Route(RouteKey),
     /// A listener's.
     Listener(ListenerKey),
 }
@@ -73,6 +77,7 @@ impl Resource {
             Self::Workload(workload) => Key::Workload(workload.key.clone()),
             Self::Service(service) => Key::Service(service.key.clone()),
             Self::Route(route) => Key::Route(route.key.clone()),
+            Self::L4Route(route) => Key::L4Route(route.key.clone()),
             Self::Listener(listener) => Key::Listener(listener.key.clone()),
         }
     }
@@ -93,7 +98,7 @@ impl fmt::Display for Key {
             Self::TrustBundle(key) => write!(f, "trust bundle {key}"),
             Self::Workload(key) => write!(f, "workload {key}"),
             Self::Service(key) => write!(f, "service {key}"),
-            Self::Route(key) => write!(f, "route {key}"),
+            Self::Route(key) | Self::L4Route(key) => write!(f, "route {key}"),
             Self::Listener(key) => write!(f, "listener {key}"),
         }
     }

@@ -63,7 +63,7 @@ impl Route {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteOwner {
-    /// HTTP or gRPC.
+    /// Its kind.
     pub kind: RouteKind,
     /// Its namespace.
     pub namespace: String,
@@ -79,7 +79,7 @@ pub struct RouteOwner {
 }
 
 /// What kind of route a rule belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RouteKind {
     /// `HTTPRoute`.
     #[serde(rename = "HTTPRoute")]
@@ -87,6 +87,15 @@ pub enum RouteKind {
     /// `GRPCRoute`: what is not routed is `Unimplemented`, and backends speak HTTP/2 unless they say otherwise.
     #[serde(rename = "GRPCRoute")]
     Grpc,
+    /// `TLSRoute`.
+    #[serde(rename = "TLSRoute")]
+    Tls,
+    /// `TCPRoute`.
+    #[serde(rename = "TCPRoute")]
+    Tcp,
+    /// `UDPRoute`.
+    #[serde(rename = "UDPRoute")]
+    Udp,
 }
 
 /// Conditions that must all hold.

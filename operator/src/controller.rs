@@ -655,7 +655,9 @@ fn refused_of_routes(replicas: &Replicas) -> BTreeMap<ObjectRef, Vec<(Key, Strin
     let mut found: BTreeMap<ObjectRef, BTreeMap<Key, String>> = BTreeMap::new();
     for replica in replicas.values().flat_map(BTreeMap::values) {
         for (key, reason) in &replica.refused {
-            let Key::Route(route) = key else { continue };
+            let (Key::Route(route) | Key::L4Route(route)) = key else {
+                continue;
+            };
             let mut parts = route.as_str().split('/');
             let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
                 continue;

@@ -1,7 +1,7 @@
 //! References from routes to Services.
 
-use weft_crds::{BackendObjectReference, Kind};
-use weft_model::{BackendProtocol, ServiceKey};
+use weft_crds::{BackendObjectReference, Kind, ServicePort};
+use weft_model::{BackendProtocol, ServiceKey, Transport};
 
 use crate::{
     backend_tls,
@@ -15,7 +15,8 @@ pub(crate) struct Unresolved {
     pub(crate) diagnostic: Diagnostic,
 }
 
-/// Finds the Service port that a route refers to.
+/// Finds the Service port that a route refers to: for a UDPRoute one of UDP, for any other one of TCP. What is spoken over
+/// it (`appProtocol`) matters to routes that look at requests.
 pub(crate) fn resolve(
     reader: &Reader<'_>,
     kind: Kind,
@@ -91,23 +92,39 @@ pub(crate) fn resolve(
             "add the port".into(),
         ));
     };
-    let Some(found) = service.spec.ports.iter().find(|candidate| candidate.port == port) else {
+    let transport = match kind {
+        Kind::UdpRoute => Transport::Udp,
+        _ => Transport::Tcp,
+    };
+    let mut numbered = service
+        .spec
+        .ports
+        .iter()
+        .filter(|candidate| candidate.port == port)
+        .peekable();
+    if numbered.peek().is_none() {
         let known: Vec<String> = service.spec.ports.iter().map(|port| port.port.to_string()).collect();
         let message = format!("the Service {full} has no port {port}");
         let remedy = format!("use one of its ports: {}", known.join(", "));
         return Err(fail("BackendNotFound", Code::BackendNotFound, "port", message, remedy));
-    };
-    if found.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
-        let message = format!("port {port} of the Service {full} is not TCP");
+    }
+    let Some(found) = numbered.find(|found| transport_of(found) == Some(transport)) else {
+        let wanted = match transport {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+        };
+        let message = format!("port {port} of the Service {full} is not {wanted}");
         return Err(fail(
             "UnsupportedProtocol",
             Code::BackendProtocol,
             "port",
             message,
-            "use a TCP port".into(),
+            format!("use a {wanted} port"),
         ));
-    }
-    if is_https(found.app_protocol.as_deref())
+    };
+    let looks_inside = matches!(kind, Kind::HttpRoute | Kind::GrpcRoute);
+    if looks_inside
+        && is_https(found.app_protocol.as_deref())
         && !backend_tls::applies(reader, to, &reference.name, found.name.as_deref())
     {
         let message = format!("port {port} of the Service {full} wants TLS, and nothing says whom to trust");
@@ -123,7 +140,7 @@ pub(crate) fn resolve(
     if let Some(unknown) = found
         .app_protocol
         .as_deref()
-        .filter(|name| protocol(Some(name)).is_none())
+        .filter(|name| looks_inside && protocol(Some(name)).is_none())
     {
         let message = format!("the Service {full} declares the appProtocol {unknown:?}, which is not served");
         let remedy = "use http, https, kubernetes.io/h2c, kubernetes.io/ws or grpc, or none".to_owned();
@@ -135,7 +152,16 @@ pub(crate) fn resolve(
             remedy,
         ));
     }
-    Ok(ServiceKey::new(to, &reference.name, port))
+    Ok(ServiceKey::of(to, &reference.name, port, transport))
+}
+
+/// What a port of a Service is one of; none where that is not served.
+pub(crate) fn transport_of(port: &ServicePort) -> Option<Transport> {
+    match port.protocol.as_deref() {
+        None | Some("TCP") => Some(Transport::Tcp),
+        Some("UDP") => Some(Transport::Udp),
+        Some(_) => None,
+    }
 }
 
 /// Whether an `appProtocol` says that the backend speaks TLS.

@@ -14,7 +14,7 @@ use crate::{
     world::Reader,
 };
 
-/// Finds the certificates of an HTTPS listener. One that cannot be used makes the listener unresolved, but those that can
+/// Finds the certificates of a listener that terminates TLS. One that cannot be used makes the listener unresolved, but those that can
 /// are still shown.
 pub(crate) fn terminate(
     reader: &Reader<'_>,
@@ -24,14 +24,9 @@ pub(crate) fn terminate(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> (Vec<Arc<Certificate>>, Option<Problem>) {
     let tls = spec.tls.as_ref();
-    if tls.and_then(|tls| tls.mode.as_deref()) == Some("Passthrough") {
-        let message = "an HTTPS listener cannot pass TLS through".to_owned();
-        diagnostics.push(Code::Invalid.at(format!("{path}.tls.mode"), &message, "use Terminate"));
-        return (Vec::new(), Some(("InvalidCertificateRef", message)));
-    }
     let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
     if references.is_empty() {
-        let message = "an HTTPS listener needs a certificate".to_owned();
+        let message = "a listener that terminates TLS needs a certificate".to_owned();
         diagnostics.push(Code::MissingField.at(
             format!("{path}.tls.certificateRefs"),
             &message,

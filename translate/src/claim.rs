@@ -3,18 +3,18 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use weft_crds::{Kind, ObjectRef};
-use weft_model::{HostPattern, ListenerKey, Route, RouteKind, RouteMatch};
+use weft_model::{HostPattern, ListenerKey, Resource, RouteKind, RouteMatch, RouteOwner};
 
 use crate::diagnostic::{Code, Diagnostic};
 
-/// Requests that a match is for.
+/// Requests that a match is for, or all connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ground {
     listener: ListenerKey,
     /// The narrower of the listener's and the route's.
     hostname: Option<HostPattern>,
-    /// With its conditions in the order of their names.
-    matched: RouteMatch,
+    /// With its conditions in the order of their names. None for a rule that takes whatever comes.
+    matched: Option<RouteMatch>,
 }
 
 /// A match that claims its ground. Of several on the same one, the least comes first (Gateway API,
@@ -25,14 +25,21 @@ pub(crate) struct Claim {
     /// `namespace/name`, which is compared as one text.
     name: String,
     /// An HTTPRoute comes before a GRPCRoute of the same name.
-    grpc: bool,
+    kind: RouteKind,
     rule: u32,
+    /// Which match of the rule; 0 where there are none.
     at: usize,
 }
 
 impl Claim {
     fn route(&self) -> ObjectRef {
-        let kind = if self.grpc { Kind::GrpcRoute } else { Kind::HttpRoute };
+        let kind = match self.kind {
+            RouteKind::Http => Kind::HttpRoute,
+            RouteKind::Grpc => Kind::GrpcRoute,
+            RouteKind::Tls => Kind::TlsRoute,
+            RouteKind::Tcp => Kind::TcpRoute,
+            RouteKind::Udp => Kind::UdpRoute,
+        };
         let (namespace, name) = self.name.split_once('/').unwrap_or_default();
         ObjectRef::new(kind, namespace, name)
     }
@@ -49,6 +56,18 @@ impl Claim {
                 "is of a route whose name comes first",
             )
         };
+        if !matches!(self.kind, RouteKind::Http | RouteKind::Grpc) {
+            let message = format!(
+                "rule {}{place} takes all that comes to the same listeners: it {why}",
+                winner.rule
+            );
+            let path = format!("spec.rules[{}]", self.rule);
+            return Code::Shadowed.at(
+                path,
+                message,
+                "remove one of the two, or attach them to different listeners",
+            );
+        }
         let message = format!(
             "match {} of rule {}{place} takes all of its requests: it matches the same and {why}",
             winner.at, winner.rule
@@ -59,29 +78,37 @@ impl Claim {
 }
 
 /// What a rule claims on listeners of these hostnames.
-pub(crate) fn claims(route: &Route, listeners: &[(ListenerKey, Option<HostPattern>)]) -> Vec<(Ground, Claim)> {
-    let owner = &route.owner;
+pub(crate) fn claims(rule: &Resource, listeners: &[(ListenerKey, Option<HostPattern>)]) -> Vec<(Ground, Claim)> {
+    let (owner, hostnames, matches) = match rule {
+        Resource::Route(route) => {
+            let matches = route.matches.iter().cloned().map(|mut matched| {
+                matched.headers.sort_by(|a, b| a.name.cmp(&b.name));
+                matched.query.sort_by(|a, b| a.name.cmp(&b.name));
+                Some(matched)
+            });
+            (&route.owner, &route.hostnames, matches.collect())
+        }
+        Resource::L4Route(route) => (&route.owner, &route.hostnames, vec![None]),
+        _ => return Vec::new(),
+    };
+    let claim = |owner: &RouteOwner, at| Claim {
+        created: owner.created,
+        name: format!("{}/{}", owner.namespace, owner.name),
+        kind: owner.kind,
+        rule: owner.rule,
+        at,
+    };
     let mut found = Vec::new();
-    for (at, matched) in route.matches.iter().enumerate() {
-        let mut matched = matched.clone();
-        matched.headers.sort_by(|a, b| a.name.cmp(&b.name));
-        matched.query.sort_by(|a, b| a.name.cmp(&b.name));
+    for (at, matched) in matches.into_iter().enumerate() {
         for (listener, own) in listeners {
             // Two hostnames of a route may come to the same on a listener.
-            for hostname in shared(&route.hostnames, own.as_ref()) {
+            for hostname in shared(hostnames, own.as_ref()) {
                 let ground = Ground {
                     listener: listener.clone(),
                     hostname,
                     matched: matched.clone(),
                 };
-                let claim = Claim {
-                    created: owner.created,
-                    name: format!("{}/{}", owner.namespace, owner.name),
-                    grpc: owner.kind == RouteKind::Grpc,
-                    rule: owner.rule,
-                    at,
-                };
-                found.push((ground, claim));
+                found.push((ground, claim(owner, at)));
             }
         }
     }

@@ -12,6 +12,7 @@ mod diagnostic;
 mod duration;
 mod filter;
 mod frontend;
+mod l4;
 mod listener;
 mod owner;
 mod parameters;

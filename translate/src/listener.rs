@@ -18,7 +18,7 @@ use crate::{
 
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 /// The protocols that are served, of which a port speaks one.
-const PROTOCOLS: [&str; 2] = ["HTTP", "HTTPS"];
+const PROTOCOLS: [&str; 5] = ["HTTP", "HTTPS", "TLS", "TCP", "UDP"];
 
 /// The reason of a condition, and the whole story.
 pub(crate) type Problem = (&'static str, String);
@@ -108,9 +108,13 @@ pub(crate) fn one(
     let protocol = match spec.protocol.as_str() {
         "HTTP" => Some(ListenerProtocol::Http),
         "HTTPS" => Some(ListenerProtocol::Https),
+        "TLS" => Some(ListenerProtocol::Tls),
+        "TCP" => Some(ListenerProtocol::Tcp),
+        "UDP" => Some(ListenerProtocol::Udp),
         other => {
             let message = format!("the protocol {other:?} is not served");
-            diagnostics.push(Code::UnsupportedProtocol.at(format!("{path}.protocol"), &message, "use HTTP or HTTPS"));
+            let remedy = "use HTTP, HTTPS, TLS, TCP or UDP";
+            diagnostics.push(Code::UnsupportedProtocol.at(format!("{path}.protocol"), &message, remedy));
             accepted = Err(("UnsupportedProtocol", message));
             None
         }
@@ -120,6 +124,14 @@ pub(crate) fn one(
         diagnostics.push(Code::Invalid.at(format!("{path}.port"), message, "give the listener a port"));
         accepted = Err(("PortUnavailable", message.into()));
     }
+    let terminates = match terminates(protocol, spec) {
+        Ok(terminates) => terminates,
+        Err((field, message, remedy)) => {
+            diagnostics.push(Code::Invalid.at(format!("{path}.{field}"), &message, remedy));
+            accepted = Err(("Invalid", message));
+            false
+        }
+    };
     if accepted.is_ok()
         && let Some((reason, message)) = conflict(reader, owner, spec)
     {
@@ -132,13 +144,14 @@ pub(crate) fn one(
     let mut resolved = match kinds_problem {
         Some(message) => {
             let at = format!("{path}.allowedRoutes.kinds");
-            diagnostics.push(Code::InvalidRouteKinds.at(at, &message, "allow HTTPRoute or GRPCRoute only"));
+            let fitting = protocol.map(kinds_of).unwrap_or_default().join(" or ");
+            diagnostics.push(Code::InvalidRouteKinds.at(at, &message, format!("allow {fitting} only")));
             Err(("InvalidRouteKinds", message))
         }
         None => Ok(()),
     };
     let mut tls = None;
-    if protocol == Some(ListenerProtocol::Https) {
+    if terminates {
         let from = (owner.reference.kind, namespace);
         let (found, problem) = certificate::terminate(reader, from, spec, path, diagnostics);
         if let Some(problem) = problem {
@@ -168,7 +181,7 @@ pub(crate) fn one(
         }
     }
     let key = owner.key(&spec.name);
-    let served = accepted.is_ok() && (tls.is_some() || protocol == Some(ListenerProtocol::Http));
+    let served = accepted.is_ok() && (tls.is_some() || !terminates);
     let model = protocol.filter(|_| served).map(|protocol| {
         Arc::new(Listener {
             key: key.clone(),
@@ -290,7 +303,9 @@ pub(crate) fn hostname(spec: &ListenerSpec) -> &str {
 
 /// Why two listeners cannot be told apart.
 fn clash(spec: &ListenerSpec, whose: &Owner<'_>, other: &ListenerSpec) -> Option<Problem> {
-    if other.port != spec.port || !PROTOCOLS.contains(&other.protocol.as_str()) {
+    // A port number may be used once for TCP and once for UDP.
+    let apart = (other.protocol == "UDP") != (spec.protocol == "UDP");
+    if other.port != spec.port || apart || !PROTOCOLS.contains(&other.protocol.as_str()) {
         return None;
     }
     let name = format!("the listener {:?} of {}", other.name, whose.shown());
@@ -298,8 +313,55 @@ fn clash(spec: &ListenerSpec, whose: &Owner<'_>, other: &ListenerSpec) -> Option
         let message = format!("{name} speaks {} on port {}", other.protocol, other.port);
         return Some(("ProtocolConflict", message));
     }
+    if matches!(spec.protocol.as_str(), "TCP" | "UDP") {
+        return Some(("ProtocolConflict", format!("{name} has the same port")));
+    }
     let same = hostname(other) == hostname(spec);
     same.then(|| ("HostnameConflict", format!("{name} has the same port and hostname")))
+}
+
+/// Whether a listener terminates TLS; else the field that does not fit its protocol, what is wrong and what to do.
+fn terminates(
+    protocol: Option<ListenerProtocol>,
+    spec: &ListenerSpec,
+) -> Result<bool, (&'static str, String, &'static str)> {
+    let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_deref());
+    match protocol {
+        None | Some(ListenerProtocol::Http) => Ok(false),
+        Some(ListenerProtocol::Https) if mode == Some("Passthrough") => {
+            let message = "an HTTPS listener cannot pass TLS through".to_owned();
+            Err(("tls.mode", message, "use Terminate, or the protocol TLS"))
+        }
+        Some(ListenerProtocol::Https | ListenerProtocol::Tls) => match mode {
+            None | Some("Terminate" | "") => Ok(true),
+            Some("Passthrough") => Ok(false),
+            Some(other) => {
+                let message = format!("{other:?} is not a way to treat TLS");
+                Err(("tls.mode", message, "use Terminate or Passthrough"))
+            }
+        },
+        Some(ListenerProtocol::Tcp | ListenerProtocol::Udp) => {
+            if spec.tls.is_some() {
+                let message = format!("a listener of {} has no TLS", spec.protocol);
+                return Err(("tls", message, "remove it, or use the protocol TLS"));
+            }
+            if spec.hostname.as_ref().is_some_and(|hostname| !hostname.is_empty()) {
+                let message = format!("a listener of {} knows no hostname", spec.protocol);
+                return Err(("hostname", message, "remove it, or use the protocol TLS"));
+            }
+            Ok(false)
+        }
+    }
+}
+
+/// The kinds of routes that fit a protocol.
+fn kinds_of(protocol: ListenerProtocol) -> &'static [&'static str] {
+    match protocol {
+        ListenerProtocol::Http | ListenerProtocol::Https => &["HTTPRoute", "GRPCRoute"],
+        ListenerProtocol::Tls => &["TLSRoute"],
+        ListenerProtocol::Tcp => &["TCPRoute"],
+        ListenerProtocol::Udp => &["UDPRoute"],
+    }
 }
 
 /// The kinds of routes a listener takes, and what is wrong with those it names.
@@ -308,10 +370,9 @@ fn kinds(protocol: Option<ListenerProtocol>, spec: &ListenerSpec) -> (Vec<RouteK
         group: GATEWAY_GROUP.into(),
         kind: name.into(),
     };
-    if protocol.is_none() {
+    let Some(served) = protocol.map(kinds_of) else {
         return (Vec::new(), None);
-    }
-    let served = ["HTTPRoute", "GRPCRoute"];
+    };
     let named = spec
         .allowed_routes
         .as_ref()

@@ -6,14 +6,17 @@ use std::{
 };
 
 use weft_crds::{
-    Condition, GrpcRoute, HttpRoute, HttpRouteRule, Kind, Metadata, ObjectRef, ParentReference, ParentStatus,
-    RouteStatus,
+    Condition, GrpcRoute, HttpRoute, HttpRouteRule, Kind, L4RouteRule, Metadata, ObjectRef, ParentReference,
+    ParentStatus, RouteStatus, TcpRoute, TlsRoute, UdpRoute,
 };
-use weft_model::{HostPattern, ListenerKey, Route, RouteKey, RouteKind, RouteOwner, ServiceKey};
+use weft_model::{
+    BackendTarget, HostPattern, ListenerKey, Resource, Route, RouteKey, RouteKind, RouteOwner, ServiceKey,
+};
 
 use crate::{
     claim::{self, Claim, Ground},
     diagnostic::{Code, Diagnostic, Level},
+    l4,
     listener::ListenerState,
     owner::Listeners,
     rule::{LoweredRule, Lowering},
@@ -25,44 +28,98 @@ use crate::{
 /// What became of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RouteResult {
-    pub(crate) routes: Vec<Arc<Route>>,
+    /// Its rules.
+    pub(crate) rules: Vec<Resource>,
     /// The listeners it counts for, served or not.
     pub(crate) attached: BTreeSet<ListenerKey>,
     /// What its matches claim of the listeners' requests.
     pub(crate) claims: Vec<(Ground, Claim)>,
     /// The Gateways through which requests come to it.
     pub(crate) gateways: BTreeSet<ObjectRef>,
-    /// The services it uses.
+    /// The services its backends are, each with the path of the reference.
+    pub(crate) backends: Vec<(String, ServiceKey)>,
+    /// The services it uses, for copies too.
     pub(crate) services: BTreeSet<ServiceKey>,
     pub(crate) status: RouteStatus,
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-/// An HTTPRoute or a GRPCRoute.
-enum Either<'w> {
+/// A route of any kind.
+enum Source<'w> {
     Http(&'w HttpRoute),
     Grpc(&'w GrpcRoute),
+    Tls(&'w TlsRoute),
+    Tcp(&'w TcpRoute),
+    Udp(&'w UdpRoute),
 }
 
-impl Either<'_> {
-    fn metadata(&self) -> &Metadata {
+impl<'w> Source<'w> {
+    fn read(reader: &Reader<'w>, reference: &ObjectRef) -> Option<Self> {
+        let (namespace, name) = (reference.namespace.as_str(), reference.name.as_str());
+        Some(match reference.kind {
+            Kind::GrpcRoute => Self::Grpc(reader.grpc_route(namespace, name)?),
+            Kind::TlsRoute => Self::Tls(reader.tls_route(namespace, name)?),
+            Kind::TcpRoute => Self::Tcp(reader.tcp_route(namespace, name)?),
+            Kind::UdpRoute => Self::Udp(reader.udp_route(namespace, name)?),
+            _ => Self::Http(reader.http_route(namespace, name)?),
+        })
+    }
+
+    fn kind(&self) -> RouteKind {
+        match self {
+            Self::Http(_) => RouteKind::Http,
+            Self::Grpc(_) => RouteKind::Grpc,
+            Self::Tls(_) => RouteKind::Tls,
+            Self::Tcp(_) => RouteKind::Tcp,
+            Self::Udp(_) => RouteKind::Udp,
+        }
+    }
+
+    fn metadata(&self) -> &'w Metadata {
         match self {
             Self::Http(route) => &route.metadata,
             Self::Grpc(route) => &route.metadata,
+            Self::Tls(route) => &route.metadata,
+            Self::Tcp(route) => &route.metadata,
+            Self::Udp(route) => &route.metadata,
         }
     }
 
-    fn parents(&self) -> &[ParentReference] {
+    fn parents(&self) -> &'w [ParentReference] {
         match self {
             Self::Http(route) => &route.spec.parent_refs,
             Self::Grpc(route) => &route.spec.parent_refs,
+            Self::Tls(route) => &route.spec.parent_refs,
+            Self::Tcp(route) => &route.spec.parent_refs,
+            Self::Udp(route) => &route.spec.parent_refs,
         }
     }
 
-    fn hostnames(&self) -> &[String] {
+    fn hostnames(&self) -> &'w [String] {
         match self {
             Self::Http(route) => &route.spec.hostnames,
             Self::Grpc(route) => &route.spec.hostnames,
+            Self::Tls(route) => &route.spec.hostnames,
+            Self::Tcp(_) | Self::Udp(_) => &[],
+        }
+    }
+
+    /// The rules of a route that looks at no request.
+    fn l4_rules(&self) -> &'w [L4RouteRule] {
+        match self {
+            Self::Tls(route) => &route.spec.rules,
+            Self::Tcp(route) => &route.spec.rules,
+            Self::Udp(route) => &route.spec.rules,
+            Self::Http(_) | Self::Grpc(_) => &[],
+        }
+    }
+
+    /// What the API server would have refused.
+    fn validate(&self) -> Vec<Diagnostic> {
+        match self {
+            Self::Http(route) => validate::http_route(route),
+            Self::Grpc(route) => validate::grpc_route(route),
+            Self::Tls(_) | Self::Tcp(_) | Self::Udp(_) => validate::l4_route(self.hostnames(), self.l4_rules()),
         }
     }
 
@@ -86,22 +143,20 @@ impl Either<'_> {
                 .enumerate()
                 .map(|(at, rule)| lowering.grpc(rule, &path(at)))
                 .collect(),
+            Self::Tls(_) | Self::Tcp(_) | Self::Udp(_) => {
+                let lower = |(at, rule): (usize, &L4RouteRule)| lowering.l4(rule, &path(at));
+                self.l4_rules().iter().enumerate().map(lower).collect()
+            }
         }
     }
 }
 
 /// Derives a route; none if there is no such route.
 pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<RouteResult> {
-    let (namespace, name) = (reference.namespace.as_str(), reference.name.as_str());
-    let route = match reference.kind {
-        Kind::GrpcRoute => Either::Grpc(reader.grpc_route(namespace, name)?),
-        _ => Either::Http(reader.http_route(namespace, name)?),
-    };
+    let namespace = reference.namespace.as_str();
+    let route = Source::read(reader, reference)?;
     let mut result = RouteResult::default();
-    let refused = match &route {
-        Either::Http(route) => validate::http_route(route),
-        Either::Grpc(route) => validate::grpc_route(route),
-    };
+    let refused = route.validate();
     let hostnames = hostnames(route.hostnames(), &mut result.diagnostics);
     result.diagnostics.extend(refused);
     let lowering = Lowering {
@@ -187,19 +242,19 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     }
     if !listeners.is_empty() && invalid.is_none() {
         let keys: Vec<ListenerKey> = listeners.keys().cloned().collect();
-        result.routes = rules
-            .into_iter()
-            .enumerate()
-            .map(|(at, rule)| Arc::new(model(reference, route.metadata(), at, rule, &keys, &hostnames)))
-            .collect();
+        for (at, rule) in rules.into_iter().enumerate() {
+            let rule = model(reference, &route, at, rule, &keys, &hostnames);
+            result.backends.extend(backends(&rule, at));
+            match &rule {
+                Resource::Route(route) => result.services.extend(route.services().cloned()),
+                Resource::L4Route(route) => result.services.extend(route.services().cloned()),
+                _ => {}
+            }
+            result.rules.push(rule);
+        }
         let listeners: Vec<_> = listeners.into_iter().collect();
-        let claims = result.routes.iter().flat_map(|route| claim::claims(route, &listeners));
+        let claims = result.rules.iter().flat_map(|rule| claim::claims(rule, &listeners));
         result.claims = claims.collect();
-        result.services = result
-            .routes
-            .iter()
-            .flat_map(|route| route.services().cloned())
-            .collect();
     }
     Some(result)
 }
@@ -300,30 +355,30 @@ fn partially_invalid(rules: &[LoweredRule], generation: i64) -> Option<Condition
 
 fn model(
     reference: &ObjectRef,
-    metadata: &Metadata,
+    route: &Source<'_>,
     at: usize,
     rule: LoweredRule,
     listeners: &[ListenerKey],
     hostnames: &[HostPattern],
-) -> Route {
-    let kind = if reference.kind == Kind::GrpcRoute {
-        RouteKind::Grpc
-    } else {
-        RouteKind::Http
+) -> Resource {
+    let key = RouteKey::from(format!(
+        "{}/{}/{}/{at}",
+        reference.kind, reference.namespace, reference.name
+    ));
+    let owner = RouteOwner {
+        kind: route.kind(),
+        namespace: reference.namespace.clone(),
+        name: reference.name.clone(),
+        rule: u32::try_from(at).unwrap_or(u32::MAX),
+        rule_name: rule.name.clone(),
+        created: route.metadata().created(),
     };
-    Route {
-        key: RouteKey::from(format!(
-            "{}/{}/{}/{at}",
-            reference.kind, reference.namespace, reference.name
-        )),
-        owner: RouteOwner {
-            kind,
-            namespace: reference.namespace.clone(),
-            name: reference.name.clone(),
-            rule: u32::try_from(at).unwrap_or(u32::MAX),
-            rule_name: rule.name,
-            created: metadata.created(),
-        },
+    if matches!(route, Source::Tls(_) | Source::Tcp(_) | Source::Udp(_)) {
+        return Resource::L4Route(Arc::new(l4::model(key, owner, listeners, hostnames, rule)));
+    }
+    Resource::Route(Arc::new(Route {
+        key,
+        owner,
         listeners: listeners.to_vec(),
         hostnames: hostnames.to_vec(),
         matches: rule.matches,
@@ -333,5 +388,21 @@ fn model(
         retry: rule.retry,
         session: rule.session,
         broken: rule.broken,
-    }
+    }))
+}
+
+/// The services that the backends of a rule are, and where it names them.
+fn backends(rule: &Resource, at: usize) -> Vec<(String, ServiceKey)> {
+    let targets: Vec<&BackendTarget> = match rule {
+        Resource::Route(route) => route.backends.iter().map(|backend| &backend.target).collect(),
+        Resource::L4Route(route) => route.backends.iter().map(|backend| &backend.target).collect(),
+        _ => Vec::new(),
+    };
+    let named = targets.into_iter().enumerate();
+    named
+        .filter_map(|(backend, target)| match target {
+            BackendTarget::Service(key) => Some((format!("spec.rules[{at}].backendRefs[{backend}]"), key.clone())),
+            BackendTarget::Invalid(_) => None,
+        })
+        .collect()
 }

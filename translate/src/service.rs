@@ -29,8 +29,10 @@ pub(crate) struct Answering {
 pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceResult> {
     let (namespace, name, number) = key.parts();
     let service = reader.service(namespace, name)?;
-    let port = service.spec.ports.iter().find(|port| port.port == number)?;
-    let protocol = backend::protocol(port.app_protocol.as_deref())?;
+    let mut ports = service.spec.ports.iter();
+    let port = ports.find(|port| port.port == number && backend::transport_of(port) == Some(key.transport()))?;
+    // Routes that would have to speak what is not known have refused it.
+    let protocol = backend::protocol(port.app_protocol.as_deref()).unwrap_or_default();
     let port_name = port.name.as_deref().unwrap_or_default();
     let slices = reader.slices(namespace, name);
     let mut endpoints = collect(namespace, port_name, &slices, |endpoint| {

@@ -15,7 +15,7 @@ pub enum Status {
     ListenerSet(ListenerSetStatus),
     /// Of a policy: a BackendTLSPolicy or an XBackendTrafficPolicy.
     Policy(PolicyStatus),
-    /// Of an HTTPRoute or a GRPCRoute.
+    /// Of a route of any kind.
     Route(RouteStatus),
 }
 

@@ -152,7 +152,7 @@ impl Translator {
                 Kind::BackendTlsPolicy | Kind::XBackendTrafficPolicy => {
                     run.dirty.insert(Node::Policy(reference.clone()));
                 }
-                Kind::HttpRoute | Kind::GrpcRoute => {
+                Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
                     run.dirty.insert(Node::Route(reference.clone()));
                 }
                 _ => {}
@@ -452,15 +452,14 @@ impl Translator {
                 run.dirty.insert(Node::Service(key.clone()));
             }
         }
-        let kept: HashSet<Key> = after.routes.iter().map(|route| Key::Route(route.key.clone())).collect();
-        for route in &before.routes {
-            let key = Key::Route(route.key.clone());
+        let kept: HashSet<Key> = after.rules.iter().map(Resource::key).collect();
+        for key in before.rules.iter().map(Resource::key) {
             if !kept.contains(&key) {
                 self.set_resource(run, key, None);
             }
         }
-        for route in &after.routes {
-            self.set_resource(run, Key::Route(route.key.clone()), Some(Resource::Route(route.clone())));
+        for rule in &after.rules {
+            self.set_resource(run, rule.key(), Some(rule.clone()));
         }
         self.set_status(run, reference, status.map(Status::Route));
         if let Some(derived) = derived {
@@ -562,21 +561,12 @@ impl Translator {
         };
         let mut diagnostics = derived.diagnostics.clone();
         diagnostics.extend(self.claims.shadowed(&derived.claims));
-        for route in &derived.routes {
-            for (at, backend) in route.backends.iter().enumerate() {
-                let weft_model::BackendTarget::Service(key) = &backend.target else {
-                    continue;
-                };
-                if self
-                    .services
-                    .get(key)
-                    .is_some_and(|service| service.endpoints.is_empty())
-                {
-                    let path = format!("spec.rules[{}].backendRefs[{at}]", route.owner.rule);
-                    let message = format!("the Service {key} has no endpoints that are ready");
-                    let remedy = "start its pods, or add an EndpointSlice; `weft up --echo` answers for it";
-                    diagnostics.push(Code::NoEndpoints.at(path, message, remedy));
-                }
+        for (path, key) in &derived.backends {
+            let known = self.services.get(key);
+            if known.is_some_and(|service| service.endpoints.is_empty()) {
+                let message = format!("the Service {key} has no endpoints that are ready");
+                let remedy = "start its pods, or add an EndpointSlice; `weft up --echo` answers for it";
+                diagnostics.push(Code::NoEndpoints.at(path, message, remedy));
             }
         }
         self.set_diagnostics(run, reference, diagnostics);

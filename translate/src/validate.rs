@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use weft_crds::{CorsFilter, ExternalAuthFilter, GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule};
+use weft_crds::{CorsFilter, ExternalAuthFilter, GrpcRoute, HttpRoute, HttpRouteFilter, HttpRouteRule, L4RouteRule};
 use weft_model::HostPattern;
 
 use crate::{
@@ -20,6 +20,7 @@ const AUTH_HEADERS: usize = 64;
 /// Bytes of a body that may be kept until a server has allowed the request. A bound of ours: the API has 65,535 in v1.6,
 /// and none in v1.7.
 const AUTH_BODY: u32 = 1024 * 1024;
+const HOSTNAMES_OF_TLS: usize = 1024;
 
 /// What the API server would refuse of an HTTPRoute.
 pub(crate) fn http_route(route: &HttpRoute) -> Vec<Diagnostic> {
@@ -81,6 +82,22 @@ pub(crate) fn grpc_route(route: &GrpcRoute) -> Vec<Diagnostic> {
             BACKENDS,
         );
         filters(&mut found, &rule.filters, &format!("{path}.filters"));
+    }
+    found
+}
+
+/// What the API server would refuse of a TLSRoute, TCPRoute or UDPRoute.
+pub(crate) fn l4_route(hostnames: &[String], rules: &[L4RouteRule]) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    at_most(&mut found, "spec.hostnames", hostnames.len(), HOSTNAMES_OF_TLS);
+    at_most(&mut found, "spec.rules", rules.len(), 1);
+    if rules.is_empty() {
+        let message = "the route has no rule";
+        found.push(Code::MissingField.at("spec.rules", message, "add one, with backendRefs"));
+    }
+    for (at, rule) in rules.iter().enumerate() {
+        let path = format!("spec.rules[{at}].backendRefs");
+        at_most(&mut found, &path, rule.backend_refs.len(), BACKENDS);
     }
     found
 }

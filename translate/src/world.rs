@@ -8,8 +8,8 @@ use std::{
 
 use weft_crds::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind,
-    ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service,
-    XBackendTrafficPolicy,
+    ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
+    UdpRoute, XBackendTrafficPolicy,
 };
 
 use crate::{
@@ -241,6 +241,9 @@ impl<'w> Reader<'w> {
         gateway_class: GatewayClass -> GatewayClass;
         http_route: HttpRoute -> HttpRoute;
         grpc_route: GrpcRoute -> GrpcRoute;
+        tls_route: TlsRoute -> TlsRoute;
+        tcp_route: TcpRoute -> TcpRoute;
+        udp_route: UdpRoute -> UdpRoute;
         namespace: Namespace -> Namespace;
         service: Service -> Service;
         secret: Secret -> Secret;

@@ -54,19 +54,27 @@ fn listeners() -> impl Strategy<Value = Value> {
         json!({"namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "web"}}}}),
         json!({"namespaces": {"from": "All"}, "kinds": [{"kind": "HTTPRoute"}]}),
         json!({"namespaces": {"from": "All"}, "kinds": [{"kind": "TCPRoute"}]}),
+        json!({"namespaces": {"from": "All"}}),
     ]);
     (
         select(&LISTENERS),
         select(&[80_u16, 81]),
         option::weighted(0.5, select(&HOSTNAMES)),
-        select(&["HTTP", "HTTP", "HTTPS", "TCP"]),
+        select(&["HTTP", "HTTP", "HTTPS", "TLS", "TCP", "UDP", "SCTP"]),
+        select(&["Terminate", "Passthrough"]),
         select(&NAMESPACES),
         allowed,
     )
-        .prop_map(|(name, port, hostname, protocol, of, allowed)| {
+        .prop_map(|(name, port, hostname, protocol, mode, of, allowed)| {
             let mut listener = json!({"name": name, "port": port, "protocol": protocol, "allowedRoutes": allowed});
             if let Some(hostname) = hostname {
                 listener["hostname"] = hostname.into();
+            }
+            if matches!(protocol, "TCP" | "UDP") {
+                listener["hostname"] = Value::Null;
+            }
+            if protocol == "TLS" {
+                listener["tls"] = json!({"mode": mode, "certificateRefs": [{"name": "t", "namespace": of}]});
             }
             if protocol == "HTTPS" {
                 listener["tls"] = json!({"certificateRefs": [{"name": "t", "namespace": of}]});
@@ -249,6 +257,10 @@ fn grpc_rules() -> impl Strategy<Value = Value> {
         .prop_map(|(matches, backends)| json!({"matches": matches, "backendRefs": backends}))
 }
 
+fn l4_rules() -> impl Strategy<Value = Value> {
+    vec(backends(), 0..3).prop_map(|backends| json!({"backendRefs": backends}))
+}
+
 fn routes(kind: Kind, rules: impl Strategy<Value = Value>) -> impl Strategy<Value = Object> {
     (
         select(&NAMESPACES),
@@ -269,7 +281,14 @@ fn grants() -> impl Strategy<Value = Object> {
     (
         select(&NAMESPACES),
         select(&["w1", "w2"]),
-        select(&["HTTPRoute", "GRPCRoute", "Gateway", "ListenerSet"]),
+        select(&[
+            "HTTPRoute",
+            "GRPCRoute",
+            "TLSRoute",
+            "UDPRoute",
+            "Gateway",
+            "ListenerSet",
+        ]),
         select(&NAMESPACES),
         select(vec![
             json!({"group": "", "kind": "Service"}),
@@ -293,6 +312,8 @@ fn services() -> impl Strategy<Value = Object> {
         json!({"ports": [{"name": "http", "port": 80}]}),
         json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]}),
         json!({"ports": [{"name": "admin", "port": 80, "appProtocol": "kubernetes.io/h2c"}]}),
+        json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 80, "protocol": "UDP"}]}),
+        json!({"ports": [{"name": "http", "port": 80, "protocol": "UDP"}]}),
         json!({"ports": [{"name": "http", "port": 80, "appProtocol": "unknown"}]}),
         json!({"ports": [{"name": "http", "port": 80, "appProtocol": "HTTPS"}]}),
         json!({"type": "ExternalName", "ports": [{"name": "http", "port": 80}]}),
@@ -391,6 +412,9 @@ fn objects() -> impl Strategy<Value = Object> {
         1 => config_maps(),
         5 => routes(Kind::HttpRoute, http_rules()),
         2 => routes(Kind::GrpcRoute, grpc_rules()),
+        2 => routes(Kind::TlsRoute, l4_rules()),
+        2 => routes(Kind::TcpRoute, l4_rules()),
+        2 => routes(Kind::UdpRoute, l4_rules()),
         2 => grants(),
         3 => services(),
         3 => slices(),

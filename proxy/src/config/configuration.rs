@@ -8,8 +8,8 @@ use std::{
 };
 
 use weft_model::{
-    Certificate, CertificateKey, Change, Key, Listener, ListenerKey, Rejected, Resource, Route, RouteKey, Service,
-    ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
+    Certificate, CertificateKey, Change, Key, Listener, ListenerKey, ListenerProtocol, Rejected, Resource, Route,
+    RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
 };
 
 use super::{
@@ -91,7 +91,10 @@ impl Configuration {
                 Change::Upsert(Resource::Route(route)) => self.put_route(route),
                 Change::Upsert(Resource::Workload(workload)) => Ok(self.put_workload(workload)),
                 Change::Upsert(Resource::Service(service)) => self.put_service(service),
-                Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
+                Change::Upsert(Resource::Listener(listener)) => self.put_listener(listener),
+                Change::Upsert(Resource::L4Route(_)) => {
+                    Err("this data plane does not serve TLSRoute, TCPRoute and UDPRoute yet".to_owned())
+                }
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
             match done {
@@ -134,6 +137,7 @@ impl Configuration {
             Key::Service(key) => self.remove_service(key),
             Key::Route(key) => self.remove_route(key),
             Key::Listener(key) => self.remove_listener(key),
+            Key::L4Route(_) => false,
         }
     }
 
@@ -442,9 +446,13 @@ impl Configuration {
 
 /// Listeners.
 impl Configuration {
-    fn put_listener(&mut self, listener: Arc<Listener>) -> bool {
+    fn put_listener(&mut self, listener: Arc<Listener>) -> Result<bool, String> {
+        let protocol = listener.protocol;
+        if !matches!(protocol, ListenerProtocol::Http | ListenerProtocol::Https) {
+            return Err(format!("this data plane does not serve listeners of {protocol:?} yet"));
+        }
         if self.next.listeners.get(&listener.key) == Some(&listener) {
-            return false;
+            return Ok(false);
         }
         self.remove_listener(&listener.key);
         self.by_port
@@ -463,7 +471,7 @@ impl Configuration {
         }
         self.touched.ports.insert(listener.port);
         self.next.listeners.insert(listener.key.clone(), listener);
-        true
+        Ok(true)
     }
 
     fn remove_listener(&mut self, key: &ListenerKey) -> bool {
