@@ -22,7 +22,7 @@ use hyper_util::{
 };
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle};
-use weft_model::{Change, Key, Resource, ServiceKey, Workload, WorkloadKey};
+use weft_model::{Change, Key, Resource, ServiceKey, Transport, Workload, WorkloadKey};
 
 /// The longest a client may have an answer put off.
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -115,6 +115,8 @@ impl Echo {
 
     fn note(&mut self, change: &Change) {
         match change {
+            // It speaks no UDP.
+            Change::Upsert(Resource::Service(service)) if service.key.transport() == Transport::Udp => {}
             // It speaks no TLS, least of all by another's certificate.
             Change::Upsert(Resource::Service(service)) if service.tls.is_some() => {
                 self.services.remove(&service.key);

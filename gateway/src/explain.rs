@@ -1,6 +1,7 @@
 //! Where a request would go, and why nowhere else.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use weft_model::ListenerProtocol;
 use weft_proxy::{
     config::{Configuration, Explanation, explain as explain_config},
     fields::RequestView,
@@ -90,9 +91,13 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
     let host = host.or(question.url.host()).unwrap_or_default();
     let mut port = question.port();
     if snapshot.port(port).is_none() && question.url.port().is_none() {
+        let wanted = match question.is_tls() {
+            true => ListenerProtocol::Https,
+            false => ListenerProtocol::Http,
+        };
         let fitting: Vec<u16> = snapshot
             .ports()
-            .filter(|p| p.tls == question.is_tls())
+            .filter(|p| p.protocol == wanted)
             .map(|p| p.number)
             .collect();
         if let [only] = fitting.as_slice() {

@@ -272,7 +272,7 @@ impl Reloader {
         let snapshot = self.proxy.snapshot();
         let served: BTreeSet<&ListenerKey> = snapshot
             .ports()
-            .filter(|port| bound.contains(&port.number))
+            .filter(|port| bound.contains(&(port.number, port.protocol.transport())))
             .flat_map(|port| port.listeners())
             .map(|listener| &listener.key)
             .collect();

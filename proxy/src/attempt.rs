@@ -601,7 +601,15 @@ async fn relay_h1<R: Responder>(
     {
         // The head is no longer needed, and while the backend pauses, neither is a buffer.
         *message = None;
-        let clean = copy(worker, &connection.stream, client, length, watchdog).await?;
+        let clean = copy(
+            worker,
+            &connection.stream,
+            client,
+            length,
+            &std::cell::Cell::new(0),
+            watchdog,
+        )
+        .await?;
         *keep_alive &= clean;
         return Ok(());
     }

@@ -2,6 +2,7 @@
 //! anything else runs, and only what the receiver does not take at once is kept.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     task::{Poll, ready},
 };
@@ -18,17 +19,18 @@ use crate::{
 const LONG: u64 = 64 * 1024;
 const PROVED: u64 = 256 * 1024;
 
-/// Copies `length` bytes, or all until `from` ends. Says whether `from` sent nothing beyond that.
+/// Copies `length` bytes, or all until `from` ends, and counts them in `moved`. Says whether `from` sent nothing beyond that.
 pub(crate) async fn copy<A: Stream, B: Stream>(
     worker: &Worker,
     from: &Shared<A>,
     to: &Shared<B>,
     length: Option<u64>,
+    moved: &Cell<u64>,
     watchdog: &Watchdog,
 ) -> Result<bool, Broken> {
     let spliced = splice::possible(from, to);
     if spliced && length.is_some_and(|length| length >= LONG) {
-        splice::relay(worker, from, to, length, watchdog).await?;
+        splice::relay(worker, from, to, length, moved, watchdog).await?;
         return Ok(true);
     }
     let mut clean = true;
@@ -80,6 +82,7 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
                 read
             };
             left -= read as u64;
+            moved.set(moved.get() + read as u64);
             watchdog.touch();
             let mut sent = 0;
             while sent < read {
@@ -98,7 +101,7 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
     kept.release(worker);
     copied?;
     if proved {
-        splice::relay(worker, from, to, None, watchdog).await?;
+        splice::relay(worker, from, to, None, moved, watchdog).await?;
     }
     Ok(clean)
 }

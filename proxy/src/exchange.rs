@@ -546,6 +546,7 @@ impl Account {
             tries: self.tries,
             flag: self.flag.as_str(),
             reason: &self.reason,
+            ..Record::default()
         });
     }
 }

@@ -42,11 +42,13 @@ pub enum Flag {
     AuthDenied,
     /// An authorization server did not say whether the request may pass, so it may not: 503.
     AuthFailed,
+    /// Nothing moved on a connection whose content nobody looks at.
+    Idle,
 }
 
 impl Flag {
     /// How many there are.
-    pub const COUNT: usize = 19;
+    pub const COUNT: usize = 20;
 
     /// All of them, in order of their number.
     pub const ALL: [Self; Self::COUNT] = [
@@ -69,6 +71,7 @@ impl Flag {
         Self::TlsFailed,
         Self::AuthDenied,
         Self::AuthFailed,
+        Self::Idle,
     ];
 
     /// The name in logs and metrics; empty for [`Flag::None`].
@@ -93,6 +96,7 @@ impl Flag {
             Self::TlsFailed => "tls_failed",
             Self::AuthDenied => "auth_denied",
             Self::AuthFailed => "auth_failed",
+            Self::Idle => "idle",
         }
     }
 
@@ -112,7 +116,7 @@ impl Flag {
             Self::UpstreamInvalid | Self::Truncated | Self::TlsFailed => 502,
             Self::BackendTimeout | Self::RequestTimeout => 504,
             Self::ClientGone => 499,
-            Self::ClientTimeout => 408,
+            Self::ClientTimeout | Self::Idle => 408,
             Self::Refused => 400,
             Self::AuthDenied => 403,
         }

@@ -11,5 +11,5 @@ use crate::{config::Snapshot, tls};
 /// # Errors
 /// The configuration cannot be made.
 pub fn tls(port: u16, snapshot: Arc<Snapshot>) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
-    tls::server_config(port, Arc::new(ArcSwap::new(snapshot)), None)
+    tls::server_config(port, tls::HTTP, Arc::new(ArcSwap::new(snapshot)), None)
 }

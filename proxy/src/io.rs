@@ -28,7 +28,7 @@ impl Stream for TcpStream {
 }
 
 /// Boxed: a session is more than a kilobyte, and a future that hands it on would have room for it several times.
-impl Stream for Box<TlsStream<TcpStream>> {}
+impl<S: Stream> Stream for Box<TlsStream<S>> {}
 impl<S: Stream> Stream for Prefixed<S> {}
 
 /// A stream whose two directions are driven by futures of the same task. Each borrows it only while it is polled.

@@ -21,6 +21,7 @@ pub mod fuzzing;
 mod gather;
 pub mod h1;
 mod io;
+mod l4;
 mod latency;
 mod listen;
 mod log;

@@ -7,11 +7,16 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream, UdpSocket},
+    task::JoinHandle,
+};
+use weft_model::Transport;
 
 use crate::{
     downstream::{Client, h1, h2},
     io::Prefixed,
+    l4,
     tls::PortTls,
     traffic::Cells,
     worker::Worker,
@@ -20,27 +25,58 @@ use crate::{
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// Room for datagrams that wait, as far as the kernel grants it.
+const DATAGRAMS: usize = 4 * 1024 * 1024;
+
+/// What is spoken on a port.
+#[derive(Clone)]
+pub(crate) enum Speaks {
+    Http,
+    Https(PortTls),
+    Tls(PortTls),
+    Tcp,
+    Udp,
+}
+
 /// Binds a port for one worker. Several may bind the same, of this process.
-pub(crate) fn bind(address: IpAddr, port: u16, shared: bool) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(address: IpAddr, port: u16, transport: Transport, shared: bool) -> io::Result<Socket> {
     let address = SocketAddr::new(address, port);
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+    let domain = Domain::for_address(address);
+    let socket = match transport {
+        Transport::Tcp => Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?,
+        Transport::Udp => Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?,
+    };
+    // For UDP this would let another process have the port too.
+    socket.set_reuse_address(transport == Transport::Tcp)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if shared {
-        socket.listen(BACKLOG)?;
+        match transport {
+            Transport::Tcp => socket.listen(BACKLOG)?,
+            // Less than asked for serves as well.
+            Transport::Udp => drop(socket.set_recv_buffer_size(DATAGRAMS)),
+        }
     }
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Says whether another process has the port: sockets that share one would quietly take each other's connections.
-pub(crate) fn is_free(address: IpAddr, port: u16) -> io::Result<()> {
-    bind(address, port, false).map(drop)
+pub(crate) fn is_free(address: IpAddr, port: u16, transport: Transport) -> io::Result<()> {
+    bind(address, port, transport, false).map(drop)
+}
+
+/// Serves what comes in by a socket until the task is aborted.
+pub(crate) fn start(worker: &Rc<Worker>, socket: Socket, port: u16, speaks: Speaks) -> io::Result<JoinHandle<()>> {
+    let worker = worker.clone();
+    Ok(match speaks {
+        Speaks::Udp => tokio::task::spawn_local(l4::udp::serve(worker, UdpSocket::from_std(socket.into())?, port)),
+        speaks => tokio::task::spawn_local(accept(worker, TcpListener::from_std(socket.into())?, port, speaks)),
+    })
 }
 
 /// Accepts connections until the task is dropped.
-pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, tls: Option<PortTls>) {
+async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, speaks: Speaks) {
     let cells = worker.listener(port);
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -63,19 +99,33 @@ pub(crate) async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16,
         });
         let guard = Open(worker.clone());
         let (worker, cells) = (worker.clone(), cells.clone());
-        match tls.clone() {
-            None => {
+        match speaks.clone() {
+            Speaks::Http => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
                     plain(worker, stream, Client::new(peer, port, None, cells)).await;
                 });
             }
-            Some(tls) => {
+            Speaks::Https(tls) => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
                     secure(worker, tls, stream, peer, port, cells).await;
                 });
             }
+            Speaks::Tcp => {
+                tokio::task::spawn_local(async move {
+                    let _guard = guard;
+                    l4::tcp::serve(worker, stream, peer, port).await;
+                });
+            }
+            Speaks::Tls(tls) => {
+                tokio::task::spawn_local(async move {
+                    let _guard = guard;
+                    l4::tls::serve(worker, tls, stream, peer, port).await;
+                });
+            }
+            // Has no connections: see `start`.
+            Speaks::Udp => return,
         }
     }
 }
@@ -149,7 +199,7 @@ mod tests {
         let cells = worker.listener(80);
         let client = Client::new(address, 80, None, cells.clone());
         let size = size_of_val(&plain(worker.clone(), connect().await, client));
-        let tls = PortTls::new(443, Arc::default()).expect("the configuration is sound");
+        let tls = PortTls::new(443, crate::tls::HTTP, Arc::default()).expect("the configuration is sound");
         let secure = size_of_val(&secure(worker.clone(), tls, connect().await, address, 443, cells));
         // With what the runtime adds, a task of at most 1 KiB.
         assert!(size <= 880, "{size} bytes in clear");

@@ -37,6 +37,12 @@ pub(crate) struct Record<'a> {
     pub(crate) tries: u32,
     pub(crate) flag: &'static str,
     pub(crate) reason: &'a str,
+    /// Bytes from the client, of a connection or flow whose content nobody looks at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) received: Option<u64>,
+    /// Bytes to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sent: Option<u64>,
 }
 
 /// The sending side, one a worker.
@@ -164,12 +170,19 @@ mod tests {
             tries: 1,
             flag: "",
             reason: "",
+            received: None,
+            sent: None,
         }
     }
 
     #[test]
     fn the_fields_are_those_that_are_named() {
-        let json = serde_json::to_string(&record("/a")).expect("plain data");
+        let whole = Record {
+            received: Some(1),
+            sent: Some(1),
+            ..record("/a")
+        };
+        let json = serde_json::to_string(&whole).expect("plain data");
         let mut rest = json.as_str();
         for field in LogFormat::FIELDS {
             let at = rest.find(&format!("\"{field}\":")).expect(field);

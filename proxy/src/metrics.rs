@@ -90,6 +90,22 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot) -> String {
             connections.upstream_reused,
         ),
         (
+            "weft_l4_received_bytes",
+            "Bytes from clients of connections and flows that are passed on as they are, once they have ended.",
+            connections.l4_received,
+        ),
+        (
+            "weft_l4_sent_bytes",
+            "Bytes to clients of connections and flows that are passed on as they are, once they have ended.",
+            connections.l4_sent,
+        ),
+        ("weft_udp_flows", "Flows of datagrams.", connections.flows),
+        (
+            "weft_udp_datagrams_lost",
+            "Datagrams that went nowhere.",
+            connections.datagrams_lost,
+        ),
+        (
             "weft_access_log_dropped",
             "Lines of the access log dropped since its reader was slow.",
             stats.log_lines_dropped,
@@ -103,6 +119,11 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot) -> String {
             "weft_connections_open",
             "Connections from clients, now.",
             connections.open,
+        ),
+        (
+            "weft_udp_flows_open",
+            "Flows of datagrams, now.",
+            connections.flows_open,
         ),
         (
             "weft_config_generation",

@@ -24,6 +24,8 @@ pub struct Options {
 pub struct Limits {
     /// Downstream connections of one worker; beyond it, new ones are closed at once.
     pub connections: usize,
+    /// Flows of datagrams of one worker; beyond it, datagrams of new ones are dropped.
+    pub flows: usize,
     /// Bytes of a request or response head. At most 64 KiB.
     pub head_bytes: usize,
     /// Header fields of a head.
@@ -34,6 +36,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a body may stand still, in either direction, and a backend be silent before it answers.
     pub stream_idle_timeout: Duration,
+    /// How long a connection whose content nobody looks at (TCPRoute, TLSRoute) may stand still.
+    pub tcp_idle_timeout: Duration,
+    /// How long a flow of datagrams lasts after the last of them.
+    pub udp_idle_timeout: Duration,
     /// How long connecting to an endpoint may take.
     pub connect_timeout: Duration,
     /// Streams of one HTTP/2 connection at a time.
@@ -48,11 +54,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 65_536,
+            flows: 16_384,
             head_bytes: 64 * 1024,
             fields: 100,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             stream_idle_timeout: Duration::from_secs(300),
+            tcp_idle_timeout: Duration::from_secs(3600),
+            udp_idle_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             streams: 128,
             pending: 16_384,
@@ -84,7 +93,7 @@ pub enum LogOutput {
 
 impl LogFormat {
     /// The fields of the JSON form, in their order.
-    pub const FIELDS: [&str; 15] = [
+    pub const FIELDS: [&str; 17] = [
         "time_ms",
         "client",
         "protocol",
@@ -100,6 +109,8 @@ impl LogFormat {
         "tries",
         "flag",
         "reason",
+        "received",
+        "sent",
     ];
 }
 

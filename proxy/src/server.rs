@@ -11,20 +11,19 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::TcpListener,
     runtime::LocalOptions,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use weft_model::{Change, Key, ListenerKey, Rejected, Resource, RouteKey};
+use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource, RouteKey};
 
 use crate::{
-    config::{Configuration, Snapshot},
-    listen,
+    config::{Configuration, Place, Snapshot},
+    listen::{self, Speaks},
     log::{self, AccessLogger},
     metrics,
     options::Options,
-    tls::PortTls,
+    tls::{self, PortTls},
     traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Tally, Traffic},
     watchdog::TICK,
     worker::Worker,
@@ -46,15 +45,15 @@ pub struct Proxy {
 /// What only one change at a time may touch.
 struct Control {
     configuration: Configuration,
-    /// The sockets that are bound, each with whether it speaks TLS.
-    ports: BTreeMap<u16, bool>,
+    /// The sockets that are bound, each with what it speaks.
+    ports: BTreeMap<Place, ListenerProtocol>,
 }
 
 enum Command {
     Replace {
         snapshot: Arc<Snapshot>,
         open: Vec<Opened>,
-        close: Vec<u16>,
+        close: Vec<Place>,
         done: oneshot::Sender<()>,
     },
     Tally {
@@ -66,9 +65,9 @@ enum Command {
 
 /// A socket handed to a worker.
 struct Opened {
-    port: u16,
-    socket: std::net::TcpListener,
-    tls: Option<PortTls>,
+    place: Place,
+    socket: socket2::Socket,
+    speaks: Speaks,
 }
 
 impl Proxy {
@@ -129,33 +128,36 @@ impl Proxy {
         let snapshot = applied.snapshot;
         self.snapshot.store(snapshot.clone());
 
-        let wanted: BTreeMap<u16, bool> = snapshot.ports().map(|port| (port.number, port.tls)).collect();
-        let close: Vec<u16> = control
+        let ports = snapshot
+            .ports()
+            .map(|port| ((port.number, port.protocol.transport()), port.protocol));
+        let wanted: BTreeMap<Place, ListenerProtocol> = ports.collect();
+        let close: Vec<Place> = control
             .ports
             .iter()
-            .filter(|(port, tls)| wanted.get(port) != Some(tls))
-            .map(|(port, _)| *port)
+            .filter(|(place, protocol)| wanted.get(place) != Some(protocol))
+            .map(|(place, _)| *place)
             .collect();
-        control.ports.retain(|port, _| !close.contains(port));
+        control.ports.retain(|place, _| !close.contains(place));
         if !close.is_empty() {
             // A port that changes its protocol is closed before it is bound anew.
             self.replace(&snapshot, &mut HashMap::new(), &close).await;
         }
         let mut opened: HashMap<usize, Vec<Opened>> = HashMap::new();
-        for (port, tls) in wanted {
-            if control.ports.contains_key(&port) {
+        for (place, protocol) in wanted {
+            if control.ports.contains_key(&place) {
                 continue;
             }
-            match self.open(port, tls) {
+            match self.open(place, protocol) {
                 Ok(sockets) => {
-                    control.ports.insert(port, tls);
+                    control.ports.insert(place, protocol);
                     for (worker, socket) in sockets.into_iter().enumerate() {
                         opened.entry(worker).or_default().push(socket);
                     }
                 }
                 Err(error) => {
-                    let reason = self.unbound(port, &error);
-                    let keys = listeners_of(&snapshot, port);
+                    let reason = self.unbound(place.0, &error);
+                    let keys = listeners_of(&snapshot, place);
                     rejected.extend(keys.into_iter().map(|key| Rejected {
                         key: Key::Listener(key),
                         reason: reason.clone(),
@@ -168,23 +170,28 @@ impl Proxy {
     }
 
     /// Binds a port once for each worker.
-    fn open(&self, port: u16, tls: bool) -> io::Result<Vec<Opened>> {
+    fn open(&self, place: Place, protocol: ListenerProtocol) -> io::Result<Vec<Opened>> {
+        let (port, transport) = place;
         let bound = port
             .checked_add(self.options.port_offset)
             .ok_or_else(|| io::Error::other("the port and the offset together are over 65535"))?;
-        listen::is_free(self.options.address, bound)?;
-        let tls = match tls {
-            true => Some(PortTls::new(port, self.snapshot.clone()).map_err(io::Error::other)?),
-            false => None,
+        listen::is_free(self.options.address, bound, transport)?;
+        let tls = |alpn| PortTls::new(port, alpn, self.snapshot.clone()).map_err(io::Error::other);
+        let speaks = match protocol {
+            ListenerProtocol::Http => Speaks::Http,
+            ListenerProtocol::Https => Speaks::Https(tls(tls::HTTP)?),
+            ListenerProtocol::Tls => Speaks::Tls(tls(&[])?),
+            ListenerProtocol::Tcp => Speaks::Tcp,
+            ListenerProtocol::Udp => Speaks::Udp,
         };
         self.workers
             .iter()
             .map(|_| {
-                let socket = listen::bind(self.options.address, bound, true)?;
+                let socket = listen::bind(self.options.address, bound, transport, true)?;
                 Ok(Opened {
-                    port,
+                    place,
                     socket,
-                    tls: tls.clone(),
+                    speaks: speaks.clone(),
                 })
             })
             .collect()
@@ -207,7 +214,7 @@ impl Proxy {
         )
     }
 
-    async fn replace(&self, snapshot: &Arc<Snapshot>, opened: &mut HashMap<usize, Vec<Opened>>, close: &[u16]) {
+    async fn replace(&self, snapshot: &Arc<Snapshot>, opened: &mut HashMap<usize, Vec<Opened>>, close: &[Place]) {
         let mut waiting = Vec::new();
         for (number, worker) in self.workers.iter().enumerate() {
             let (done, replaced) = oneshot::channel();
@@ -234,7 +241,7 @@ impl Proxy {
     }
 
     /// The ports of the manifests that are bound.
-    pub async fn bound(&self) -> BTreeSet<u16> {
+    pub async fn bound(&self) -> BTreeSet<Place> {
         self.configuration.lock().await.ports.keys().copied().collect()
     }
 
@@ -344,11 +351,13 @@ impl std::fmt::Debug for Proxy {
     }
 }
 
-fn listeners_of(snapshot: &Snapshot, port: u16) -> Vec<ListenerKey> {
+fn listeners_of(snapshot: &Snapshot, place: Place) -> Vec<ListenerKey> {
     let resources = snapshot.resources().into_iter();
     resources
         .filter_map(|resource| match resource {
-            Resource::Listener(listener) if listener.port == port => Some(listener.key.clone()),
+            Resource::Listener(listener) if (listener.port, listener.protocol.transport()) == place => {
+                Some(listener.key.clone())
+            }
             _ => None,
         })
         .collect()
@@ -356,7 +365,7 @@ fn listeners_of(snapshot: &Snapshot, port: u16) -> Vec<ListenerKey> {
 
 /// The life of a worker.
 async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
-    let mut accepting: HashMap<u16, JoinHandle<()>> = HashMap::new();
+    let mut accepting: HashMap<Place, JoinHandle<()>> = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let deadlines = worker.clone();
@@ -376,21 +385,18 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 close,
                 done,
             }) => {
-                for port in close {
-                    if let Some(task) = accepting.remove(&port) {
+                for place in close {
+                    if let Some(task) = accepting.remove(&place) {
                         task.abort();
                         // Aborted is not yet closed: the port may be bound anew right after.
                         let _ = task.await;
                     }
                 }
                 worker.replace(snapshot);
-                for Opened { port, socket, tls } in open {
-                    match TcpListener::from_std(socket) {
-                        Ok(listener) => {
-                            let task = listen::accept(worker.clone(), listener, port, tls);
-                            accepting.insert(port, tokio::task::spawn_local(task));
-                        }
-                        Err(error) => tracing::error!(port, %error, "a socket could not be used"),
+                for Opened { place, socket, speaks } in open {
+                    match listen::start(&worker, socket, place.0, speaks) {
+                        Ok(task) => drop(accepting.insert(place, task)),
+                        Err(error) => tracing::error!(port = place.0, %error, "a socket could not be used"),
                     }
                 }
                 let _ = done.send(());
@@ -409,7 +415,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
 }
 
 /// Takes no more connections and waits until those that are open have ended, or the time is over.
-async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<u16, JoinHandle<()>>) {
+async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<Place, JoinHandle<()>>) {
     for (_, task) in accepting.drain() {
         task.abort();
     }

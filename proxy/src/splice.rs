@@ -2,7 +2,7 @@
 //! have much to move, so a flow comes here once it is known to be long.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     io,
     os::fd::{AsFd, OwnedFd},
@@ -60,12 +60,13 @@ pub(crate) fn possible<A: Stream, B: Stream>(from: &Shared<A>, to: &Shared<B>) -
     from.tcp(|_| ()).is_some() && to.tcp(|_| ()).is_some()
 }
 
-/// Moves up to `length` bytes, or all until `from` ends.
+/// Moves up to `length` bytes, or all until `from` ends, and counts them in `moved`.
 pub(crate) async fn relay<A: Stream, B: Stream>(
     worker: &Worker,
     from: &Shared<A>,
     to: &Shared<B>,
     length: Option<u64>,
+    moved: &Cell<u64>,
     watchdog: &Watchdog,
 ) -> Result<(), Broken> {
     let mut left = length.unwrap_or(u64::MAX);
@@ -115,6 +116,7 @@ pub(crate) async fn relay<A: Stream, B: Stream>(
                 Poll::Ready(Ok(read)) => {
                     pipe.held = read;
                     left -= read as u64;
+                    moved.set(moved.get() + read as u64);
                     watchdog.touch();
                     held = Some(pipe);
                 }

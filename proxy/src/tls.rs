@@ -14,8 +14,11 @@ use rustls::{
     server::{Acceptor, ClientHello, ResolvesServerCert, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
-use tokio::net::TcpStream;
-use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor, server::TlsStream};
 
 use crate::config::{ClientVerification, Snapshot, provider};
 
@@ -24,9 +27,14 @@ use crate::config::{ClientVerification, Snapshot, provider};
 pub(crate) struct PortTls {
     port: u16,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The protocols that clients may choose from; none where nothing is known of what connections carry.
+    alpn: &'static [&'static [u8]],
     /// For handshakes in which nothing is asked of the client.
     open: Arc<ServerConfig>,
 }
+
+/// What HTTPS offers.
+pub(crate) const HTTP: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// What a handshake said.
 pub(crate) struct Tls {
@@ -41,9 +49,45 @@ pub(crate) struct Tls {
 }
 
 impl PortTls {
-    pub(crate) fn new(port: u16, snapshot: Arc<ArcSwap<Snapshot>>) -> Result<Self, rustls::Error> {
-        let open = server_config(port, snapshot.clone(), None)?;
-        Ok(Self { port, snapshot, open })
+    pub(crate) fn new(
+        port: u16,
+        alpn: &'static [&'static [u8]],
+        snapshot: Arc<ArcSwap<Snapshot>>,
+    ) -> Result<Self, rustls::Error> {
+        let open = server_config(port, alpn, snapshot.clone(), None)?;
+        Ok(Self {
+            port,
+            snapshot,
+            alpn,
+            open,
+        })
+    }
+
+    /// By what a handshake for this SNI is done, and what is asked of the client.
+    fn config(
+        &self,
+        before: &Snapshot,
+        sni: Option<&str>,
+    ) -> io::Result<(Arc<ServerConfig>, Option<Arc<ClientVerification>>)> {
+        let port = before.port(self.port);
+        let asked = port.and_then(|port| port.client_verification(sni)).cloned();
+        let config = match &asked {
+            None => self.open.clone(),
+            Some(asked) => asked
+                .config(|verifier| server_config(self.port, self.alpn, self.snapshot.clone(), Some(verifier)))
+                .map_err(io::Error::other)?,
+        };
+        Ok((config, asked))
+    }
+
+    /// Shakes hands with a client whose ClientHello has been read.
+    pub(crate) async fn terminate<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        hello: StartHandshake<S>,
+    ) -> io::Result<TlsStream<S>> {
+        let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
+        let (config, _) = self.config(&self.snapshot.load_full(), sni.as_deref())?;
+        hello.into_stream(config).await
     }
 
     /// Shakes hands. What is asked of the client is chosen by its SNI, as the certificate is.
@@ -53,14 +97,7 @@ impl PortTls {
         let (stream, asked) = if asks {
             let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
             let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
-            let port = before.port(self.port);
-            let asked = port.and_then(|port| port.client_verification(sni.as_deref())).cloned();
-            let config = match &asked {
-                None => self.open.clone(),
-                Some(asked) => asked
-                    .config(|verifier| server_config(self.port, self.snapshot.clone(), Some(verifier)))
-                    .map_err(io::Error::other)?,
-            };
+            let (config, asked) = self.config(&before, sni.as_deref())?;
             (hello.into_stream(config).await?, asked)
         } else {
             (TlsAcceptor::from(self.open.clone()).accept(stream).await?, None)
@@ -104,6 +141,7 @@ impl Tls {
 /// The certificate is chosen by each handshake from the configuration then in use.
 pub(crate) fn server_config(
     port: u16,
+    alpn: &[&[u8]],
     snapshot: Arc<ArcSwap<Snapshot>>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
@@ -113,7 +151,7 @@ pub(crate) fn server_config(
         Some(clients) => builder.with_client_cert_verifier(clients),
     };
     let mut config = builder.with_cert_resolver(Arc::new(BySni { port, snapshot }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
 }

@@ -136,6 +136,16 @@ pub struct ConnectionStats {
     pub upstream_opened: u64,
     /// Requests to backends that went by a connection already open.
     pub upstream_reused: u64,
+    /// Bytes from clients of connections and flows whose content nobody looks at, once they have ended.
+    pub l4_received: u64,
+    /// Bytes to them.
+    pub l4_sent: u64,
+    /// Flows of datagrams, since the start.
+    pub flows: u64,
+    /// Flows of datagrams, now.
+    pub flows_open: u64,
+    /// Datagrams that went nowhere.
+    pub datagrams_lost: u64,
 }
 
 impl ConnectionStats {
@@ -146,5 +156,10 @@ impl ConnectionStats {
         self.handshakes_failed += other.handshakes_failed;
         self.upstream_opened += other.upstream_opened;
         self.upstream_reused += other.upstream_reused;
+        self.l4_received += other.l4_received;
+        self.l4_sent += other.l4_sent;
+        self.flows += other.flows;
+        self.flows_open += other.flows_open;
+        self.datagrams_lost += other.datagrams_lost;
     }
 }

@@ -13,10 +13,11 @@ use weft_model::RouteKey;
 
 use crate::{
     balance::Weighted,
-    config::{Rule, ServiceEntry, Snapshot},
+    config::{L4Rule, Rule, ServiceEntry, Snapshot},
     downstream::{Client, Unserved},
     flag::Flag,
     h1::MessagePool,
+    l4::L4State,
     log::{AccessLogger, Record, now_ms},
     options::Options,
     splice::Pipes,
@@ -52,6 +53,7 @@ pub(crate) struct Worker {
     snapshot: RefCell<Rc<InUse>>,
     upstreams: RefCell<ById<Rc<Upstream>>>,
     rules: RefCell<ById<Rc<RuleState>>>,
+    l4_rules: RefCell<ById<Rc<L4State>>>,
     listeners: RefCell<ById<Rc<Cells>>>,
 }
 
@@ -116,6 +118,7 @@ impl Worker {
             snapshot: RefCell::new(Rc::new(InUse(snapshot))),
             upstreams: RefCell::default(),
             rules: RefCell::default(),
+            l4_rules: RefCell::default(),
             listeners: RefCell::default(),
         }
     }
@@ -141,6 +144,11 @@ impl Worker {
                 }
                 None => false,
             });
+        let mut rules = self.l4_rules.borrow_mut();
+        if !rules.is_empty() {
+            let live: HashSet<u64> = snapshot.l4_rules().map(|rule| rule.id).collect();
+            rules.retain(|id, _| live.contains(id));
+        }
         *self.snapshot.borrow_mut() = Rc::new(InUse(snapshot));
     }
 
@@ -168,6 +176,17 @@ impl Worker {
             cells,
             shares,
         });
+        rules.insert(rule.id, state.clone());
+        state
+    }
+
+    /// The shares of a rule that does not look into what it carries.
+    pub(crate) fn l4_rule(&self, rule: &Arc<L4Rule>) -> Rc<L4State> {
+        let mut rules = self.l4_rules.borrow_mut();
+        if let Some(state) = rules.get(&rule.id).filter(|state| state.is_of(rule)) {
+            return state.clone();
+        }
+        let state = Rc::new(L4State::new(rule));
         rules.insert(rule.id, state.clone());
         state
     }

@@ -686,6 +686,11 @@ fn features() -> Vec<SupportedFeature> {
         "HTTPRouteSchemeRedirect",
         "ListenerSet",
         "ReferenceGrant",
+        "TCPRoute",
+        "TLSRoute",
+        "TLSRouteModeMixed",
+        "TLSRouteModeTerminate",
+        "UDPRoute",
     ];
     FEATURES
         .iter()

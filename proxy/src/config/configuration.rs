@@ -8,14 +8,14 @@ use std::{
 };
 
 use weft_model::{
-    Certificate, CertificateKey, Change, Key, Listener, ListenerKey, ListenerProtocol, Rejected, Resource, Route,
-    RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
+    Certificate, CertificateKey, Change, Key, L4Route, Listener, ListenerKey, Rejected, Resource, Route, RouteKey,
+    Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
 };
 
 use super::{
-    BackendTls, Endpoint, Port, Rule, ServiceEntry, ServiceId, Snapshot,
+    BackendTls, Endpoint, L4Rule, Place, Port, Rule, ServiceEntry, ServiceId, Snapshot,
     certificate::CertificateEntry,
-    port::Served,
+    port::{Attached, Served},
     trust::{ClientVerification, TrustEntry},
 };
 use crate::session::Session;
@@ -37,7 +37,7 @@ pub struct Configuration {
     shown_by: Index<CertificateKey, ListenerKey>,
     /// The listeners and services that name a trust bundle. It may not exist (yet).
     trusted_by: Index<TrustBundleKey, Key>,
-    by_port: Index<u16, ListenerKey>,
+    by_port: Index<Place, ListenerKey>,
     /// The listeners that are on their port, in the version that is.
     served: HashMap<ListenerKey, Arc<Listener>>,
     touched: Touched,
@@ -51,7 +51,7 @@ type Index<K, V> = HashMap<K, BTreeSet<V>>;
 struct Touched {
     anything: bool,
     services: HashSet<ServiceKey>,
-    ports: BTreeSet<u16>,
+    ports: BTreeSet<Place>,
     certificates: HashSet<CertificateKey>,
     trust_bundles: HashSet<TrustBundleKey>,
 }
@@ -91,10 +91,8 @@ impl Configuration {
                 Change::Upsert(Resource::Route(route)) => self.put_route(route),
                 Change::Upsert(Resource::Workload(workload)) => Ok(self.put_workload(workload)),
                 Change::Upsert(Resource::Service(service)) => self.put_service(service),
-                Change::Upsert(Resource::Listener(listener)) => self.put_listener(listener),
-                Change::Upsert(Resource::L4Route(_)) => {
-                    Err("this data plane does not serve TLSRoute, TCPRoute and UDPRoute yet".to_owned())
-                }
+                Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
+                Change::Upsert(Resource::L4Route(route)) => Ok(self.put_l4_route(route)),
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
             match done {
@@ -137,7 +135,7 @@ impl Configuration {
             Key::Service(key) => self.remove_service(key),
             Key::Route(key) => self.remove_route(key),
             Key::Listener(key) => self.remove_listener(key),
-            Key::L4Route(_) => false,
+            Key::L4Route(key) => self.remove_l4_route(key),
         }
     }
 
@@ -242,14 +240,14 @@ impl Snapshot {
             let keys = validation.trust_bundles.iter();
             let bundles: Vec<_> = keys.filter_map(|key| self.trust_bundles.get(key)).cloned().collect();
             // Kept if it is the same, with the sessions that can be resumed.
-            let port = self.ports.get(&listener.port);
+            let port = self.ports.get(&place_of(listener));
             let before = port.and_then(|port| port.verification_of(listener));
             match before.filter(|before| before.is_of(validation, &bundles)) {
                 Some(before) => Arc::clone(before),
                 None => Arc::new(ClientVerification::new(validation, bundles)),
             }
         });
-        if let Some(port) = self.ports.get_mut(&listener.port) {
+        if let Some(port) = self.ports.get_mut(&place_of(listener)) {
             Arc::make_mut(port).serve(Served {
                 listener: Arc::clone(listener),
                 certificates,
@@ -407,17 +405,10 @@ impl Configuration {
                 return Err(reason);
             }
         };
-        if let Some(old) = &old {
-            self.detach(old);
+        if let Some(old) = old {
+            self.detach(&Attached::Http(old));
         }
-        for listener in listeners_of(&route) {
-            self.attached.entry(listener.clone()).or_default().insert(key.clone());
-            if let Some(listener) = self.served.get(listener)
-                && let Some(port) = self.next.ports.get_mut(&listener.port)
-            {
-                Arc::make_mut(port).group(listener).attach(&rule);
-            }
-        }
+        self.attach(&Attached::Http(Arc::clone(&rule)));
         self.next.routes.insert(key, rule);
         Ok(true)
     }
@@ -426,37 +417,106 @@ impl Configuration {
         let Some(old) = self.next.routes.remove(key) else {
             return false;
         };
-        self.detach(&old);
+        self.detach(&Attached::Http(old));
         true
     }
 
-    /// Takes a rule off its listeners and gives back the services it names.
-    fn detach(&mut self, rule: &Arc<Rule>) {
-        for key in listeners_of(&rule.route) {
-            remove_from(&mut self.attached, key, &rule.route.key);
+    fn put_l4_route(&mut self, route: Arc<L4Route>) -> bool {
+        let key = route.key.clone();
+        let old = self.next.l4_routes.get(&key).cloned();
+        if old.as_ref().is_some_and(|old| old.route == route) {
+            return false;
+        }
+        // Before the old rule's are released, so that services keep their numbers.
+        for service in route.services() {
+            self.acquire(service);
+        }
+        let id = old.as_ref().map_or_else(|| self.new_id(), |old| old.id);
+        let id_of = |service: &ServiceKey| self.names.get(service).map_or(ServiceId(0), |name| name.id);
+        let rule = Arc::new(L4Rule::new(id, route, &id_of));
+        if let Some(old) = old {
+            self.detach(&Attached::L4(old));
+        }
+        self.attach(&Attached::L4(Arc::clone(&rule)));
+        self.next.l4_routes.insert(key, rule);
+        true
+    }
+
+    fn remove_l4_route(&mut self, key: &RouteKey) -> bool {
+        let Some(old) = self.next.l4_routes.remove(key) else {
+            return false;
+        };
+        self.detach(&Attached::L4(old));
+        true
+    }
+
+    /// Puts a rule on its listeners.
+    fn attach(&mut self, rule: &Attached) {
+        for key in rule.listeners() {
+            self.attached.entry(key.clone()).or_default().insert(rule.key().clone());
             if let Some(listener) = self.served.get(key)
-                && let Some(port) = self.next.ports.get_mut(&listener.port)
+                && let Some(port) = self.next.ports.get_mut(&place_of(listener))
+            {
+                Arc::make_mut(port).group(listener).attach(rule);
+            }
+        }
+    }
+
+    /// Takes a rule off its listeners and gives back the services it names.
+    fn detach(&mut self, rule: &Attached) {
+        for key in rule.listeners() {
+            remove_from(&mut self.attached, key, rule.key());
+            if let Some(listener) = self.served.get(key)
+                && let Some(port) = self.next.ports.get_mut(&place_of(listener))
             {
                 Arc::make_mut(port).group(listener).detach(rule);
             }
         }
-        rule.route.services().for_each(|service| self.release(service));
+        match rule {
+            Attached::Http(rule) => rule.route.services().for_each(|service| self.release(service)),
+            Attached::L4(rule) => rule.route.services().for_each(|service| self.release(service)),
+        }
+    }
+}
+
+impl Attached {
+    fn key(&self) -> &RouteKey {
+        match self {
+            Self::Http(rule) => &rule.route.key,
+            Self::L4(rule) => &rule.route.key,
+        }
+    }
+
+    /// The listeners it names, each once.
+    fn listeners(&self) -> BTreeSet<&ListenerKey> {
+        match self {
+            Self::Http(rule) => rule.route.listeners.iter().collect(),
+            Self::L4(rule) => rule.route.listeners.iter().collect(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The rules that name a listener, of those in an index.
+    fn attached(&self, index: &Index<ListenerKey, RouteKey>, listener: &ListenerKey) -> Vec<Attached> {
+        let keys = index.get(listener).into_iter().flatten();
+        keys.filter_map(|key| match self.routes.get(key) {
+            Some(rule) => Some(Attached::Http(Arc::clone(rule))),
+            None => self.l4_routes.get(key).cloned().map(Attached::L4),
+        })
+        .collect()
     }
 }
 
 /// Listeners.
 impl Configuration {
-    fn put_listener(&mut self, listener: Arc<Listener>) -> Result<bool, String> {
-        let protocol = listener.protocol;
-        if !matches!(protocol, ListenerProtocol::Http | ListenerProtocol::Https) {
-            return Err(format!("this data plane does not serve listeners of {protocol:?} yet"));
-        }
+    fn put_listener(&mut self, listener: Arc<Listener>) -> bool {
         if self.next.listeners.get(&listener.key) == Some(&listener) {
-            return Ok(false);
+            return false;
         }
         self.remove_listener(&listener.key);
         self.by_port
-            .entry(listener.port)
+            .entry(place_of(&listener))
             .or_default()
             .insert(listener.key.clone());
         for certificate in shown_by(&listener) {
@@ -469,45 +529,46 @@ impl Configuration {
             let by = self.trusted_by.entry(bundle.clone()).or_default();
             by.insert(Key::Listener(listener.key.clone()));
         }
-        self.touched.ports.insert(listener.port);
+        self.touched.ports.insert(place_of(&listener));
         self.next.listeners.insert(listener.key.clone(), listener);
-        Ok(true)
+        true
     }
 
     fn remove_listener(&mut self, key: &ListenerKey) -> bool {
         let Some(old) = self.next.listeners.remove(key) else {
             return false;
         };
-        remove_from(&mut self.by_port, &old.port, key);
+        remove_from(&mut self.by_port, &place_of(&old), key);
         for certificate in shown_by(&old) {
             remove_from(&mut self.shown_by, certificate, key);
         }
         for bundle in trusted_by(&old) {
             remove_from(&mut self.trusted_by, bundle, &Key::Listener(key.clone()));
         }
-        self.touched.ports.insert(old.port);
+        self.touched.ports.insert(place_of(&old));
         true
     }
 
     /// Makes ports serve what their listeners say. All that goes, goes first: a listener may move between them.
-    fn settle_ports(&mut self, numbers: &BTreeSet<u16>, rejected: &mut Vec<Rejected>) {
-        let wanted: Vec<_> = numbers
+    fn settle_ports(&mut self, places: &BTreeSet<Place>, rejected: &mut Vec<Rejected>) {
+        let wanted: Vec<_> = places
             .iter()
-            .map(|number| (*number, self.wanted(*number, rejected)))
+            .map(|place| (*place, self.wanted(*place, rejected)))
             .collect();
-        for (number, wanted) in &wanted {
-            self.withdraw_others(*number, wanted);
+        for (place, wanted) in &wanted {
+            self.withdraw_others(*place, wanted);
         }
-        for (number, wanted) in wanted {
+        for (place, wanted) in wanted {
             for listener in wanted {
-                self.serve(number, listener);
+                self.serve(place, listener);
             }
         }
     }
 
     /// The listeners that a port is to serve, by key. It speaks one protocol, that of the first.
-    fn wanted(&self, number: u16, rejected: &mut Vec<Rejected>) -> Vec<Arc<Listener>> {
-        let keys = self.by_port.get(&number).into_iter().flatten();
+    fn wanted(&self, place: Place, rejected: &mut Vec<Rejected>) -> Vec<Arc<Listener>> {
+        let (number, _) = place;
+        let keys = self.by_port.get(&place).into_iter().flatten();
         let mut wanted: Vec<_> = keys.filter_map(|key| self.next.listeners.get(key).cloned()).collect();
         let Some(first) = wanted.first().cloned() else {
             return wanted;
@@ -525,8 +586,8 @@ impl Configuration {
     }
 
     /// Takes the listeners off a port that are not wanted there, or not for the hostname they were there for.
-    fn withdraw_others(&mut self, number: u16, wanted: &[Arc<Listener>]) {
-        let Some(port) = self.next.ports.get_mut(&number) else {
+    fn withdraw_others(&mut self, place: Place, wanted: &[Arc<Listener>]) {
+        let Some(port) = self.next.ports.get(&place) else {
             return;
         };
         let present: Vec<_> = port.listeners().cloned().collect();
@@ -538,40 +599,40 @@ impl Configuration {
             new.is_some_and(|new| new.hostname == old.hostname)
         };
         for old in present.iter().filter(|old| !stays(old)) {
-            let rules = self.attached.get(&old.key).into_iter().flatten();
-            Arc::make_mut(port).withdraw(old, rules.filter_map(|key| self.next.routes.get(key)));
+            let rules = self.next.attached(&self.attached, &old.key);
+            if let Some(port) = self.next.ports.get_mut(&place) {
+                Arc::make_mut(port).withdraw(old, &rules);
+            }
             self.served.remove(&old.key);
         }
-        if port.is_empty() {
-            self.next.ports.remove(&number);
+        if self.next.ports.get(&place).is_some_and(|port| port.is_empty()) {
+            self.next.ports.remove(&place);
         }
     }
 
     /// Puts a listener on its port, with the routes that name it, or its new version in place of the old one.
-    fn serve(&mut self, number: u16, listener: Arc<Listener>) {
+    fn serve(&mut self, place: Place, listener: Arc<Listener>) {
         let old = self.served.insert(listener.key.clone(), Arc::clone(&listener));
         if old.as_ref() == Some(&listener) {
             return;
         }
-        let ports = self.next.ports.entry(number);
-        ports.or_insert_with(|| Arc::new(Port::new(number)));
+        let ports = self.next.ports.entry(place);
+        ports.or_insert_with(|| Arc::new(Port::new(place.0)));
         self.next.serve(&listener);
-        if old.is_none()
-            && let Some(port) = self.next.ports.get_mut(&number)
-        {
-            let port = Arc::make_mut(port);
-            let group = port.group(&listener);
-            let routes = self.attached.get(&listener.key).into_iter().flatten();
-            routes
-                .filter_map(|key| self.next.routes.get(key))
-                .for_each(|rule| group.attach(rule));
+        let rules = match old {
+            None => self.next.attached(&self.attached, &listener.key),
+            Some(_) => return,
+        };
+        if let Some(port) = self.next.ports.get_mut(&place) {
+            let group = Arc::make_mut(port).group(&listener);
+            rules.iter().for_each(|rule| group.attach(rule));
         }
     }
 }
 
-/// The listeners a route names, each once.
-fn listeners_of(route: &Route) -> BTreeSet<&ListenerKey> {
-    route.listeners.iter().collect()
+/// Where a listener listens.
+fn place_of(listener: &Listener) -> Place {
+    (listener.port, listener.protocol.transport())
 }
 
 /// The certificates a listener names: those it shows to clients, and the one for backends.

@@ -302,7 +302,7 @@ impl<F: Fields> Question<'_, F> {
 
     /// The most specific hostname for which the rule is served to this host.
     fn hostname_of(&self, rule: &Rule) -> Option<Option<HostPattern>> {
-        let mut fitting = hostnames(&rule.route, self.group.hostname.as_ref());
+        let mut fitting = hostnames(&rule.route.hostnames, self.group.hostname.as_ref());
         fitting.retain(|pattern| pattern.as_ref().is_none_or(|pattern| pattern.matches(self.host)));
         fitting.into_iter().max_by_key(|pattern| specificity(pattern.as_ref()))
     }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
 use smallvec::SmallVec;
-use weft_model::{HostPattern, Listener, ListenerProtocol, Route};
+use weft_model::{HostPattern, Listener, ListenerProtocol};
 
 use super::{
-    Rule,
+    L4Rule, Rule,
     certificate::covers,
     hosts::{Host, HostTable},
+    l4::L4Rules,
     paths::{Candidate, PathTable},
     trust::ClientVerification,
 };
@@ -20,8 +21,8 @@ use crate::fields::{Fields, RequestView};
 pub struct Port {
     /// Its number in the manifests.
     pub number: u16,
-    /// Whether TLS is terminated on it.
-    pub tls: bool,
+    /// What is spoken on it.
+    pub protocol: ListenerProtocol,
     groups: HostTable<Arc<Group>>,
 }
 
@@ -35,6 +36,7 @@ pub(super) struct Group {
     /// By key.
     pub(super) listeners: Vec<Served>,
     hosts: HostTable<Arc<PathTable>>,
+    l4: L4Rules,
 }
 
 /// A listener and its certificates, as far as they are there.
@@ -72,6 +74,22 @@ pub struct Match<'s> {
     pub identity: Option<&'s Arc<CertifiedKey>>,
 }
 
+/// Who takes a connection or a flow of datagrams.
+#[derive(Clone, Copy)]
+pub struct Flow<'s> {
+    /// The rule.
+    pub rule: &'s Arc<L4Rule>,
+    /// The listener by which it comes. TLS is terminated if that one says so, and else passed through.
+    pub listener: &'s Arc<Listener>,
+}
+
+/// A rule of either sort, as listeners have it.
+#[derive(Clone)]
+pub(super) enum Attached {
+    Http(Arc<Rule>),
+    L4(Arc<L4Rule>),
+}
+
 /// The listeners that a request is for.
 pub(super) enum Selected<'s> {
     Group(&'s Arc<Group>),
@@ -84,7 +102,7 @@ impl Port {
     pub(super) fn new(number: u16) -> Self {
         Self {
             number,
-            tls: false,
+            protocol: ListenerProtocol::Http,
             groups: HostTable::default(),
         }
     }
@@ -148,13 +166,30 @@ impl Port {
         }
     }
 
+    /// Who takes a connection with this SNI; without one, those who ask for none. Listeners are isolated: one that is for
+    /// the name has it, even if no route of it is.
+    pub fn flow(&self, sni: Option<&str>) -> Option<Flow<'_>> {
+        let host = Host::new(sni.unwrap_or_default());
+        self.groups.matching(host.as_str()).next()?.flow(&host)
+    }
+
+    /// What a backend that asks is shown by connections of a listener.
+    pub(crate) fn identity(&self, listener: &Listener) -> Option<&Arc<CertifiedKey>> {
+        let group = self.groups.get(listener.hostname.as_ref())?;
+        let served = group
+            .listeners
+            .iter()
+            .find(|served| served.listener.key == listener.key)?;
+        served.identity.as_ref()
+    }
+
     /// By the host alone, or, after a TLS handshake, by the SNI, which the host must agree with (Gateway API,
     /// `Listener.hostname`): another listener's host is misdirected, and nobody's is not found.
     pub(super) fn select(&self, host: &Host<'_>, sni: Option<&str>) -> Selected<'_> {
         let Some(group) = self.groups.matching(host.as_str()).next() else {
             return Selected::Nobody;
         };
-        if self.tls {
+        if self.protocol == ListenerProtocol::Https {
             let sni = Host::new(sni.unwrap_or_default());
             let shown = self.groups.matching(sni.as_str()).next();
             if !shown.is_some_and(|shown| Arc::ptr_eq(shown, group)) {
@@ -166,7 +201,7 @@ impl Port {
 
     /// Adds a listener, or takes its new version in place of the old one of the same hostname.
     pub(super) fn serve(&mut self, served: Served) {
-        self.tls = served.listener.protocol == ListenerProtocol::Https;
+        self.protocol = served.listener.protocol;
         let group = self.group(&served.listener);
         match group
             .listeners
@@ -178,13 +213,13 @@ impl Port {
     }
 
     /// Takes a listener away. The rules of others of the same hostname stay; `rules` are its own.
-    pub(super) fn withdraw<'r>(&mut self, listener: &Listener, rules: impl Iterator<Item = &'r Arc<Rule>>) {
+    pub(super) fn withdraw(&mut self, listener: &Listener, rules: &[Attached]) {
         let group = self.group(listener);
         group.listeners.retain(|served| served.listener.key != listener.key);
         if group.listeners.is_empty() {
             self.groups.remove(listener.hostname.as_ref());
         } else {
-            rules.for_each(|rule| group.detach(rule));
+            rules.iter().for_each(|rule| group.detach(rule));
         }
     }
 
@@ -195,6 +230,7 @@ impl Port {
             hostname: hostname.cloned(),
             listeners: Vec::new(),
             hosts: HostTable::default(),
+            l4: L4Rules::default(),
         };
         Arc::make_mut(self.groups.entry(hostname, || Arc::new(new())))
     }
@@ -224,8 +260,20 @@ impl Group {
         served.identity.as_ref()
     }
 
-    pub(super) fn attach(&mut self, rule: &Arc<Rule>) {
-        for hostname in hostnames(&rule.route, self.hostname.as_ref()) {
+    /// Who takes a connection, and by which listener it came to it.
+    fn flow(&self, host: &Host<'_>) -> Option<Flow<'_>> {
+        let rule = self.l4.find(host.as_str())?;
+        let mut listeners = self.listeners.iter().map(|served| &served.listener);
+        let listener = listeners.find(|listener| rule.route.listeners.contains(&listener.key))?;
+        Some(Flow { rule, listener })
+    }
+
+    pub(super) fn attach(&mut self, rule: &Attached) {
+        let rule = match rule {
+            Attached::Http(rule) => rule,
+            Attached::L4(rule) => return self.l4.attach(rule, self.hostname.as_ref()),
+        };
+        for hostname in hostnames(&rule.route.hostnames, self.hostname.as_ref()) {
             let paths = Arc::make_mut(self.hosts.entry(hostname.as_ref(), Arc::default));
             for index in 0..rule.matchers.len() {
                 paths.insert(Candidate {
@@ -236,8 +284,12 @@ impl Group {
         }
     }
 
-    pub(super) fn detach(&mut self, rule: &Arc<Rule>) {
-        for hostname in hostnames(&rule.route, self.hostname.as_ref()) {
+    pub(super) fn detach(&mut self, rule: &Attached) {
+        let rule = match rule {
+            Attached::Http(rule) => rule,
+            Attached::L4(rule) => return self.l4.detach(rule, self.hostname.as_ref()),
+        };
+        for hostname in hostnames(&rule.route.hostnames, self.hostname.as_ref()) {
             if self.hosts.get(hostname.as_ref()).is_none() {
                 continue;
             }
@@ -256,12 +308,12 @@ impl Group {
 }
 
 /// The hosts for which a route is served by listeners of this hostname; `None` among them is any host.
-pub(super) fn hostnames(route: &Route, listener: Option<&HostPattern>) -> SmallVec<[Option<HostPattern>; 1]> {
-    if route.hostnames.is_empty() {
+pub(super) fn hostnames(route: &[HostPattern], listener: Option<&HostPattern>) -> SmallVec<[Option<HostPattern>; 1]> {
+    if route.is_empty() {
         return SmallVec::from_iter([listener.cloned()]);
     }
     let mut hostnames = SmallVec::new();
-    for hostname in &route.hostnames {
+    for hostname in route {
         let both = listener.map_or_else(|| Some(hostname.clone()), |listener| listener.intersect(hostname));
         if both.is_some() && !hostnames.contains(&both) {
             hostnames.push(both);

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use weft_model::{
-    CertificateKey, Listener, ListenerKey, Resource, RouteKey, Service, ServiceKey, TrustBundleKey, Workload,
-    WorkloadKey,
+    CertificateKey, Listener, ListenerKey, Resource, RouteKey, Service, ServiceKey, Transport, TrustBundleKey,
+    Workload, WorkloadKey,
 };
 
-use super::{BackendTls, Port, Rule, certificate::CertificateEntry, table::Table, trust::TrustEntry};
+use super::{BackendTls, L4Rule, Port, Rule, certificate::CertificateEntry, table::Table, trust::TrustEntry};
 use crate::session::Session;
 
 /// All that is configured at one moment. Immutable, and shares what it can with the one before and the one after.
@@ -15,7 +15,7 @@ use crate::session::Session;
 pub struct Snapshot {
     /// Grows with every change.
     pub generation: u64,
-    pub(super) ports: BTreeMap<u16, Arc<Port>>,
+    pub(super) ports: BTreeMap<Place, Arc<Port>>,
     pub(super) certificates: Table<CertificateKey, Arc<CertificateEntry>>,
     pub(super) trust_bundles: Table<TrustBundleKey, Arc<TrustEntry>>,
     pub(super) workloads: Table<WorkloadKey, Arc<Workload>>,
@@ -24,8 +24,12 @@ pub struct Snapshot {
     /// How many services ask for sessions.
     pub(super) sessions: usize,
     pub(super) routes: Table<RouteKey, Arc<Rule>>,
+    pub(super) l4_routes: Table<RouteKey, Arc<L4Rule>>,
     pub(super) listeners: Table<ListenerKey, Arc<Listener>>,
 }
+
+/// A port, and what its sockets are of: a number may be used once for each.
+pub type Place = (u16, Transport);
 
 /// Names a service within a rule. Never reused, so that one from an older snapshot finds its service or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,9 +65,14 @@ impl Snapshot {
         self.ports.values()
     }
 
-    /// A port by its number in the manifests.
+    /// A port of TCP by its number in the manifests.
     pub fn port(&self, number: u16) -> Option<&Arc<Port>> {
-        self.ports.get(&number)
+        self.ports.get(&(number, Transport::Tcp))
+    }
+
+    /// A port of UDP by its number in the manifests.
+    pub fn udp_port(&self, number: u16) -> Option<&Arc<Port>> {
+        self.ports.get(&(number, Transport::Udp))
     }
 
     /// A service by its key.
@@ -86,7 +95,12 @@ impl Snapshot {
         self.sessions > 0
     }
 
-    /// Every rule, in no order.
+    /// Every rule of a TLSRoute, TCPRoute or UDPRoute, in no order.
+    pub fn l4_rules(&self) -> impl Iterator<Item = &Arc<L4Rule>> {
+        self.l4_routes.values()
+    }
+
+    /// Every rule of an HTTPRoute or GRPCRoute, in no order.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.routes.values()
     }
@@ -113,6 +127,10 @@ impl Snapshot {
             .routes
             .values()
             .map(|rule| Resource::Route(Arc::clone(&rule.route)));
+        let l4_routes = self
+            .l4_routes
+            .values()
+            .map(|rule| Resource::L4Route(Arc::clone(&rule.route)));
         let listeners = self
             .listeners
             .values()
@@ -122,6 +140,7 @@ impl Snapshot {
             .chain(workloads)
             .chain(services)
             .chain(routes)
+            .chain(l4_routes)
             .chain(listeners)
             .collect();
         all.sort_by_cached_key(Resource::key);

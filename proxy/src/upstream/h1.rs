@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, io, task::Poll};
 
-use super::{BackendStream, ConnectError, Connections, Secure};
+use super::{Alpn, BackendStream, ConnectError, Connections, Secure};
 use crate::{
     body::{BodyError, H1Body},
     h1::{Framing, Limits, Message, Parse, Pooled, Refusal},
@@ -63,7 +63,7 @@ impl H1Connection {
                 worker.count_connections(|stats| stats.upstream_reused += 1);
                 (stream, true)
             }
-            None => (home.connect(worker, secure, false).await?, false),
+            None => (home.connect(worker, secure, Alpn::Http1).await?, false),
         };
         Ok(Self {
             stream: Shared::new(stream),

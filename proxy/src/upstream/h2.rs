@@ -16,7 +16,7 @@ use h2::{
 };
 use http::{HeaderMap, Request};
 
-use super::{ConnectError, Connections, Secure};
+use super::{Alpn, ConnectError, Connections, Secure};
 use crate::{
     body::{BodyError, Piece},
     gather::gather,
@@ -97,7 +97,7 @@ impl H2Connections {
         home: &Connections,
         secure: Option<&Secure>,
     ) -> Result<Rc<H2Connection>, ConnectError> {
-        let stream = home.connect(worker, secure, true).await?;
+        let stream = home.connect(worker, secure, Alpn::Http2).await?;
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)

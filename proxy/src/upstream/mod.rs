@@ -20,7 +20,7 @@ use weft_model::{BackendProtocol, ServiceKey};
 pub(crate) use self::{
     h1::{H1Connection, H1Response, ResponseError},
     h2::{H2Connections, H2Response, next_piece, send_piece},
-    secure::{BackendStream, ConnectError, Secure, is_of_tls},
+    secure::{Alpn, BackendStream, ConnectError, Secure, is_of_tls},
 };
 use crate::{
     balance::{Balancer, EndpointState, RetryBudget},
@@ -171,11 +171,11 @@ impl Connections {
         self.h2.forget_all();
     }
 
-    async fn connect(
+    pub(crate) async fn connect(
         &self,
         worker: &Worker,
         secure: Option<&Secure>,
-        http2: bool,
+        alpn: Alpn,
     ) -> Result<BackendStream, ConnectError> {
         let limit = worker.options.limits.connect_timeout;
         let stream = tokio::time::timeout(limit, TcpStream::connect(self.address)).await;
@@ -186,7 +186,7 @@ impl Connections {
             return Ok(BackendStream::Plain(stream));
         };
         // Boxed, so that a connection in clear does not hold the space for a handshake.
-        let shaken = Box::pin(tokio::time::timeout(limit, secure.connect(stream, http2))).await;
+        let shaken = Box::pin(tokio::time::timeout(limit, secure.connect(stream, alpn))).await;
         let shaken = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
         shaken.map_err(ConnectError::Tls)
     }

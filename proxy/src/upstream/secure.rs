@@ -39,6 +39,16 @@ pub(crate) struct Secure {
     identity: Option<Arc<CertifiedKey>>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    none: Arc<ClientConfig>,
+}
+
+/// The protocol that is offered to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alpn {
+    Http1,
+    Http2,
+    /// Nothing is known of what the connection carries.
+    None,
 }
 
 /// Why a connection could not be made.
@@ -65,6 +75,7 @@ impl Secure {
             }
         };
         let mut http2 = http1.clone();
+        let none = http1.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         http2.alpn_protocols = vec![b"h2".to_vec()];
         Rc::new(Self {
@@ -73,6 +84,7 @@ impl Secure {
             identity: identity.cloned(),
             http1: Arc::new(http1),
             http2: Arc::new(http2),
+            none: Arc::new(none),
         })
     }
 
@@ -85,8 +97,12 @@ impl Secure {
             }
     }
 
-    pub(super) async fn connect(&self, stream: TcpStream, http2: bool) -> io::Result<BackendStream> {
-        let config = if http2 { &self.http2 } else { &self.http1 };
+    pub(super) async fn connect(&self, stream: TcpStream, alpn: Alpn) -> io::Result<BackendStream> {
+        let config = match alpn {
+            Alpn::Http1 => &self.http1,
+            Alpn::Http2 => &self.http2,
+            Alpn::None => &self.none,
+        };
         let connector = TlsConnector::from(config.clone());
         let stream = connector.connect(self.tls.name.clone(), stream).await?;
         Ok(BackendStream::Secure(Box::new(stream)))

@@ -95,8 +95,11 @@ fn ports_are_apart() {
         [route("one").on(&["g/g/80"]), route("two").on(&["g/g/8080"])],
     );
     assert_eq!(
-        snapshot.ports().map(|port| (port.number, port.tls)).collect::<Vec<_>>(),
-        [(80, false), (8080, false)]
+        snapshot
+            .ports()
+            .map(|port| (port.number, port.protocol))
+            .collect::<Vec<_>>(),
+        [(80, ListenerProtocol::Http), (8080, ListenerProtocol::Http)]
     );
     assert_eq!(taker(&snapshot, "a.com/", &[]), "one");
     assert_eq!(
@@ -122,7 +125,7 @@ fn a_host_of_another_listener_than_the_sni_is_misdirected() {
         ],
     );
     let port = snapshot.port(443).expect("it is served");
-    assert!(port.tls);
+    assert_eq!(port.protocol, ListenerProtocol::Https);
     for (sni, line, expected) in [
         (Some("example.org"), "example.org/detect", "exact"),
         (Some("EXAMPLE.org"), "Example.ORG:443/detect", "exact"),
@@ -306,7 +309,10 @@ fn a_port_speaks_one_protocol() {
     };
     assert_eq!(rejected.key, Key::Listener(second.key.clone()));
     assert!(rejected.reason.contains("g/a/http"), "{}", rejected.reason);
-    assert!(!applied.snapshot.port(80).expect("it is served").tls);
+    assert_eq!(
+        applied.snapshot.port(80).expect("it is served").protocol,
+        ListenerProtocol::Http
+    );
     assert_eq!(taker(&applied.snapshot, "b.com/", &[]), "a");
 
     // The other one's turn comes when the first goes, in whatever order that is told.
@@ -315,7 +321,7 @@ fn a_port_speaks_one_protocol() {
     assert_eq!(applied.rejected, []);
     let port = applied.snapshot.port(80).expect("it is served");
     assert!(
-        port.tls
+        port.protocol == ListenerProtocol::Https
             && port
                 .listeners()
                 .all(|listener| listener.protocol == ListenerProtocol::Https)

@@ -1,0 +1,73 @@
+//! The first message of a TLS connection, read without an answer: whoever is not served hears nothing, not even an alert.
+
+use rustls::server::{Accepted, Acceptor};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+/// More than any ClientHello has: TLS bounds a handshake message to 2^24, rustls to 2^16.
+const MOST: usize = 80 * 1024;
+/// Most have less, with a key share of X25519MLKEM768.
+const USUAL: usize = 2048;
+
+/// Why it could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HelloError {
+    #[error("the connection was closed before its ClientHello")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("what comes is no ClientHello: {0}")]
+    NotTls(rustls::Error),
+    #[error("the ClientHello is over {MOST} bytes")]
+    TooLong,
+}
+
+/// A ClientHello.
+pub(super) struct Hello {
+    /// For a handshake. It has consumed all but [`Hello::rest`] of the bytes.
+    pub(super) accepted: Accepted,
+    /// The name asked for, in lower case.
+    pub(super) sni: Option<String>,
+    /// All bytes that were read.
+    pub(super) bytes: Vec<u8>,
+    /// From here on they are not part of [`Hello::accepted`].
+    rest: usize,
+}
+
+impl Hello {
+    /// Reads it.
+    pub(super) async fn read(stream: &mut TcpStream) -> Result<Self, HelloError> {
+        let mut acceptor = Acceptor::default();
+        let mut bytes = Vec::with_capacity(USUAL);
+        let mut taken = 0;
+        loop {
+            if stream.read_buf(&mut bytes).await? == 0 {
+                return Err(HelloError::Closed);
+            }
+            while taken < bytes.len() {
+                let took = acceptor.read_tls(&mut &bytes[taken..])?;
+                taken += took;
+                match acceptor.accept() {
+                    Ok(Some(accepted)) => {
+                        return Ok(Self {
+                            sni: accepted.client_hello().server_name().map(str::to_ascii_lowercase),
+                            accepted,
+                            bytes,
+                            rest: taken,
+                        });
+                    }
+                    Ok(None) if took > 0 => {}
+                    Ok(None) => return Err(HelloError::TooLong),
+                    Err((error, _alert)) => return Err(HelloError::NotTls(error)),
+                }
+            }
+            if bytes.len() > MOST {
+                return Err(HelloError::TooLong);
+            }
+        }
+    }
+
+    /// What came after it.
+    pub(super) fn rest(&self) -> &[u8] {
+        &self.bytes[self.rest..]
+    }
+}

@@ -1,0 +1,64 @@
+//! A TCP connection to the oldest TCPRoute of its listener.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use tokio::net::TcpStream;
+
+use super::{
+    Ended, Story,
+    backend::{self, Security},
+    relay::relay,
+};
+use crate::{
+    config::{Flow, Port},
+    flag::Flag,
+    io::{Shared, Stream},
+    worker::Worker,
+};
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u16) {
+    let story = Story::new(peer, port, "TCP");
+    let ended = pass_on(&worker, stream, port, &story)
+        .await
+        .unwrap_or_else(|ended| ended);
+    story.close(&worker, &ended);
+}
+
+async fn pass_on(worker: &Worker, stream: TcpStream, port: u16, story: &Story) -> Result<Ended, Ended> {
+    let snapshot = worker.snapshot();
+    let port = snapshot.port(port).filter(|_| stream.set_nodelay(true).is_ok());
+    let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(None)?))) else {
+        return Err(Ended::new(Flag::NoRoute, "no TCPRoute is attached to the listener"));
+    };
+    let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
+    let security = Security::Service(identity(port, flow));
+    let (backend, _load) = backend::connect(worker, &entry, security, story).await?;
+    drop((entry, snapshot));
+    Ok(joined(worker, stream, Vec::new(), backend, story).await)
+}
+
+/// What a backend that asks for a certificate is shown.
+pub(super) fn identity<'p>(port: &'p Port, flow: Flow<'_>) -> Option<&'p std::sync::Arc<rustls::sign::CertifiedKey>> {
+    port.identity(flow.listener)
+}
+
+/// Joins client and backend until they have ended.
+pub(super) async fn joined<A: Stream, B: Stream>(
+    worker: &Worker,
+    client: A,
+    first: Vec<u8>,
+    backend: B,
+    story: &Story,
+) -> Ended {
+    let (client, backend) = (Shared::new(client), Shared::new(backend));
+    relay(
+        worker,
+        &client,
+        first,
+        &backend,
+        story,
+        worker.options.limits.tcp_idle_timeout,
+    )
+    .await
+}
