@@ -7,7 +7,7 @@ use weft_gateway::{
     files::Sources,
 };
 use weft_model::BackendTarget;
-use weft_proxy::config::{Explanation, Verdict};
+use weft_proxy::config::{Explanation, Share, Verdict};
 
 use crate::{
     args::{Explain, Report},
@@ -50,25 +50,23 @@ fn text(explanation: &Explanation, asked: &str) -> String {
             if let Some(why) = &taken.broken {
                 lines.push(format!("  answers   500: {why}"));
             }
-            for share in &taken.backends {
-                lines.push(match (&share.target, &share.broken) {
-                    (BackendTarget::Service(key), None) => {
-                        let tls = share.tls.as_ref().map(|name| format!("  TLS to {name}"));
-                        format!(
-                            "  backend   {key}  {:.1} %  {} endpoints{}",
-                            share.percent,
-                            share.endpoints,
-                            tls.unwrap_or_default()
-                        )
-                    }
-                    (BackendTarget::Service(_), Some(why)) | (BackendTarget::Invalid(why), _) => {
-                        format!("  backend   answers 500  {:.1} %  {why}", share.percent)
-                    }
-                });
-            }
+            lines.extend(taken.backends.iter().map(|share| backend(share, "answers 500")));
         }
         (Verdict::Misdirected, _) => lines
             .push("  answers   421: the host belongs to another listener than the name of the TLS connection".into()),
+        (Verdict::Opaque, _) => {
+            if let Some(opaque) = &explanation.opaque {
+                let how = if opaque.terminated { "TLS ends here" } else { "as it is" };
+                lines.push(format!("  route     {}, the whole connection, {how}", opaque.route));
+                lines.extend(
+                    opaque
+                        .backends
+                        .iter()
+                        .map(|share| backend(share, "closes the connection")),
+                );
+            }
+        }
+        (Verdict::Closed, _) => lines.push("  closed    no route takes its connection".into()),
         (Verdict::NoPort, _) => lines.push("  nothing listens on that port".into()),
         (Verdict::NoListener, _) => lines.push("  answers   404: no listener answers for that host".into()),
         _ => lines.push("  answers   404: no route takes it".into()),
@@ -83,4 +81,22 @@ fn text(explanation: &Explanation, asked: &str) -> String {
         );
     }
     lines.join("\n") + "\n"
+}
+
+/// A backend and its share.
+fn backend(share: &Share, otherwise: &str) -> String {
+    match (&share.target, &share.broken) {
+        (BackendTarget::Service(key), None) => {
+            let tls = share.tls.as_ref().map(|name| format!("  TLS to {name}"));
+            format!(
+                "  backend   {key}  {:.1} %  {} endpoints{}",
+                share.percent,
+                share.endpoints,
+                tls.unwrap_or_default()
+            )
+        }
+        (BackendTarget::Service(_), Some(why)) | (BackendTarget::Invalid(why), _) => {
+            format!("  backend   {otherwise}  {:.1} %  {why}", share.percent)
+        }
+    }
 }

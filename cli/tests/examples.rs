@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     sync::Arc,
     thread,
@@ -47,7 +47,7 @@ fn every_example_has_a_test() {
         .collect();
     assert_eq!(
         names,
-        ["guarded", "hello", "mutual-tls", "storefront"]
+        ["guarded", "hello", "mutual-tls", "storefront", "streams"]
             .map(String::from)
             .into(),
         "a new example wants a test here"
@@ -374,4 +374,128 @@ fn mutual_tls_is_spoken_on_both_sides() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\norders.internal"), "{answer}");
     assert!(ask(None).is_err(), "who shows no certificate is turned away");
+}
+
+/// Sends back all it gets, in clear or over TLS.
+fn echo_back(tls: Option<Arc<rustls::ServerConfig>>) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let tls = tls.clone();
+            thread::spawn(move || match tls {
+                None => {
+                    let mut writer = stream.try_clone().expect("a second handle");
+                    let _ = std::io::copy(&mut stream, &mut writer);
+                }
+                Some(tls) => {
+                    let connection = rustls::ServerConnection::new(tls).expect("a connection");
+                    let mut stream = rustls::StreamOwned::new(connection, stream);
+                    let mut word = [0; 5];
+                    if stream.read_exact(&mut word).is_ok() {
+                        let _ = stream.write_all(&word).and_then(|()| stream.flush());
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn streams_go_as_they_are() {
+    let file =
+        |name: &str| fs::read(support::root().join("examples/streams").join(name)).expect("a file of the example");
+    let pem = file("db.pem");
+    let provider = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let database: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .map(|certificate| certificate.expect("PEM"))
+        .collect();
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(database.clone(), PrivateKeyDer::from_pem_slice(&pem).expect("a key"))
+        .expect("they fit");
+    let names = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    let names_port = names.local_addr().expect("it is bound").port();
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((read, from)) = names.recv_from(&mut buffer) {
+            let _ = names.send_to(&buffer[..read], from);
+        }
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let slices = folder.path().join("endpoints.yaml");
+    let stated = String::from_utf8(file("endpoints.yaml")).expect("text");
+    let stated = stated
+        .replace("port: 9100", &format!("port: {}", echo_back(None)))
+        .replace("port: 9153", &format!("port: {names_port}"))
+        .replace("port: 9443", &format!("port: {}", echo_back(Some(Arc::new(config)))));
+    fs::write(&slices, stated).expect("written");
+    let part = |name: &str| Path::new("examples/streams").join(name);
+    let weft = Weft::up(
+        &[&part("gateway.yaml"), &part("routes.yaml"), &slices],
+        &[9000, 9053, 8443],
+        &[],
+    );
+    let said = weft.stderr.text();
+    assert!(!said.contains("error["), "{said}");
+
+    let mut queue = TcpStream::connect(weft.address(9000)).expect("it listens");
+    queue.write_all(b"hello").expect("it is read");
+    queue.shutdown(Shutdown::Write).expect("a half is closed");
+    let mut answer = String::new();
+    queue.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, "hello");
+
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    client
+        .set_read_timeout(Some(support::PATIENCE))
+        .expect("a timeout can be set");
+    client.send_to(b"hello", weft.address(9053)).expect("it is sent");
+    let mut word = [0; 5];
+    client.recv(&mut word).expect("an answer");
+    assert_eq!(word, *b"hello");
+
+    let queue = CertificateDer::from_pem_slice(&file("mq.crt")).expect("PEM");
+    for (name, shown) in [("db.example", database[0].clone()), ("mq.example", queue)] {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(shown).expect("a root");
+        let config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let server = name.try_into().expect("a name");
+        let connection = rustls::ClientConnection::new(Arc::new(config), server).expect("a connection");
+        let stream = TcpStream::connect(weft.address(8443)).expect("it listens");
+        let mut stream = rustls::StreamOwned::new(connection, stream);
+        let mut word = [0; 5];
+        stream
+            .write_all(b"hello")
+            .and_then(|()| stream.read_exact(&mut word))
+            .expect(name);
+        assert_eq!(word, *b"hello", "{name}");
+    }
+
+    let explained = |url: &str| support::stdout(&support::run(&["explain", url, "examples/streams"]));
+    let (through, ended) = (
+        explained("https://db.example:8443/"),
+        explained("https://mq.example:8443/"),
+    );
+    assert!(
+        through.contains("  route     TLSRoute/default/database/0, the whole connection, as it is\n"),
+        "{through}"
+    );
+    assert!(
+        through.contains("  backend   default/database:443  100.0 %  1 endpoints\n"),
+        "{through}"
+    );
+    assert!(
+        ended.contains("  route     TLSRoute/default/queue/0, the whole connection, TLS ends here\n"),
+        "{ended}"
+    );
+    assert!(explained("https://other.example:8443/").contains("  closed    "));
 }

@@ -200,9 +200,26 @@ mod tests {
         let client = Client::new(address, 80, None, cells.clone());
         let size = size_of_val(&plain(worker.clone(), connect().await, client));
         let tls = PortTls::new(443, crate::tls::HTTP, Arc::default()).expect("the configuration is sound");
-        let secure = size_of_val(&secure(worker.clone(), tls, connect().await, address, 443, cells));
+        let secure = size_of_val(&secure(
+            worker.clone(),
+            tls.clone(),
+            connect().await,
+            address,
+            443,
+            cells,
+        ));
+        let tcp = size_of_val(&l4::tcp::serve(worker.clone(), connect().await, address, 9000));
+        let through = size_of_val(&l4::tls::serve(
+            worker.clone(),
+            tls.clone(),
+            connect().await,
+            address,
+            443,
+        ));
         // With what the runtime adds, a task of at most 1 KiB.
         assert!(size <= 880, "{size} bytes in clear");
         assert!(secure <= 880, "{secure} bytes over TLS");
+        assert!(tcp <= 880, "{tcp} bytes as it is");
+        assert!(through <= 880, "{through} bytes of TLS as it is");
     }
 }

@@ -4,11 +4,12 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 use weft_model::{
-    BackendTarget, HeaderMatch, HostPattern, ListenerKey, PathMatch, QueryMatch, RouteKey, RouteMatch, StringMatch,
+    BackendTarget, HeaderMatch, HostPattern, ListenerKey, ListenerProtocol, PathMatch, QueryMatch, RouteKey,
+    RouteMatch, StringMatch,
 };
 
 use super::{
-    Found, Match, Rule, Snapshot, Target,
+    Flow, Found, Match, Rule, Snapshot, Target,
     hosts::Host,
     matcher::{Unmet, parameter_of},
     paths::{Candidate, prefix_key},
@@ -31,8 +32,25 @@ pub struct Explanation {
     /// The rule that takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub taken: Option<Taken>,
+    /// The rule that takes its whole connection, on a port on which nobody looks at requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<Opaque>,
     /// The other rules on the port, the nearest misses first.
     pub passed: Vec<Passed>,
+}
+
+/// The rule of a TLSRoute or TCPRoute that takes a connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Opaque {
+    /// The listener through which it is attached.
+    pub listener: ListenerKey,
+    /// Whether TLS ends there.
+    pub terminated: bool,
+    /// The rule.
+    pub route: RouteKey,
+    /// Where its connections go.
+    pub backends: Vec<Share>,
 }
 
 /// How a request ends.
@@ -49,6 +67,10 @@ pub enum Verdict {
     Misdirected,
     /// Nothing listens on the port.
     NoPort,
+    /// The port passes connections on as they are, and a TLSRoute or TCPRoute takes this one.
+    Opaque,
+    /// The port passes connections on as they are, and nobody takes this one: it is closed.
+    Closed,
 }
 
 /// The rule that takes a request.
@@ -204,6 +226,7 @@ pub fn explain<F: Fields>(
         listeners: vec![],
         hostname: None,
         taken: None,
+        opaque: None,
         passed: vec![],
     };
     let of = |group: &Group| Explanation {
@@ -218,6 +241,17 @@ pub fn explain<F: Fields>(
     let Some(port) = snapshot.port(port) else {
         return nothing(Verdict::NoPort);
     };
+    if !matches!(port.protocol, ListenerProtocol::Http | ListenerProtocol::Https) {
+        return match port.flow(sni) {
+            None => nothing(Verdict::Closed),
+            Some(flow) => Explanation {
+                listeners: vec![flow.listener.key.clone()],
+                hostname: flow.listener.hostname.clone(),
+                opaque: Some(opaque(snapshot, flow)),
+                ..nothing(Verdict::Opaque)
+            },
+        };
+    }
     let host = Host::new(request.host);
     let group = match port.select(&host, sni) {
         Selected::Group(group) => group,
@@ -256,6 +290,45 @@ pub fn explain<F: Fields>(
     }
 }
 
+fn opaque(snapshot: &Snapshot, flow: Flow<'_>) -> Opaque {
+    let route = &flow.rule.route;
+    let terminated = flow.listener.tls.is_some();
+    let total = route.backends.iter().map(|backend| u64::from(backend.weight)).sum();
+    let backends = route
+        .backends
+        .iter()
+        .zip(&flow.rule.backends)
+        .map(|(source, (_, target))| {
+            let mut share = share(snapshot, &source.target, target, source.weight, total);
+            if flow.listener.protocol == ListenerProtocol::Tls && !terminated {
+                // The client speaks TLS with the backend itself.
+                (share.tls, share.broken) = (None, None);
+            }
+            share
+        });
+    Opaque {
+        listener: flow.listener.key.clone(),
+        terminated,
+        route: route.key.clone(),
+        backends: backends.collect(),
+    }
+}
+
+fn share(snapshot: &Snapshot, source: &BackendTarget, target: &Target, weight: u32, total: u64) -> Share {
+    let service = match target {
+        Target::Service(id) => snapshot.resolve(*id),
+        Target::Invalid(_) => None,
+    };
+    Share {
+        target: source.clone(),
+        weight,
+        percent: 100.0 * f64::from(weight) / (total.max(1) as f64),
+        endpoints: service.map_or(0, |service| service.endpoints.len()),
+        tls: service.and_then(|entry| Some(entry.service.tls.as_ref()?.hostname.clone())),
+        broken: service.and_then(|entry| entry.service.broken.clone()),
+    }
+}
+
 struct Question<'q, F: Fields> {
     port: &'q Port,
     group: &'q Group,
@@ -267,21 +340,15 @@ impl<F: Fields> Question<'_, F> {
     fn describe(&self, snapshot: &Snapshot, taken: Match<'_>) -> Option<Taken> {
         let rule = taken.rule;
         let route = &rule.route;
-        let share = |index: usize| {
-            let (source, backend) = (&route.backends[index], &rule.backends[index]);
-            let service = match &backend.target {
-                Target::Service(id) => snapshot.resolve(*id),
-                Target::Invalid(_) => None,
-            };
-            Share {
-                target: source.target.clone(),
-                weight: source.weight,
-                percent: 100.0 * f64::from(source.weight) / (rule.total_weight.max(1) as f64),
-                endpoints: service.map_or(0, |service| service.endpoints.len()),
-                tls: service.and_then(|entry| Some(entry.service.tls.as_ref()?.hostname.clone())),
-                broken: service.and_then(|entry| entry.service.broken.clone()),
-            }
-        };
+        let shares = route.backends.iter().zip(&rule.backends).map(|(source, backend)| {
+            share(
+                snapshot,
+                &source.target,
+                &backend.target,
+                source.weight,
+                rule.total_weight,
+            )
+        });
         Some(Taken {
             listener: self.listener_of(rule)?.clone(),
             hostname: self.hostname_of(rule)?,
@@ -289,7 +356,7 @@ impl<F: Fields> Question<'_, F> {
             rule_name: route.owner.rule_name.clone(),
             match_index: taken.index,
             matched: route.matches[taken.index].clone(),
-            backends: (0..route.backends.len()).map(share).collect(),
+            backends: shares.collect(),
             broken: route.broken.clone(),
         })
     }

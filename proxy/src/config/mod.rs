@@ -24,7 +24,7 @@ mod trust;
 
 pub(crate) use auth::{Ask, Auth};
 pub use configuration::{Applied, Configuration};
-pub use explain::{Explanation, Passed, Reason, Share, Step, Taken, Verdict, explain};
+pub use explain::{Explanation, Opaque, Passed, Reason, Share, Step, Taken, Verdict, explain};
 pub(crate) use filters::HOP;
 pub use filters::{Answer, Filters, MirrorTarget};
 pub use l4::L4Rule;
