@@ -10,22 +10,31 @@ use super::{
     relay::relay,
 };
 use crate::{
+    balance::InFlight,
     config::{Flow, Port},
     flag::Flag,
     io::{Shared, Stream},
+    upstream::BackendStream,
     worker::Worker,
 };
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u16) {
     let story = Story::new(peer, port, "TCP");
-    let ended = pass_on(&worker, stream, port, &story)
-        .await
-        .unwrap_or_else(|ended| ended);
+    // Boxed, so that a connection does not hold the space for what comes before it for its whole life.
+    let ended = match Box::pin(backend_for(&worker, &stream, port, &story)).await {
+        Ok((backend, _load)) => joined(&worker, stream, Vec::new(), backend, &story).await,
+        Err(ended) => ended,
+    };
     story.close(&worker, &ended);
 }
 
-async fn pass_on(worker: &Worker, stream: TcpStream, port: u16, story: &Story) -> Result<Ended, Ended> {
+async fn backend_for(
+    worker: &Worker,
+    stream: &TcpStream,
+    port: u16,
+    story: &Story,
+) -> Result<(BackendStream, InFlight), Ended> {
     let snapshot = worker.snapshot();
     let port = snapshot.port(port).filter(|_| stream.set_nodelay(true).is_ok());
     let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(None)?))) else {
@@ -33,9 +42,7 @@ async fn pass_on(worker: &Worker, stream: TcpStream, port: u16, story: &Story) -
     };
     let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
     let security = Security::Service(identity(port, flow));
-    let (backend, _load) = backend::connect(worker, &entry, security, story).await?;
-    drop((entry, snapshot));
-    Ok(joined(worker, stream, Vec::new(), backend, story).await)
+    backend::connect(worker, &entry, security, story).await
 }
 
 /// What a backend that asks for a certificate is shown.

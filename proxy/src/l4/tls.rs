@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::StartHandshake;
+use tokio_rustls::{StartHandshake, server::TlsStream};
 
 use super::{
     Ended, Story,
@@ -12,22 +12,55 @@ use super::{
     relay,
     tcp::{identity, joined},
 };
-use crate::{flag::Flag, io::Prefixed, tls::PortTls, worker::Worker};
+use crate::{
+    balance::InFlight,
+    flag::Flag,
+    io::{Prefixed, Stream as _},
+    tls::PortTls,
+    upstream::BackendStream,
+    worker::Worker,
+};
 
 /// Serves a connection to its end. One that nobody takes is closed without an alert.
 pub(crate) async fn serve(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, peer: SocketAddr, port: u16) {
     let story = Story::new(peer, port, "TLS");
-    let ended = pass_on(&worker, &tls, stream, port, &story).await;
-    story.close(&worker, &ended.unwrap_or_else(|ended| ended));
+    // Boxed, so that a connection does not hold the space for what comes before it for its whole life.
+    let ended = match Box::pin(prepare(&worker, tls, stream, port, &story)).await {
+        Ok(Prepared {
+            client: Client::Through(client, first),
+            backend,
+            load: _load,
+        }) => joined(&worker, client, first, backend, &story).await,
+        Ok(Prepared {
+            client: Client::Terminated(client),
+            backend,
+            load: _load,
+        }) => joined(&worker, client, Vec::new(), backend, &story).await,
+        Err(ended) => ended,
+    };
+    story.close(&worker, &ended);
 }
 
-async fn pass_on(
+/// A client and its backend, to be joined.
+struct Prepared {
+    client: Client,
+    backend: BackendStream,
+    load: InFlight,
+}
+
+enum Client {
+    /// With what was read of it.
+    Through(TcpStream, Vec<u8>),
+    Terminated(Box<TlsStream<Prefixed<TcpStream>>>),
+}
+
+async fn prepare(
     worker: &Worker,
-    tls: &PortTls,
+    tls: PortTls,
     mut stream: TcpStream,
     port: u16,
     story: &Story,
-) -> Result<Ended, Ended> {
+) -> Result<Prepared, Ended> {
     if let Err(error) = stream.set_nodelay(true) {
         return Err(Ended::new(Flag::ClientGone, error.to_string()));
     }
@@ -55,29 +88,31 @@ async fn pass_on(
     };
     let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
     if flow.listener.tls.is_none() {
-        let (backend, _load) = backend::connect(worker, &entry, Security::Clients, story).await?;
-        drop((entry, snapshot));
-        let Hello { bytes, accepted, .. } = hello;
-        drop(accepted);
-        return Ok(joined(worker, stream, bytes, backend, story).await);
+        let (backend, load) = backend::connect(worker, &entry, Security::Clients, story).await?;
+        return Ok(Prepared {
+            client: Client::Through(stream, hello.bytes),
+            backend,
+            load,
+        });
     }
     // The backend first: a client whose backend is not there is not told that it is.
     let security = Security::Service(identity(port, flow));
-    let (backend, _load) = backend::connect(worker, &entry, security, story).await?;
+    let (backend, load) = backend::connect(worker, &entry, security, story).await?;
     drop((entry, snapshot));
     let prefixed = Prefixed::new(hello.rest().to_vec(), stream);
     let handshake = tls.terminate(StartHandshake::from_parts(hello.accepted, prefixed));
-    // Boxed, so that a connection that is passed through does not hold the space for a handshake.
-    let shaken = Box::pin(timeout(patience, handshake)).await;
-    let client = match shaken.map_err(std::io::Error::from).and_then(|shaken| shaken) {
-        Ok(client) => Box::new(client),
+    let shaken = timeout(patience, handshake).await;
+    match shaken.map_err(std::io::Error::from).and_then(|shaken| shaken) {
+        Ok(client) => Ok(Prepared {
+            client: Client::Terminated(Box::new(client)),
+            backend,
+            load,
+        }),
         Err(error) => {
             worker.count_connections(|stats| stats.handshakes_failed += 1);
-            if let Some(socket) = crate::io::Stream::tcp(&backend) {
-                relay::abort(socket);
-            }
-            return Err(Ended::new(Flag::Refused, format!("the TLS handshake failed: {error}")));
+            // It must not take this for a client that has come and gone.
+            backend.tcp().map(relay::abort);
+            Err(Ended::new(Flag::Refused, format!("the TLS handshake failed: {error}")))
         }
-    };
-    Ok(Box::pin(joined(worker, client, Vec::new(), backend, story)).await)
+    }
 }
