@@ -277,7 +277,10 @@ fn conflict(reader: &Reader<'_>, owner: &Owner<'_>, spec: &ListenerSpec) -> Opti
         listeners.find_map(|listener| clash(spec, found, listener))
     };
     // A port speaks the protocol of whoever comes first on it.
-    for other in PROTOCOLS.into_iter().filter(|other| *other != spec.protocol) {
+    let rivals = PROTOCOLS
+        .into_iter()
+        .filter(|other| *other != spec.protocol && !apart(other, &spec.protocol));
+    for other in rivals {
         let Some(theirs) = first(other, None).filter(before) else {
             continue;
         };
@@ -287,11 +290,15 @@ fn conflict(reader: &Reader<'_>, owner: &Owner<'_>, spec: &ListenerSpec) -> Opti
         }
     }
     let same = first(&spec.protocol, Some(hostname(spec))).filter(before);
+    // Where somebody before has settled what the port speaks, others of one's own that would speak something else have lost
+    // already.
+    let settled = first(&spec.protocol, None).is_some_and(|first| before(&first));
     same.and_then(|same| clashing(&same)).or_else(|| {
         let mut own = owner.listeners.iter();
         own.find_map(|other| {
             let is_other = !other.name.is_empty() && other.name != spec.name;
-            is_other.then(|| clash(spec, owner, other)).flatten()
+            let is_rival = is_other && (!settled || other.protocol == spec.protocol);
+            is_rival.then(|| clash(spec, owner, other)).flatten()
         })
     })
 }
@@ -301,11 +308,17 @@ pub(crate) fn hostname(spec: &ListenerSpec) -> &str {
     spec.hostname.as_deref().unwrap_or_default()
 }
 
+/// Whether two protocols have ports of their own: a number may be used once for TCP and once for UDP.
+fn apart(one: &str, other: &str) -> bool {
+    (one == "UDP") != (other == "UDP")
+}
+
 /// Why two listeners cannot be told apart.
 fn clash(spec: &ListenerSpec, whose: &Owner<'_>, other: &ListenerSpec) -> Option<Problem> {
-    // A port number may be used once for TCP and once for UDP.
-    let apart = (other.protocol == "UDP") != (spec.protocol == "UDP");
-    if other.port != spec.port || apart || !PROTOCOLS.contains(&other.protocol.as_str()) {
+    if other.port != spec.port
+        || apart(&other.protocol, &spec.protocol)
+        || !PROTOCOLS.contains(&other.protocol.as_str())
+    {
         return None;
     }
     let name = format!("the listener {:?} of {}", other.name, whose.shown());
