@@ -29,6 +29,9 @@ const SUITE: GoProgram = GoProgram {
 /// The GatewayClass that the chart makes.
 const CLASS: &str = "weft";
 
+/// The profiles that are held to.
+const PROFILES: &str = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP";
+
 /// How many lines of the log are shown when the suite fails before any test does.
 const LINES: usize = 20;
 
@@ -52,12 +55,12 @@ pub(crate) struct Options {
     more: Vec<String>,
 }
 
-impl Default for Options {
-    /// The whole suite.
-    fn default() -> Self {
+impl Options {
+    /// All of the profiles that Weft claims, by name: one that fell out of the claim would fail.
+    pub(crate) fn of_profiles() -> Self {
         Self {
             test: None,
-            profiles: None,
+            profiles: Some(PROFILES.to_owned()),
             features: None,
             class: CLASS.to_owned(),
             more: Vec::new(),

@@ -129,13 +129,13 @@ pub(super) async fn the_lease_is_disputed(cluster: &Cluster) -> anyhow::Result<(
     for dispute in 0..10 {
         served(&scene, &format!("dispute-{dispute}")).await?;
     }
-    let lease = scene.cluster.get("Lease", SYSTEM, OPERATOR).await?;
-    let pods = scene.cluster.list("Pod", SYSTEM, OPERATORS).await?;
-    let holder = lease.data["spec"]["holderIdentity"].as_str().unwrap_or_default();
-    ensure!(
-        pods.iter().any(|pod| name(pod) == holder),
-        "the Lease is held by {holder:?}"
-    );
+    eventually("an operator holds the Lease again", async || {
+        let lease = scene.cluster.get("Lease", SYSTEM, OPERATOR).await?;
+        let pods = scene.cluster.list("Pod", SYSTEM, OPERATORS).await?;
+        let holder = lease.data["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        Ok(pods.iter().any(|pod| name(pod) == holder))
+    })
+    .await?;
     load.stop().await.nothing_failed()?;
     scene.end().await
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-use super::{RUN, inside, install, output};
+use super::{RUN, inside, output};
 use crate::tools::{self, GoProgram};
 
 const IMAGE: GoProgram = program("image", "image", ".");
@@ -82,9 +82,7 @@ pub(super) fn build(profile: &str) -> anyhow::Result<Vec<Image>> {
             user: "1338",
         },
     ];
-    if install::has_charts() {
-        images.extend(weft(profile)?);
-    }
+    images.extend(weft(profile)?);
     Ok(images)
 }
 

@@ -43,18 +43,11 @@ pub(super) fn dns() -> anyhow::Result<()> {
     })
 }
 
-/// Whether there is a Weft to install.
-pub(crate) fn has_charts() -> bool {
-    Path::new("helm/weft").exists()
-}
-
 /// Installs Weft as its users do, from the charts.
 pub(super) fn charts() -> anyhow::Result<()> {
     let helm = |args: &[&str]| output(inside("helm").args(args));
     let common = ["upgrade", "--install", "--create-namespace", "--namespace", SYSTEM];
-    if Path::new("helm/weft-crds").exists() {
-        helm(&[&common[..], &["weft-crds", "helm/weft-crds"]].concat())?;
-    }
+    helm(&[&common[..], &["weft-crds", "helm/weft-crds"]].concat())?;
     let values = ["--values", "e2e/cluster/values.yaml", "--wait", "--timeout", "3m"];
     helm(&[&common[..], &["weft", "helm/weft"], &values].concat()).with_context(|| {
         format!("to see why: cargo xtask cluster run -- kubectl -n {SYSTEM} describe pods; cargo xtask cluster run -- kubectl -n {SYSTEM} logs -l app.kubernetes.io/name=weft")

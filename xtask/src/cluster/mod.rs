@@ -90,10 +90,8 @@ pub(crate) fn up(profile: &str) -> anyhow::Result<()> {
     said("node", || components::node(&kube))?;
     said("Gateway API", install::gateway_api)?;
     said("DNS", install::dns)?;
-    if install::has_charts() {
-        said("charts", install::charts)?;
-        said("restart of what has a new image", || install::restart(&changed))?;
-    }
+    said("charts", install::charts)?;
+    said("restart of what has a new image", || install::restart(&changed))?;
     println!(
         "\nThe cluster is up, in {:.0} s. To use it:   cargo xtask cluster run -- kubectl get pods -A\nTo stop it:                       cargo xtask cluster down",
         start.elapsed().as_secs_f64()
@@ -104,9 +102,6 @@ pub(crate) fn up(profile: &str) -> anyhow::Result<()> {
 /// Starts the cluster, runs what needs it, and stops it unless it was there before.
 pub(crate) fn test(steps: &mut Steps) {
     let name = "cluster";
-    if !install::has_charts() {
-        return steps.skip(name, "there is no chart yet to install in it");
-    }
     if !is_root() {
         return steps.skip(name, "it needs namespaces and mounts: run as root to have it");
     }
@@ -118,7 +113,7 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step(name, || up("dev"));
     // The report in docs is of a run that was meant to be one.
     steps.step("Gateway API conformance", || {
-        conformance::run(&conformance::Options::default(), false)
+        conformance::run(&conformance::Options::of_profiles(), false)
     });
     steps.step("failures under load", || e2e::failures(None));
     steps.step("installation and removal", lifecycle::run);
