@@ -78,4 +78,26 @@ fuzz_target!(|data: &[u8]| {
     for length in [1, 7] {
         assert_eq!(whole, read(data, length), "in pieces of {length}, it is read otherwise");
     }
+    // A listener that passes TLS through must see the name that the server behind it will see, and lose no byte.
+    let peeked = |length| {
+        weft_proxy::fuzzing::client_hello(data, length).map(|(name, bytes)| {
+            assert!(data.starts_with(&bytes), "what was read is not what came");
+            name
+        })
+    };
+    let whole_peeked = peeked(data.len().max(1));
+    for length in [1, 7] {
+        assert_eq!(
+            whole_peeked,
+            peeked(length),
+            "in pieces of {length}, it is peeked at otherwise"
+        );
+    }
+    if let (Ok(name), None) = (whole_peeked, &whole.error) {
+        assert_eq!(
+            name,
+            whole.name.map(|name| name.to_ascii_lowercase()),
+            "two names are read"
+        );
+    }
 });

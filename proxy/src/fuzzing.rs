@@ -1,10 +1,15 @@
 //! What fuzz targets need of the inside. Not part of the crate for anybody else.
 
-use std::sync::Arc;
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use arc_swap::ArcSwap;
+use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::{config::Snapshot, tls};
+use crate::{config::Snapshot, l4::hello::Hello, tls};
 
 /// The TLS side of a port, as its connections have it.
 ///
@@ -12,4 +17,36 @@ use crate::{config::Snapshot, tls};
 /// The configuration cannot be made.
 pub fn tls(port: u16, snapshot: Arc<Snapshot>) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
     tls::server_config(port, tls::HTTP, Arc::new(ArcSwap::new(snapshot)), None)
+}
+
+/// What a listener that looks no further than the ClientHello makes of bytes that come in pieces of this length: the name
+/// asked for and all that it has read until it knew, or why it refuses them.
+///
+/// # Errors
+/// It is none, or not all of one.
+pub fn client_hello(bytes: &[u8], length: usize) -> Result<(Option<String>, Vec<u8>), String> {
+    let mut pieces = Pieces { bytes, length };
+    let read = pin!(Hello::read(&mut pieces));
+    // Bytes are always at hand, so there is nothing to wait for.
+    match read.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(hello)) => Ok((hello.sni, hello.bytes)),
+        Poll::Ready(Err(error)) => Err(error.to_string()),
+        Poll::Pending => Err("it waits though bytes are at hand".to_owned()),
+    }
+}
+
+/// Bytes that are at hand, in pieces of at most this length.
+struct Pieces<'b> {
+    bytes: &'b [u8],
+    length: usize,
+}
+
+impl AsyncRead for Pieces<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let length = self.length.min(self.bytes.len()).min(into.remaining());
+        let (piece, rest) = self.bytes.split_at(length);
+        into.put_slice(piece);
+        self.bytes = rest;
+        Poll::Ready(Ok(()))
+    }
 }

@@ -1,7 +1,7 @@
 //! The first message of a TLS connection, read without an answer: whoever is not served hears nothing, not even an alert.
 
 use rustls::server::{Accepted, Acceptor};
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// More than any ClientHello has: TLS bounds a handshake message to 2^24, rustls to 2^16.
 const MOST: usize = 80 * 1024;
@@ -10,7 +10,7 @@ const USUAL: usize = 2048;
 
 /// Why it could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HelloError {
+pub(crate) enum HelloError {
     #[error("the connection was closed before its ClientHello")]
     Closed,
     #[error("{0}")]
@@ -22,20 +22,20 @@ pub(super) enum HelloError {
 }
 
 /// A ClientHello.
-pub(super) struct Hello {
+pub(crate) struct Hello {
     /// For a handshake. It has consumed all but [`Hello::rest`] of the bytes.
     pub(super) accepted: Accepted,
     /// The name asked for, in lower case.
-    pub(super) sni: Option<String>,
+    pub(crate) sni: Option<String>,
     /// All bytes that were read.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// From here on they are not part of [`Hello::accepted`].
     rest: usize,
 }
 
 impl Hello {
     /// Reads it.
-    pub(super) async fn read(stream: &mut TcpStream) -> Result<Self, HelloError> {
+    pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, HelloError> {
         let mut acceptor = Acceptor::default();
         let mut bytes = Vec::with_capacity(USUAL);
         let mut taken = 0;

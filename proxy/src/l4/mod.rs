@@ -1,7 +1,7 @@
 //! Connections and flows of datagrams that are passed on without a look at what they carry: TLSRoute, TCPRoute, UDPRoute.
 
 mod backend;
-mod hello;
+pub(crate) mod hello;
 mod relay;
 pub(crate) mod tcp;
 pub(crate) mod tls;
