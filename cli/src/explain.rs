@@ -88,10 +88,18 @@ fn backend(share: &Share, otherwise: &str) -> String {
     match (&share.target, &share.broken) {
         (BackendTarget::Service(key), None) => {
             let tls = share.tls.as_ref().map(|name| format!("  TLS to {name}"));
+            // A name is resolved where it is served, not here.
+            let mut names = share
+                .names
+                .iter()
+                .map(|name| format!("{}:{}", name.hostname, name.port));
+            let where_to = match names.next() {
+                Some(first) => names.fold(first, |all, name| all + ", " + &name),
+                None => format!("{} endpoints", share.endpoints),
+            };
             format!(
-                "  backend   {key}  {:.1} %  {} endpoints{}",
+                "  backend   {key}  {:.1} %  {where_to}{}",
                 share.percent,
-                share.endpoints,
                 tls.unwrap_or_default()
             )
         }

@@ -1,4 +1,4 @@
-//! Gateways, listeners, routes and policies with their conditions, as kubectl prints such things.
+//! Gateways, listeners, routes, backends and policies with their conditions, as kubectl prints such things.
 
 use comfy_table::{Table, presets::NOTHING};
 use weft_crds::{Condition, ListenerStatus};
@@ -17,6 +17,7 @@ pub(crate) fn tables(applied: &Applied) -> String {
     ]);
     let mut routes = table(&["KIND", "ROUTE", "PARENT", "ACCEPTED", "RESOLVEDREFS"]);
     let mut policies = table(&["KIND", "POLICY", "GATEWAY", "ACCEPTED", "RESOLVEDREFS"]);
+    let mut backends = table(&["KIND", "BACKEND", "GATEWAY", "ACCEPTED", "RESOLVEDREFS"]);
     for (reference, status) in &applied.statuses {
         let name = format!("{}/{}", reference.namespace, reference.name);
         match status {
@@ -32,6 +33,17 @@ pub(crate) fn tables(applied: &Applied) -> String {
                         ancestor.ancestor_ref.name.clone(),
                         holds(&ancestor.conditions, "Accepted"),
                         holds(&ancestor.conditions, "ResolvedRefs"),
+                    ]);
+                }
+            }
+            Status::XBackend(backend) => {
+                for parent in &backend.parents {
+                    backends.add_row([
+                        reference.kind.to_string(),
+                        name.clone(),
+                        parent.parent_ref.name.clone(),
+                        holds(&parent.conditions, "Accepted"),
+                        holds(&parent.conditions, "ResolvedRefs"),
                     ]);
                 }
             }
@@ -51,10 +63,10 @@ pub(crate) fn tables(applied: &Applied) -> String {
             Status::GatewayClass(_) => {}
         }
     }
-    if policies.is_empty() {
-        return format!("{gateways}\n\n{routes}\n");
-    }
-    format!("{gateways}\n\n{routes}\n\n{policies}\n")
+    let further = [backends, policies].into_iter().filter(|table| !table.is_empty());
+    further.fold(format!("{gateways}\n\n{routes}\n"), |all, table| {
+        format!("{all}\n{table}\n")
+    })
 }
 
 fn add_listeners(table: &mut Table, owner: &str, listeners: &[ListenerStatus]) {

@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, time::Durat
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use weft_gateway::{Standalone, StandaloneOptions, descriptors, files::Sources};
+use weft_gateway::{Standalone, StandaloneOptions, descriptors, files::Sources, names::NamesOptions};
 use weft_proxy::{Limits, Options};
 
 use crate::{analyze::summary, args::Up, log, report::Report, view::View};
@@ -28,6 +28,7 @@ pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
         sources: Sources::new(&args.paths),
         echo: args.echo,
         admin: Some(args.admin),
+        names: NamesOptions::standalone(),
     };
     // The data plane has threads of its own; this one is for files, echo and the admin pages.
     let runtime = tokio::runtime::Builder::new_multi_thread()

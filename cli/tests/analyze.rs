@@ -293,3 +293,54 @@ fn explain_says_when_nothing_takes_a_request() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_destination_by_name_is_named_and_what_is_wrong_with_it_has_its_place() {
+    const XBACKENDS: &str = "apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackend
+metadata: {name: api}
+spec:
+  type: ExternalHostname
+  port: {port: 443}
+  externalHostname: {hostname: api.elsewhere.example}
+  tls: {mode: ServerOnly}
+---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XBackend
+metadata: {name: node}
+spec:
+  type: ExternalHostname
+  port: {port: 80}
+  externalHostname:
+    hostname: 169.254.169.254
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: out}
+spec:
+  parentRefs: [{name: edge}]
+  rules:
+  - matches: [{path: {value: /api}}]
+    backendRefs: [{group: gateway.networking.x-k8s.io, kind: XBackend, name: api}]
+  - matches: [{path: {value: /node}}]
+    backendRefs: [{group: gateway.networking.x-k8s.io, kind: XBackend, name: node}]
+";
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("gateway.yaml"), GATEWAY).expect("written");
+    fs::write(folder.path().join("out.yaml"), XBACKENDS).expect("written");
+    let path = folder.path().to_str().expect("UTF-8");
+    let explain = |url: &str| stdout(&run(&["explain", url, path]));
+    let backend =
+        "  backend   XBackend/default/api:443  100.0 %  api.elsewhere.example:443  TLS to api.elsewhere.example";
+    let text = explain("http://a.example/api");
+    assert!(text.lines().any(|line| line == backend), "{text}");
+    let text = explain("http://a.example/node");
+    assert!(
+        text.contains("UnsupportedValue: the XBackend default/node cannot be served"),
+        "{text}"
+    );
+    let output = run(&["analyze", path]);
+    let text = stdout(&output);
+    assert!(text.contains("out.yaml:17:5") && text.contains("W0101"), "{text}");
+    assert!(text.contains("W0312"), "{text}");
+}

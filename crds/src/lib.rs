@@ -2,6 +2,7 @@
 //! refers to. They are lenient towards unknown fields, since an API server may be newer than they are; where a file is
 //! read, unknown fields are found by the schema ([`Kind::schema`]).
 
+mod backend;
 mod core;
 mod definition;
 mod gateway;
@@ -15,6 +16,7 @@ mod route;
 mod status;
 
 pub use crate::{
+    backend::{ExternalHostname, XBackend, XBackendPort, XBackendSpec, XBackendTls},
     core::{
         ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret,
         Service, ServicePort, ServiceSpec,
@@ -51,6 +53,6 @@ pub use crate::{
     },
     status::{
         AddressStatus, AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
-        ParentStatus, PolicyStatus, RouteKindStatus, RouteStatus, SupportedFeature,
+        ParentStatus, PolicyStatus, RouteKindStatus, RouteStatus, SupportedFeature, XBackendStatus,
     },
 };

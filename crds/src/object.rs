@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute,
-    ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend,
     XBackendTrafficPolicy,
 };
 
@@ -87,6 +87,7 @@ kinds! {
     ListenerSet(ListenerSet) = "gateway.networking.k8s.io" "ListenerSet" namespaced,
     HttpRoute(HttpRoute) = "gateway.networking.k8s.io" "HTTPRoute" namespaced,
     GrpcRoute(GrpcRoute) = "gateway.networking.k8s.io" "GRPCRoute" namespaced,
+    XBackend(XBackend) = "gateway.networking.x-k8s.io" "XBackend" namespaced,
     XBackendTrafficPolicy(XBackendTrafficPolicy) = "gateway.networking.x-k8s.io" "XBackendTrafficPolicy" namespaced,
     BackendTlsPolicy(BackendTlsPolicy) = "gateway.networking.k8s.io" "BackendTLSPolicy" namespaced,
     TlsRoute(TlsRoute) = "gateway.networking.k8s.io" "TLSRoute" namespaced,

@@ -69,7 +69,7 @@ pub struct BackendObjectReference {
     /// The namespace; the route's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// The port; needed for a Service.
+    /// The port; needed for a Service. An XBackend has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }

@@ -128,11 +128,19 @@ pub struct RouteStatus {
     pub parents: Vec<ParentStatus>,
 }
 
-/// How a route stands with one parent.
+/// `status` of an XBackend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct XBackendStatus {
+    /// Each of the Gateways through which requests come to it: at most 32.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// How a route, or an XBackend, stands with one parent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentStatus {
-    /// The parent, as the route names it.
+    /// The parent, as a route names it.
     pub parent_ref: ParentReference,
     /// Who says so.
     pub controller_name: String,

@@ -1,8 +1,8 @@
 //! Which Gateways use a resource.
 //!
 //! Resources point up: a route names its listeners, a workload its services. Whoever has a listener needs the routes
-//! attached to it, the certificates it shows, the services these routes use, the workloads that answer for them and the
-//! roots by which either side is trusted. So an audience flows along the links from the listeners down, and a change re-does only what lies below it.
+//! attached to it, the services these routes use, the workloads that answer for them, the certificates that are shown and
+//! the roots by which either side is trusted. So an audience flows along the links from the listeners down, and a change re-does only what lies below it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -129,9 +129,9 @@ impl Audience {
 fn rank(key: &Key) -> u8 {
     match key {
         Key::Listener(_) => 0,
-        Key::Certificate(_) | Key::Route(_) | Key::L4Route(_) => 1,
+        Key::Route(_) | Key::L4Route(_) => 1,
         Key::Service(_) => 2,
-        Key::Workload(_) | Key::TrustBundle(_) => 3,
+        Key::Workload(_) | Key::Certificate(_) | Key::TrustBundle(_) => 3,
     }
 }
 
@@ -158,10 +158,18 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
             listeners.chain(route.services().cloned().map(Key::Service)).collect()
         }
         Resource::Workload(workload) => workload.services.keys().cloned().map(Key::Service).collect(),
-        Resource::Service(service) => match service.tls.as_ref().map(|tls| &tls.roots) {
-            Some(TrustRoots::Bundles(bundles)) => bundles.iter().cloned().map(Key::TrustBundle).collect(),
-            Some(TrustRoots::System) | None => BTreeSet::new(),
-        },
+        Resource::Service(service) => {
+            let tls = service.tls.as_ref();
+            let shown = tls.and_then(|tls| tls.certificate()).cloned().map(Key::Certificate);
+            let trusted = tls.map_or(&[][..], |tls| match &tls.roots {
+                TrustRoots::Bundles(bundles) => bundles,
+                TrustRoots::System => &[],
+            });
+            shown
+                .into_iter()
+                .chain(trusted.iter().cloned().map(Key::TrustBundle))
+                .collect()
+        }
         Resource::Certificate(_) | Resource::TrustBundle(_) => BTreeSet::new(),
     }
 }

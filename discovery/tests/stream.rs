@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use support::{Operator, Proxy, listener, route, service, workload};
 use weft_model::{
-    AuthProtocol, BackendTls, Certificate, Change, ClientValidation, ClientValidationMode, ExternalAuth, Filter, Key,
-    ListenerTls, PrivateKeyPem, Rejected, Resource, TrustBundle, TrustRoots,
+    AuthProtocol, BackendTls, Certificate, Change, ClientIdentity, ClientValidation, ClientValidationMode,
+    ExternalAuth, Filter, Key, ListenerTls, PrivateKeyPem, Rejected, Resource, TrustBundle, TrustRoots,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,13 +54,14 @@ fn secured(mut resource: Resource, certificate: &str, bundle: &str) -> Resource 
     resource
 }
 
-/// The same service, spoken to by TLS.
-fn trusted(mut resource: Resource, bundle: &str) -> Resource {
+/// The same service, spoken to by TLS, with a certificate of its own.
+fn trusted(mut resource: Resource, bundle: &str, certificate: &str) -> Resource {
     if let Resource::Service(service) = &mut resource {
         Arc::make_mut(service).tls = Some(BackendTls {
             hostname: "a.internal".into(),
             subject_alt_names: vec![],
             roots: TrustRoots::Bundles(vec![bundle.into()]),
+            identity: ClientIdentity::Certificate(certificate.into()),
         });
     }
     resource
@@ -87,12 +88,14 @@ async fn certificates_and_roots_go_to_whom_they_are_for() {
         secured(listener("ns/other/http", "ns/other"), "ns/other", "ConfigMap/ns/others"),
         certificate("ns/gw"),
         certificate("ns/other"),
+        certificate("ns/shown"),
+        certificate("ns/unused"),
         bundle("ConfigMap/ns/clients"),
         bundle("ConfigMap/ns/others"),
         bundle("ConfigMap/ns/roots"),
         bundle("ConfigMap/ns/unused"),
         route("ns/r/0", "ns/gw/http", "ns/a:80"),
-        trusted(service("ns/a:80"), "ConfigMap/ns/roots"),
+        trusted(service("ns/a:80"), "ConfigMap/ns/roots", "ns/shown"),
     ]);
     let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
     proxy.synced().await;
@@ -101,6 +104,7 @@ async fn certificates_and_roots_go_to_whom_they_are_for() {
         names,
         [
             "+certificate ns/gw",
+            "+certificate ns/shown",
             "+trust bundle ConfigMap/ns/clients",
             "+trust bundle ConfigMap/ns/roots",
             "+service ns/a:80",

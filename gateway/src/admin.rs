@@ -13,11 +13,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 use weft_model::Resource;
-use weft_proxy::{Stats, Traffic};
+use weft_proxy::{Snapshot, Stats, Traffic};
 
 use crate::state::State;
 
-const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/stats    what was counted, as JSON\n";
+const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/names    the names that stand for endpoints, and their addresses, as JSON\n/stats    what was counted, as JSON\n";
 
 /// Which pages there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,7 @@ async fn answer(
                 serde_json::to_string_pretty(&resources).unwrap_or_default(),
             )
         }
+        "/names" if pages == Pages::All => (StatusCode::OK, JSON, names(&state.proxy().snapshot()).to_string()),
         "/stats" if pages == Pages::All => (StatusCode::OK, JSON, stats(&state.proxy().stats().await).to_string()),
         _ => (
             StatusCode::NOT_FOUND,
@@ -102,6 +103,21 @@ async fn answer(
         .headers_mut()
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     Ok(response)
+}
+
+/// Each name with what it has come to; null as long as it has come to nothing.
+fn names(snapshot: &Snapshot) -> serde_json::Value {
+    let names = snapshot.names().map(|(hostname, resolution)| {
+        let shown = resolution.map(|resolution| {
+            json!({
+                "addresses": resolution.addresses,
+                "refused": resolution.refused,
+                "failure": resolution.failure,
+            })
+        });
+        (hostname.to_owned(), shown.unwrap_or_default())
+    });
+    serde_json::Value::Object(names.collect())
 }
 
 fn stats(stats: &Stats) -> serde_json::Value {

@@ -117,8 +117,8 @@ impl Echo {
         match change {
             // It speaks no UDP.
             Change::Upsert(Resource::Service(service)) if service.key.transport() == Transport::Udp => {}
-            // It speaks no TLS, least of all by another's certificate.
-            Change::Upsert(Resource::Service(service)) if service.tls.is_some() => {
+            // It speaks no TLS, least of all by another's certificate, and is nobody whom a name means.
+            Change::Upsert(Resource::Service(service)) if service.tls.is_some() || !service.names.is_empty() => {
                 self.services.remove(&service.key);
             }
             Change::Upsert(Resource::Service(service)) => {
@@ -255,6 +255,7 @@ mod tests {
         let service = Change::Upsert(Resource::Service(Arc::new(Service {
             key: key.clone(),
             protocol: BackendProtocol::default(),
+            names: Vec::new(),
             session: None,
             retry_budget: None,
             tls: None,

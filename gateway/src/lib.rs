@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod echo;
 pub mod explain;
 pub mod files;
+pub mod names;
 pub mod standalone;
 mod state;
 mod watch;

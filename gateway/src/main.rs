@@ -16,6 +16,7 @@ use weft_gateway::{
     cluster::{Cluster, ClusterOptions, listen_on},
     command::{Log, duration, log_format, share},
     descriptors,
+    names::NamesOptions,
 };
 use weft_proxy::{Limits, Options};
 
@@ -99,6 +100,7 @@ impl Args {
             probes: SocketAddr::new(address, self.probes_port),
             admin: self.admin,
             linger: self.linger,
+            names: NamesOptions::in_pod(self.pod_ip),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     analyze::{self, refused},
     echo::Echo,
     files::{File, Level, Loaded, Problem, Sources, SourcesError},
+    names::{self, NamesOptions},
     state::State,
     watch::Watch,
 };
@@ -34,6 +35,8 @@ pub struct StandaloneOptions {
     pub echo: bool,
     /// Where the admin pages are.
     pub admin: Option<SocketAddr>,
+    /// How names of destinations are resolved.
+    pub names: NamesOptions,
 }
 
 /// Why it cannot start.
@@ -68,6 +71,7 @@ pub struct Standalone {
     state: Arc<State>,
     applied: watch::Receiver<Applied>,
     task: JoinHandle<()>,
+    names: JoinHandle<()>,
     admin: Option<SocketAddr>,
 }
 
@@ -94,13 +98,14 @@ impl Standalone {
             loaded: Loaded::default(),
             translator: analyze::translator(),
             echo: options.echo.then(Echo::default),
-            proxy,
+            proxy: proxy.clone(),
             refused: HashMap::new(),
             placed: BTreeMap::new(),
             applied: sender,
         };
         let mut watch = Watch::new(options.sources);
         let all = watch.changed()?;
+        let names = names::start(proxy, options.names);
         reloader.apply(all).await;
         state.set_ready();
         let task = tokio::spawn(async move { reloader.run(watch).await });
@@ -108,6 +113,7 @@ impl Standalone {
             state,
             applied,
             task,
+            names,
             admin,
         })
     }
@@ -131,6 +137,7 @@ impl Standalone {
     pub async fn shutdown(self) {
         self.state.set_draining();
         self.task.abort();
+        self.names.abort();
         let _ = self.task.await;
         self.state.proxy().shutdown().await;
     }

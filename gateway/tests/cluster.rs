@@ -1,30 +1,27 @@
 //! A gateway as it runs in a cluster, against the stream of an operator: traffic, readiness, and what it does while there
 //! is no operator.
 
+mod support;
+
 use std::{
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream},
-    num::NonZeroUsize,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use support::{PATIENCE, ask, dns::Dns, free_port, get, proxy, until};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use weft_crds::{Kind, Object};
 use weft_discovery::{Authenticate, Denied, Endpoint, Publisher, Server};
-use weft_gateway::cluster::{Cluster, ClusterOptions};
+use weft_gateway::{
+    cluster::{Cluster, ClusterOptions},
+    names::NamesOptions,
+};
 use weft_model::GatewayKey;
-use weft_proxy::{AccessLog, Limits, Options};
 use weft_translate::{CONTROLLER, Edit, Translator};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const NAME: &str = "operator.weft.dev";
 
 struct Anyone;
@@ -76,11 +73,6 @@ impl Operator {
     }
 }
 
-fn free_port() -> u16 {
-    let probe = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    probe.local_addr().expect("it is bound").port()
-}
-
 fn put(kind: Kind, name: &str, spec: Value) -> Edit {
     let value = json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec});
     Edit::Put(Object::from_value(kind, value).expect("an object"))
@@ -106,6 +98,10 @@ fn gateway(port: u16) -> Vec<Edit> {
 }
 
 async fn start(folder: &Path, operator: SocketAddr) -> Cluster {
+    start_with(folder, operator, NamesOptions::in_pod(None)).await
+}
+
+async fn start_with(folder: &Path, operator: SocketAddr, names: NamesOptions) -> Cluster {
     let options = ClusterOptions {
         gateway: "shop/edge".into(),
         replica: "edge-1".to_owned(),
@@ -116,41 +112,13 @@ async fn start(folder: &Path, operator: SocketAddr) -> Cluster {
             token: folder.join("token"),
         },
         state: Some(folder.to_owned()),
-        proxy: Options {
-            address: Ipv4Addr::LOCALHOST.into(),
-            port_offset: 0,
-            workers: NonZeroUsize::MIN,
-            drain: Duration::from_secs(2),
-            limits: Limits::default(),
-            access_log: AccessLog::default(),
-        },
+        proxy: proxy(),
         probes: (Ipv4Addr::LOCALHOST, 0).into(),
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
         linger: Duration::ZERO,
+        names,
     };
     Cluster::start(options).await.expect("started")
-}
-
-/// The first line of what is answered; none if nobody answers.
-async fn get(port: u16, path: &str) -> Option<String> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n");
-    let ask = move || {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.lines().next().map(str::to_owned)
-    };
-    tokio::task::spawn_blocking(ask).await.expect("asked")
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
 }
 
 async fn serves(port: u16) -> bool {
@@ -219,4 +187,71 @@ async fn one_that_knows_nothing_is_not_ready() {
     assert!(get(probes, "/ready").await.is_some_and(|line| line.contains("503")));
     assert!(get(probes, "/live").await.is_some_and(|line| line.contains("200")));
     cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_does_not_lead_to_the_node() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let operator = Operator::start(folder.path()).await;
+    let (dns, port) = (Dns::start(), free_port());
+    let names = NamesOptions {
+        servers: vec![dns.address],
+        ttl: (Duration::from_millis(20), Duration::from_secs(300)),
+        ..NamesOptions::in_pod(None)
+    };
+    let name = "api.elsewhere.example";
+    // The port is one at which somebody would answer.
+    let own = operator.address.port();
+    let mut edits = gateway(port);
+    edits.push(put(
+        Kind::XBackend,
+        "api",
+        json!({"type": "ExternalHostname", "externalHostname": {"hostname": name}, "port": {"port": own}}),
+    ));
+    edits.push(put(
+        Kind::HttpRoute,
+        "all",
+        json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [
+            {"group": "gateway.networking.x-k8s.io", "kind": "XBackend", "name": "api"}]}]}),
+    ));
+    let mut translator = Translator::new(weft_translate::Options {
+        controller_name: CONTROLLER.to_owned(),
+        standalone: false,
+    });
+    dns.say(name, &["127.0.0.1"], 0);
+    let cluster = start_with(folder.path(), operator.address, names).await;
+    operator.publisher.publish(translator.apply(edits).changes);
+    let ends = async |with: &str| ask(port, "/").await.is_some_and(|answer| answer.ends_with(with));
+    until("its own machine is refused", async || ends("address_refused\n").await).await;
+    let refused = || {
+        let snapshot = cluster.state().proxy().snapshot();
+        let found = snapshot
+            .names()
+            .find_map(|(_, resolution)| resolution.map(|known| known.refused.clone()));
+        found.unwrap_or_default()
+    };
+    dns.say(name, &["169.254.169.254", "fe80::1"], 0);
+    until("the link is refused", async || {
+        refused() == [Ipv4Addr::new(169, 254, 169, 254)]
+    })
+    .await;
+    assert!(ends("address_refused\n").await);
+    // What else there is is used: nobody answers at this one.
+    dns.say(name, &["127.0.0.1", "192.0.2.1"], 0);
+    until("the rest is used", async || {
+        let snapshot = cluster.state().proxy().snapshot();
+        let mut services = snapshot.services();
+        services.any(|entry| {
+            entry
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.address.ip().to_string() == "192.0.2.1")
+        })
+    })
+    .await;
+    let snapshot = cluster.state().proxy().snapshot();
+    assert!(snapshot.services().all(|entry| entry.endpoints.len() == 1));
+    drop(snapshot);
+    cluster.shutdown().await;
+    operator.end().await;
 }

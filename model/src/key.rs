@@ -60,7 +60,7 @@ key! {
 }
 key! {
     /// `namespace/name:port` of a Service port, with `/udp` after it where it is one of UDP: a Service may have both
-    /// under one number.
+    /// under one number. What stands for a Service has its kind before it: `XBackend/namespace/name:port`.
     ServiceKey
 }
 key! {
@@ -93,6 +93,25 @@ impl ListenerKey {
 /// What a [`ServiceKey`] of UDP ends with.
 const UDP: &str = "/udp";
 
+/// What kind of object a [`ServiceKey`] is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServiceKind {
+    /// `Service`.
+    Service,
+    /// `XBackend` (GEP-4894).
+    XBackend,
+}
+
+impl ServiceKind {
+    /// What keys of the kind begin with. A namespace has no upper-case letters, so that none is taken for it.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Service => "",
+            Self::XBackend => "XBackend/",
+        }
+    }
+}
+
 impl ServiceKey {
     /// The key of one port of a Service, which is one of TCP.
     pub fn new(namespace: &str, name: &str, port: u16) -> Self {
@@ -107,9 +126,24 @@ impl ServiceKey {
         }
     }
 
+    /// The key of the port of an XBackend.
+    pub fn of_xbackend(namespace: &str, name: &str, port: u16) -> Self {
+        Self(format!("{}{namespace}/{name}:{port}", ServiceKind::XBackend.prefix()).into())
+    }
+
+    /// What kind of object it is of.
+    pub fn kind(&self) -> ServiceKind {
+        if self.0.starts_with(ServiceKind::XBackend.prefix()) {
+            ServiceKind::XBackend
+        } else {
+            ServiceKind::Service
+        }
+    }
+
     /// `(namespace, name, port)`; empty parts and port 0 where the text is not of that form.
     pub fn parts(&self) -> (&str, &str, u16) {
         let text = self.0.strip_suffix(UDP).unwrap_or(&self.0);
+        let text = text.strip_prefix(self.kind().prefix()).unwrap_or(text);
         let (namespace, rest) = text.split_once('/').unwrap_or(("", text));
         let (name, port) = rest.rsplit_once(':').unwrap_or((rest, "0"));
         (namespace, name, port.parse().unwrap_or(0))
@@ -128,6 +162,17 @@ impl ServiceKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_xbackend_is_another_than_the_service_of_its_name() {
+        let (service, backend) = (ServiceKey::new("n", "a", 443), ServiceKey::of_xbackend("n", "a", 443));
+        assert_eq!(backend.as_str(), "XBackend/n/a:443");
+        assert_eq!(service.parts(), backend.parts());
+        assert_eq!(
+            (service.kind(), backend.kind()),
+            (ServiceKind::Service, ServiceKind::XBackend)
+        );
+    }
 
     #[test]
     fn a_port_of_udp_is_another_than_that_of_tcp() {

@@ -22,7 +22,9 @@ pub use filter::{
     AuthProtocol, Cors, ExternalAuth, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite,
 };
 pub use host::{HostPattern, HostPatternError};
-pub use key::{CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, TrustBundleKey, WorkloadKey};
+pub use key::{
+    CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, ServiceKind, TrustBundleKey, WorkloadKey,
+};
 pub use l4::{L4Backend, L4Route};
 pub use listener::{Listener, ListenerProtocol, ListenerTls, Transport};
 pub use resource::{Change, Key, Rejected, Resource};
@@ -30,6 +32,8 @@ pub use route::{
     Backend, BackendTarget, HeaderMatch, PathMatch, QueryMatch, Retry, Route, RouteKind, RouteMatch, RouteOwner,
     StringMatch, Timeouts,
 };
-pub use service::{BackendProtocol, RetryBudget, Service, Workload};
+pub use service::{BackendProtocol, NamedEndpoint, RetryBudget, Service, Workload};
 pub use session::{CookiePath, SessionCarrier, SessionPersistence};
-pub use trust::{BackendTls, ClientValidation, ClientValidationMode, SubjectAltName, TrustBundle, TrustRoots};
+pub use trust::{
+    BackendTls, ClientIdentity, ClientValidation, ClientValidationMode, SubjectAltName, TrustBundle, TrustRoots,
+};

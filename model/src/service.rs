@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BackendTls, ServiceKey, SessionPersistence, WorkloadKey};
 
-/// One port of a Service. Health and load belong here, never to a route.
+/// One port of a Service, or of what stands for one. Health and load belong here, never to a route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Service {
@@ -15,6 +15,9 @@ pub struct Service {
     /// What its endpoints speak, by `appProtocol`.
     #[serde(default)]
     pub protocol: BackendProtocol,
+    /// The names whose addresses are its endpoints, beside those that workloads say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NamedEndpoint>,
     /// How the requests of one client stay together, where their rule does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionPersistence>,
@@ -27,6 +30,17 @@ pub struct Service {
     /// Why none of its requests may be sent (say, a policy that names no usable root). They get 500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,
+}
+
+/// Endpoints by name: all the addresses that the name has in DNS. The data plane resolves it, for as long as a service in
+/// use has it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedEndpoint {
+    /// Lower-case, and whole: no search domain is added to it.
+    pub hostname: String,
+    /// The port on each address.
+    pub port: u16,
 }
 
 /// How many of a Service's requests may be tried again (GEP-3388). The default is that of the API.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostPattern, TrustBundleKey};
+use crate::{CertificateKey, HostPattern, TrustBundleKey};
 
 /// Certificates of authorities, from the `ca.crt` of a ConfigMap or a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub enum ClientValidationMode {
     AllowInsecureFallback,
 }
 
-/// How TLS is spoken to a Service (Gateway API, `BackendTLSPolicy`).
+/// How TLS is spoken to a Service (Gateway API, `BackendTLSPolicy`, `XBackend.spec.tls`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendTls {
@@ -46,6 +46,38 @@ pub struct BackendTls {
     pub subject_alt_names: Vec<SubjectAltName>,
     /// What the certificate must lead to.
     pub roots: TrustRoots,
+    /// What is shown to endpoints that ask for a certificate.
+    #[serde(default, skip_serializing_if = "ClientIdentity::is_gateways")]
+    pub identity: ClientIdentity,
+}
+
+/// What is shown to endpoints that ask for a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClientIdentity {
+    /// That of the Gateway by which the request came, if it has one ([`crate::Listener::backend_certificate`]).
+    #[default]
+    Gateway,
+    /// None.
+    Nothing,
+    /// This one, whatever the Gateway has.
+    Certificate(CertificateKey),
+}
+
+impl ClientIdentity {
+    fn is_gateways(&self) -> bool {
+        matches!(self, Self::Gateway)
+    }
+}
+
+impl BackendTls {
+    /// The certificate that it names.
+    pub fn certificate(&self) -> Option<&CertificateKey> {
+        match &self.identity {
+            ClientIdentity::Certificate(key) => Some(key),
+            ClientIdentity::Gateway | ClientIdentity::Nothing => None,
+        }
+    }
 }
 
 /// A name in a certificate.

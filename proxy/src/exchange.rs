@@ -320,7 +320,8 @@ async fn forward<D: Downstream>(
             .filter(|_| last.is_none())
             .and_then(|session| session.endpoint(&upstream, now));
         let Some(endpoint) = held.or_else(|| upstream.pick(now, last.as_ref())) else {
-            account.fail(Flag::NoEndpoint, String::new());
+            let (flag, reason) = upstream.nowhere();
+            account.fail(flag, reason);
             return answer(worker, account, request, HeaderMap::new()).await;
         };
         account.tries += 1;

@@ -44,11 +44,15 @@ pub enum Flag {
     AuthFailed,
     /// Nothing moved on a connection whose content nobody looks at.
     Idle,
+    /// The name that stands for the backend's endpoints has not been resolved: 503.
+    Unresolved,
+    /// The name that stands for the backend's endpoints leads only to addresses to which nothing may be sent: 503.
+    AddressRefused,
 }
 
 impl Flag {
     /// How many there are.
-    pub const COUNT: usize = 20;
+    pub const COUNT: usize = 22;
 
     /// All of them, in order of their number.
     pub const ALL: [Self; Self::COUNT] = [
@@ -72,6 +76,8 @@ impl Flag {
         Self::AuthDenied,
         Self::AuthFailed,
         Self::Idle,
+        Self::Unresolved,
+        Self::AddressRefused,
     ];
 
     /// The name in logs and metrics; empty for [`Flag::None`].
@@ -97,6 +103,8 @@ impl Flag {
             Self::AuthDenied => "auth_denied",
             Self::AuthFailed => "auth_failed",
             Self::Idle => "idle",
+            Self::Unresolved => "unresolved",
+            Self::AddressRefused => "address_refused",
         }
     }
 
@@ -112,7 +120,9 @@ impl Flag {
             | Self::UpstreamReset
             | Self::Overloaded
             | Self::RetryBudget
-            | Self::AuthFailed => 503,
+            | Self::AuthFailed
+            | Self::Unresolved
+            | Self::AddressRefused => 503,
             Self::UpstreamInvalid | Self::Truncated | Self::TlsFailed => 502,
             Self::BackendTimeout | Self::RequestTimeout => 504,
             Self::ClientGone => 499,

@@ -38,7 +38,7 @@ mod upstream;
 mod watchdog;
 mod worker;
 
-pub use config::Snapshot;
+pub use config::{Resolution, Snapshot};
 pub use flag::Flag;
 pub use latency::Latency;
 pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};

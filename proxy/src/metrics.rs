@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use crate::{
-    config::Snapshot,
+    config::{Resolution, Snapshot},
     traffic::{ServiceStats, Stats, Traffic},
 };
 
@@ -114,7 +114,30 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot) -> String {
         family(&mut out, name, "counter", help);
         line(&mut out, &format!("{name}_total"), &[], count);
     }
+    let names = |counts: fn(Option<&Resolution>) -> bool| {
+        let names = snapshot.names().filter(|(_, resolution)| counts(*resolution));
+        names.count() as u64
+    };
+    let unresolved = |resolution: Option<&Resolution>| resolution.is_none_or(|known| known.addresses.is_empty());
+    let failing = |resolution: Option<&Resolution>| resolution.is_some_and(|known| known.failure.is_some());
+    let refused = |resolution: Option<&Resolution>| resolution.is_some_and(|known| !known.refused.is_empty());
     for (name, help, value) in [
+        ("weft_names", "Names that stand for endpoints.", names(|_| true)),
+        (
+            "weft_names_unresolved",
+            "Names that stand for endpoints and have no address.",
+            names(unresolved),
+        ),
+        (
+            "weft_names_failing",
+            "Names for which there was no answer the last time; the addresses of the last answer are used.",
+            names(failing),
+        ),
+        (
+            "weft_names_refused",
+            "Names that lead to addresses to which nothing may be sent.",
+            names(refused),
+        ),
         (
             "weft_connections_open",
             "Connections from clients, now.",

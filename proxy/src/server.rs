@@ -12,13 +12,13 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     runtime::LocalOptions,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource, RouteKey};
 
 use crate::{
-    config::{Configuration, Place, Snapshot},
+    config::{Configuration, Place, Resolution, Snapshot},
     listen::{self, Speaks},
     log::{self, AccessLogger},
     metrics,
@@ -40,6 +40,8 @@ pub struct Proxy {
     workers: Vec<mpsc::Sender<Command>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     log: Option<AccessLogger>,
+    /// The names that stand for endpoints.
+    names: watch::Sender<BTreeSet<String>>,
 }
 
 /// What only one change at a time may touch.
@@ -116,6 +118,7 @@ impl Proxy {
             workers,
             threads: Mutex::new(threads),
             log,
+            names: watch::Sender::default(),
         })
     }
 
@@ -166,7 +169,29 @@ impl Proxy {
             }
         }
         self.replace(&snapshot, &mut opened, &[]).await;
+        let names: BTreeSet<String> = snapshot.names().map(|(hostname, _)| hostname.to_owned()).collect();
+        self.names.send_if_modified(|known| {
+            let changed = *known != names;
+            *known = names;
+            changed
+        });
         rejected
+    }
+
+    /// The names that stand for endpoints in use, whose addresses somebody must find: see [`Proxy::resolve`].
+    pub fn names(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.names.subscribe()
+    }
+
+    /// Puts in use what names have come to, and returns when every worker serves by it. What is said of names that stand
+    /// for nothing (any more) is passed over.
+    pub async fn resolve(&self, resolutions: Vec<(String, Resolution)>) {
+        let mut control = self.configuration.lock().await;
+        let snapshot = control.configuration.resolve(resolutions);
+        if snapshot.generation != self.snapshot.load().generation {
+            self.snapshot.store(snapshot.clone());
+            self.replace(&snapshot, &mut HashMap::new(), &[]).await;
+        }
     }
 
     /// Binds a port once for each worker.

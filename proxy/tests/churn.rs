@@ -552,6 +552,7 @@ fn a_thousand_edits_under_load_fail_no_request() {
         resources.push(Resource::Service(Arc::new(Service {
             key: pool.key(),
             protocol: pool.protocol,
+            names: Vec::new(),
             session: None,
             retry_budget: None,
             tls: None,

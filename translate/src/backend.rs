@@ -1,18 +1,21 @@
-//! References from routes to Services.
+//! References from routes to Services, and to what stands for them.
 
-use weft_crds::{BackendObjectReference, Kind, ServicePort};
+use weft_crds::{BackendObjectReference, Kind, ObjectRef, ServicePort};
 use weft_model::{BackendProtocol, ServiceKey, Transport};
 
 use crate::{
     backend_tls,
     diagnostic::{Code, Diagnostic},
     world::Reader,
+    xbackend,
 };
 
 /// Why a reference does not resolve: the reason of `ResolvedRefs`, and the whole story.
 pub(crate) struct Unresolved {
     pub(crate) reason: &'static str,
     pub(crate) diagnostic: Diagnostic,
+    /// The object that is meant, and that is to say itself what is wrong with it.
+    pub(crate) found: Option<ObjectRef>,
 }
 
 /// Finds the Service port that a route refers to: for a UDPRoute one of UDP, for any other one of TCP. What is spoken over
@@ -24,6 +27,9 @@ pub(crate) fn resolve(
     reference: &BackendObjectReference,
     path: &str,
 ) -> Result<ServiceKey, Box<Unresolved>> {
+    if xbackend::is_meant(reference) {
+        return xbackend::resolve(reader, kind, namespace, reference, path);
+    }
     let fail = |reason, code: Code, field: &str, message: String, remedy: String| {
         let path = if field.is_empty() {
             path.to_owned()
@@ -33,6 +39,7 @@ pub(crate) fn resolve(
         Box::new(Unresolved {
             reason,
             diagnostic: code.at(path, message, remedy),
+            found: None,
         })
     };
     if !reference.group.is_empty() || reference.kind != "Service" {
@@ -45,7 +52,7 @@ pub(crate) fn resolve(
             Code::BackendKind,
             "kind",
             message,
-            "refer to a Service".into(),
+            "refer to a Service, or to an XBackend".into(),
         ));
     }
     let to = reference.namespace.as_deref().unwrap_or(namespace);

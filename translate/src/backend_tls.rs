@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use weft_crds::{BackendTlsPolicy, CaCertificateReference, Condition, Kind, ObjectRef, PolicyStatus};
-use weft_model::{BackendTls, HostPattern, SubjectAltName, TrustBundle, TrustRoots};
+use weft_crds::{
+    BackendTlsPolicy, BackendTlsValidation, CaCertificateReference, Condition, Kind, ObjectRef, PolicyStatus,
+};
+use weft_model::{BackendTls, ClientIdentity, HostPattern, SubjectAltName, TrustBundle, TrustRoots};
 
 use crate::{
     diagnostic::{Code, Diagnostic},
@@ -14,14 +16,14 @@ use crate::{
     world::Reader,
 };
 
-/// What a policy comes to.
-struct Lowered {
+/// What a `BackendTLSPolicyValidation` comes to.
+pub(crate) struct Lowered {
     /// How TLS is spoken; or why nothing may be sent.
-    tls: Result<BackendTls, String>,
-    bundles: Vec<Arc<TrustBundle>>,
-    accepted: Result<(), Problem>,
-    resolved: Result<(), Problem>,
-    diagnostics: Vec<Diagnostic>,
+    pub(crate) tls: Result<BackendTls, String>,
+    pub(crate) bundles: Vec<Arc<TrustBundle>>,
+    pub(crate) accepted: Result<(), Problem>,
+    pub(crate) resolved: Result<(), Problem>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
 /// What holds for a port of a Service.
@@ -69,8 +71,18 @@ pub(crate) fn effective(reader: &Reader<'_>, namespace: &str, name: &str, port: 
 }
 
 fn lower(reader: &Reader<'_>, policy: &BackendTlsPolicy) -> Lowered {
-    let validation = &policy.spec.validation;
-    let namespace = policy.metadata.namespace();
+    let from = (Kind::BackendTlsPolicy, policy.metadata.namespace());
+    validation(reader, from, &policy.spec.validation, "spec.validation")
+}
+
+/// Lowers what an object of this kind and namespace says of the certificates of a backend. `path` is that of the
+/// validation.
+pub(crate) fn validation(
+    reader: &Reader<'_>,
+    from: (Kind, &str),
+    validation: &BackendTlsValidation,
+    path: &str,
+) -> Lowered {
     let mut lowered = Lowered {
         tls: Err(String::new()),
         bundles: Vec::new(),
@@ -93,8 +105,7 @@ fn lower(reader: &Reader<'_>, policy: &BackendTlsPolicy) -> Lowered {
                     namespace: None,
                 })
                 .collect();
-            let from = (Kind::BackendTlsPolicy, namespace);
-            let found = trust::roots(reader, from, &references, "spec.validation.caCertificateRefs");
+            let found = trust::roots(reader, from, &references, &format!("{path}.caCertificateRefs"));
             let keys = found.keys();
             lowered.diagnostics.extend(found.diagnostics);
             lowered.bundles = found.bundles;
@@ -120,19 +131,18 @@ fn lower(reader: &Reader<'_>, policy: &BackendTlsPolicy) -> Lowered {
                 let message = "both caCertificateRefs and wellKnownCACertificates are set".to_owned();
                 (message, "keep one of the two")
             };
-            let path = "spec.validation.wellKnownCACertificates";
-            lowered.invalid(path, message, remedy);
+            lowered.invalid(&format!("{path}.wellKnownCACertificates"), message, remedy);
             None
         }
     };
     if !matches!(validation.hostname.parse(), Ok(HostPattern::Exact(_))) {
         let message = format!("{:?} is not the name of one host", validation.hostname);
         let remedy = "use lower-case labels separated by dots";
-        lowered.invalid("spec.validation.hostname", message, remedy);
+        lowered.invalid(&format!("{path}.hostname"), message, remedy);
     }
     let mut names = Vec::new();
     for (at, name) in validation.subject_alt_names.iter().enumerate() {
-        let path = format!("spec.validation.subjectAltNames[{at}]");
+        let path = format!("{path}.subjectAltNames[{at}]");
         match name.name_type.as_str() {
             "Hostname" => match name.hostname.parse() {
                 Ok(host) => names.push(SubjectAltName::Dns(host)),
@@ -154,6 +164,7 @@ fn lower(reader: &Reader<'_>, policy: &BackendTlsPolicy) -> Lowered {
             hostname: validation.hostname.clone(),
             subject_alt_names: names,
             roots,
+            identity: ClientIdentity::Gateway,
         }),
         (Err((_, message)), _) => Err(message.clone()),
         (Ok(()), None) => Err("it names no roots".into()),

@@ -87,6 +87,8 @@ codes! {
     FilterUnsupported = "W0309" Error "a filter is not served";
     NoBackend = "W0310" Warning "a rule has no backend that gets requests";
     NoEndpoints = "W0311" Info "a backend has no endpoints";
+    BackendInvalid = "W0312" Error "a backend is there, but cannot be served as it is";
+    BackendInClear = "W0313" Warning "requests leave the cluster in clear";
     Shadowed = "W0401" Warning "a match can never win";
     PolicyTarget = "W0501" Warning "a policy names a target that it cannot hold for";
     PolicyConflict = "W0502" Warning "another policy for the same target comes first";

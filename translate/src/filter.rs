@@ -183,6 +183,7 @@ fn one(
             return Err(Failure::Unresolved(Box::new(Unresolved {
                 reason: "InvalidKind",
                 diagnostic: *unserved(message, known(kind)),
+                found: None,
             })));
         }
         other => {

@@ -27,6 +27,7 @@ mod translator;
 mod trust;
 mod validate;
 mod world;
+mod xbackend;
 
 pub use diagnostic::{Code, Diagnostic, Level};
 pub use status::Status;

@@ -104,17 +104,22 @@ pub(crate) fn say_lost(lost: &[(usize, ObjectRef)], diagnostics: &mut Vec<Diagno
     }
 }
 
+/// A Gateway, as statuses name it.
+pub(crate) fn parent_reference(gateway: &ObjectRef) -> ParentReference {
+    ParentReference {
+        group: gateway.kind.group().into(),
+        kind: gateway.kind.name().into(),
+        namespace: Some(gateway.namespace.clone()),
+        name: gateway.name.clone(),
+        section_name: None,
+        port: None,
+    }
+}
+
 /// A status with the same conditions for each Gateway.
 pub(crate) fn status(reader: &Reader<'_>, gateways: &BTreeSet<ObjectRef>, conditions: &[Condition]) -> PolicyStatus {
     let ancestor = |gateway: &ObjectRef| AncestorStatus {
-        ancestor_ref: ParentReference {
-            group: gateway.kind.group().into(),
-            kind: gateway.kind.name().into(),
-            namespace: Some(gateway.namespace.clone()),
-            name: gateway.name.clone(),
-            section_name: None,
-            port: None,
-        },
+        ancestor_ref: parent_reference(gateway),
         controller_name: reader.options.controller_name.clone(),
         conditions: conditions.to_vec(),
     };

@@ -40,6 +40,8 @@ pub(crate) struct RouteResult {
     pub(crate) backends: Vec<(String, ServiceKey)>,
     /// The services it uses, for copies too.
     pub(crate) services: BTreeSet<ServiceKey>,
+    /// The objects it names as backends that cannot be served.
+    pub(crate) unserved: BTreeSet<ObjectRef>,
     pub(crate) status: RouteStatus,
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
@@ -236,9 +238,10 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
         result
             .diagnostics
             .extend(rule.diagnostics.iter().chain(&rule.unserved).cloned());
-        result
-            .diagnostics
-            .extend(rule.unresolved.iter().map(|unresolved| unresolved.diagnostic.clone()));
+        for unresolved in &rule.unresolved {
+            result.diagnostics.push(unresolved.diagnostic.clone());
+            result.unserved.extend(unresolved.found.clone());
+        }
     }
     if !listeners.is_empty() && invalid.is_none() {
         let keys: Vec<ListenerKey> = listeners.keys().cloned().collect();

@@ -1,18 +1,18 @@
-//! Services and who answers for them.
+//! Services, what stands for them, and who answers.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use weft_crds::{Endpoint, EndpointSlice};
-use weft_model::{Service, ServiceKey, TrustBundle, WorkloadKey};
+use weft_crds::{Endpoint, EndpointSlice, Kind, ObjectRef};
+use weft_model::{Resource, Service, ServiceKey, ServiceKind, WorkloadKey};
 
-use crate::{backend, backend_tls, traffic_policy, world::Reader};
+use crate::{backend, backend_tls, traffic_policy, world::Reader, xbackend};
 
 /// What became of a Service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceResult {
     pub(crate) service: Arc<Service>,
-    /// The roots it names.
-    pub(crate) bundles: Vec<Arc<TrustBundle>>,
+    /// The roots and certificates it names.
+    pub(crate) resources: Vec<Resource>,
     /// Who answers, and on which port.
     pub(crate) endpoints: BTreeMap<WorkloadKey, Answering>,
 }
@@ -25,8 +25,47 @@ pub(crate) struct Answering {
     pub(crate) port: u16,
 }
 
-/// Derives a Service port; none if there is no such Service or port.
+/// The object that a key is of.
+pub(crate) fn object(key: &ServiceKey) -> ObjectRef {
+    let (namespace, name, _) = key.parts();
+    let kind = match key.kind() {
+        ServiceKind::Service => Kind::Service,
+        ServiceKind::XBackend => Kind::XBackend,
+    };
+    ObjectRef::new(kind, namespace, name)
+}
+
+/// Derives a port; none if there is no such object or port.
 pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceResult> {
+    match key.kind() {
+        ServiceKind::Service => of_service(reader, key),
+        ServiceKind::XBackend => of_xbackend(reader, key),
+    }
+}
+
+/// An XBackend has no endpoints but its name.
+fn of_xbackend(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceResult> {
+    let (namespace, name, port) = key.parts();
+    let lowered = xbackend::lower(reader, reader.xbackend(namespace, name)?);
+    let destination = lowered.destination.ok().filter(|found| found.name.port == port)?;
+    let traffic = traffic_policy::effective(reader, &object(key));
+    let broken = lowered.broken.map(|why| format!("XBackend {namespace}/{name}: {why}"));
+    Some(ServiceResult {
+        service: Arc::new(Service {
+            key: key.clone(),
+            protocol: destination.protocol(),
+            names: vec![destination.name],
+            session: traffic.session,
+            retry_budget: traffic.retry_budget,
+            tls: lowered.tls,
+            broken,
+        }),
+        resources: lowered.resources,
+        endpoints: BTreeMap::new(),
+    })
+}
+
+fn of_service(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceResult> {
     let (namespace, name, number) = key.parts();
     let service = reader.service(namespace, name)?;
     let mut ports = service.spec.ports.iter();
@@ -49,18 +88,19 @@ pub(crate) fn derive(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceRes
             conditions.serving == Some(true) && conditions.terminating == Some(true)
         });
     }
-    let traffic = traffic_policy::effective(reader, namespace, name);
+    let traffic = traffic_policy::effective(reader, &object(key));
     let secured = backend_tls::effective(reader, namespace, name, port.name.as_deref());
     Some(ServiceResult {
         service: Arc::new(Service {
             key: key.clone(),
             protocol,
+            names: Vec::new(),
             session: traffic.session,
             retry_budget: traffic.retry_budget,
             tls: secured.tls,
             broken: secured.broken,
         }),
-        bundles: secured.bundles,
+        resources: secured.bundles.into_iter().map(Resource::TrustBundle).collect(),
         endpoints,
     })
 }

@@ -1,7 +1,9 @@
 //! Statuses as the API has them.
 
 use serde::Serialize;
-use weft_crds::{Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus};
+use weft_crds::{
+    Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus, XBackendStatus,
+};
 
 /// The status of an object, in the API's form but for `lastTransitionTime`, which whoever writes it adds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -17,6 +19,8 @@ pub enum Status {
     Policy(PolicyStatus),
     /// Of a route of any kind.
     Route(RouteStatus),
+    /// Of an XBackend.
+    XBackend(XBackendStatus),
 }
 
 /// A condition.

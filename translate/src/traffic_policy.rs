@@ -1,5 +1,5 @@
-//! XBackendTrafficPolicy: what of a Service's requests may be tried again and which stay together, and how the policy
-//! stands.
+//! XBackendTrafficPolicy: what of the requests to a Service or an XBackend may be tried again and which stay together,
+//! and how the policy stands.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,16 +18,16 @@ use crate::{
 const KIND: Kind = Kind::XBackendTrafficPolicy;
 const TARGETS: usize = 16;
 
-/// What holds for a Service.
+/// What holds for a target.
 #[derive(Debug, Default)]
 pub(crate) struct Effective {
     pub(crate) retry_budget: Option<RetryBudget>,
     pub(crate) session: Option<SessionPersistence>,
 }
 
-/// What holds for a Service; nothing if the policy that counts is one that an API server would have refused.
-pub(crate) fn effective(reader: &Reader<'_>, namespace: &str, name: &str) -> Effective {
-    let found = policy::effective(reader, KIND, &ObjectRef::new(Kind::Service, namespace, name), None);
+/// What holds for a Service or an XBackend; nothing if the policy that counts is one that an API server would have refused.
+pub(crate) fn effective(reader: &Reader<'_>, on: &ObjectRef) -> Effective {
+    let found = policy::effective(reader, KIND, on, None);
     let found = found.and_then(|found| reader.traffic_policy(&found.namespace, &found.name));
     let lowered = found.map(|policy| lower(policy));
     match lowered {
@@ -121,15 +121,16 @@ pub(crate) fn stand(
     let mut there = 0;
     for (at, target) in policy.spec.target_refs.iter().enumerate() {
         let path = format!("spec.targetRefs[{at}]");
-        let Some(on) = policy::target(&**policy, target).filter(|on| on.kind == Kind::Service) else {
+        let on = policy::target(&**policy, target);
+        let Some(on) = on.filter(|on| matches!(on.kind, Kind::Service | Kind::XBackend)) else {
             let message = format!(
                 "a target of kind {} in group {:?} is not served",
                 target.kind, target.group
             );
-            diagnostics.push(Code::PolicyTarget.at(format!("{path}.kind"), message, "name a Service"));
+            diagnostics.push(Code::PolicyTarget.at(format!("{path}.kind"), message, "name a Service or an XBackend"));
             continue;
         };
-        if reader.service(&on.namespace, &on.name).is_none() {
+        if reader.object(on.clone()).is_none() {
             let message = format!("there is no {on}");
             diagnostics.push(Code::PolicyTarget.at(format!("{path}.name"), message, "create it, or correct the name"));
             continue;

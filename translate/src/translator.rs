@@ -19,6 +19,7 @@ use crate::{
     status::{Status, condition},
     traffic_policy,
     world::{Dependency, Reader, World},
+    xbackend,
 };
 
 /// How to translate.
@@ -69,6 +70,8 @@ enum Node {
     Diagnosis(ObjectRef),
     /// How a policy stands, which depends on the routes that lead to its targets.
     Policy(ObjectRef),
+    /// How an XBackend stands, which depends on the routes that lead to it.
+    Backend(ObjectRef),
 }
 
 /// Translates, and remembers what was read for what.
@@ -152,6 +155,9 @@ impl Translator {
                 Kind::BackendTlsPolicy | Kind::XBackendTrafficPolicy => {
                     run.dirty.insert(Node::Policy(reference.clone()));
                 }
+                Kind::XBackend => {
+                    run.dirty.insert(Node::Backend(reference.clone()));
+                }
                 Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
                     run.dirty.insert(Node::Route(reference.clone()));
                 }
@@ -222,8 +228,11 @@ impl Translator {
         let result = derive(&reader);
         let mut read = reader.into_read();
         // What is put again is derived anyway, so of what is gone nothing needs to be remembered.
-        if let Node::Class(reference) | Node::Listeners(reference) | Node::Route(reference) | Node::Policy(reference) =
-            node
+        if let Node::Class(reference)
+        | Node::Listeners(reference)
+        | Node::Route(reference)
+        | Node::Policy(reference)
+        | Node::Backend(reference) = node
             && self.world.get(reference).is_none()
         {
             read.clear();
@@ -256,6 +265,7 @@ impl Translator {
             Node::OwnerStatus(reference) => self.owner_status(run, reference),
             Node::Diagnosis(reference) => self.diagnose(run, reference),
             Node::Policy(reference) => self.policy(run, &node, reference),
+            Node::Backend(reference) => self.backend(run, &node, reference),
         }
     }
 
@@ -363,13 +373,11 @@ impl Translator {
         }
     }
 
-    /// Counts through which Gateways requests come to Services, and has the policies of those say so.
+    /// Counts through which Gateways requests come to Services and XBackends, and has these and their policies say so.
     fn count_ancestors(&mut self, run: &mut Run, before: &RouteResult, after: &RouteResult) {
         let pairs = |route: &RouteResult| -> BTreeSet<(ObjectRef, ObjectRef)> {
-            let services = route.services.iter().map(|key| {
-                let (namespace, name, _) = key.parts();
-                ObjectRef::new(Kind::Service, namespace, name)
-            });
+            let services = route.services.iter().map(service::object);
+            let services = services.chain(route.unserved.iter().cloned());
             let gateways = |service: ObjectRef| {
                 route
                     .gateways
@@ -395,6 +403,9 @@ impl Translator {
             if turned {
                 run.dirty
                     .extend(self.world.policies(service).cloned().map(Node::Policy));
+                if service.kind == Kind::XBackend {
+                    run.dirty.insert(Node::Backend(service.clone()));
+                }
             }
         }
     }
@@ -412,6 +423,15 @@ impl Translator {
         self.ancestors = ancestors;
         let (status, diagnostics) = stand.unzip();
         self.set_status(run, reference, status.map(Status::Policy));
+        self.set_diagnostics(run, reference, diagnostics.unwrap_or_default());
+    }
+
+    fn backend(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let gateways = self.ancestors.get(reference).into_iter().flatten();
+        let gateways = gateways.map(|(gateway, _)| gateway.clone()).collect();
+        let stand = self.read(node, |reader| xbackend::stand(reader, reference, &gateways));
+        let (status, diagnostics) = stand.unzip();
+        self.set_status(run, reference, status.map(Status::XBackend));
         self.set_diagnostics(run, reference, diagnostics.unwrap_or_default());
     }
 
@@ -489,19 +509,18 @@ impl Translator {
         {
             run.dirty.insert(Node::Workload(workload.clone()));
         }
-        let bundles = |result: &Option<ServiceResult>| -> Vec<Resource> {
-            let bundles = result.iter().flat_map(|result| result.bundles.iter().cloned());
-            bundles.map(Resource::TrustBundle).collect()
+        let needed = |result: &Option<ServiceResult>| -> Vec<Resource> {
+            let results = result.iter();
+            results.flat_map(|result| result.resources.clone()).collect()
         };
-        self.share(run, &bundles(&before), bundles(&derived));
+        self.share(run, &needed(&before), needed(&derived));
         let resource = derived
             .as_ref()
             .map(|derived| Resource::Service(derived.service.clone()));
         self.set_resource(run, Key::Service(key.clone()), resource);
         // Whether a backend has endpoints is said at the routes that use it; nothing else of theirs depends on it.
         if old.is_empty() != new.is_empty() || before.is_some() != derived.is_some() {
-            let (namespace, name, _) = key.parts();
-            let service = Dependency::Object(ObjectRef::new(Kind::Service, namespace, name));
+            let service = Dependency::Object(service::object(key));
             let routes = self.readers.get(&service).into_iter().flatten();
             let routes: Vec<Node> = routes
                 .filter_map(|node| match node {
@@ -563,7 +582,8 @@ impl Translator {
         diagnostics.extend(self.claims.shadowed(&derived.claims));
         for (path, key) in &derived.backends {
             let known = self.services.get(key);
-            if known.is_some_and(|service| service.endpoints.is_empty()) {
+            let bare = |known: &ServiceResult| known.endpoints.is_empty() && known.service.names.is_empty();
+            if known.is_some_and(bare) {
                 let message = format!("the Service {key} has no endpoints that are ready");
                 let remedy = "start its pods, or add an EndpointSlice; `weft up --echo` answers for it";
                 diagnostics.push(Code::NoEndpoints.at(path, message, remedy));

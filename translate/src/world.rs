@@ -9,7 +9,7 @@ use std::{
 use weft_crds::{
     BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind,
     ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
-    UdpRoute, XBackendTrafficPolicy,
+    UdpRoute, XBackend, XBackendTrafficPolicy,
 };
 
 use crate::{
@@ -247,6 +247,7 @@ impl<'w> Reader<'w> {
         namespace: Namespace -> Namespace;
         service: Service -> Service;
         secret: Secret -> Secret;
+        xbackend: XBackend -> XBackend;
         traffic_policy: XBackendTrafficPolicy -> XBackendTrafficPolicy;
         gateway_parameters: GatewayParameters -> GatewayParameters;
         config_map: ConfigMap -> ConfigMap;

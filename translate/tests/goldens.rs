@@ -16,7 +16,7 @@ use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::Serialize;
 use support::{apply, manifests, translator};
-use weft_crds::{Condition, Kind, ListenerStatus, Object, ObjectRef, ParentReference};
+use weft_crds::{Condition, Kind, ListenerStatus, Object, ObjectRef, ParentReference, ParentStatus};
 use weft_model::{Key, PrivateKeyPem, Resource};
 use weft_translate::{Diagnostic, Status, Translator};
 
@@ -63,6 +63,9 @@ enum Shown {
         ancestors: Vec<ShownAncestor>,
     },
     Route {
+        parents: Vec<ShownParent>,
+    },
+    XBackend {
         parents: Vec<ShownParent>,
     },
 }
@@ -119,6 +122,14 @@ fn lines(conditions: &[Condition]) -> Vec<String> {
     conditions.iter().map(line).collect()
 }
 
+fn parents(statuses: &[ParentStatus]) -> Vec<ShownParent> {
+    let shown = |parent: &ParentStatus| ShownParent {
+        parent_ref: parent.parent_ref.clone(),
+        conditions: lines(&parent.conditions),
+    };
+    statuses.iter().map(shown).collect()
+}
+
 fn shown(status: &Status) -> Shown {
     match status {
         Status::GatewayClass(class) => Shown::Class {
@@ -145,14 +156,10 @@ fn shown(status: &Status) -> Shown {
                 .collect(),
         },
         Status::Route(route) => Shown::Route {
-            parents: route
-                .parents
-                .iter()
-                .map(|parent| ShownParent {
-                    parent_ref: parent.parent_ref.clone(),
-                    conditions: lines(&parent.conditions),
-                })
-                .collect(),
+            parents: parents(&route.parents),
+        },
+        Status::XBackend(backend) => Shown::XBackend {
+            parents: parents(&backend.parents),
         },
     }
 }

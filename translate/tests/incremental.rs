@@ -19,6 +19,7 @@ const LISTENERS: [&str; 2] = ["l1", "l2"];
 const HOSTNAMES: [&str; 4] = ["x.com", "*.x.com", "*.com", "y.org"];
 const ROUTES: [&str; 3] = ["r1", "r2", "r3"];
 const SERVICES: [&str; 2] = ["s1", "s2"];
+const XBACKENDS: [&str; 2] = ["x1", "x2"];
 const PODS: [&str; 3] = ["p1", "p2", "p3"];
 const CREATED: [&str; 2] = ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"];
 
@@ -202,13 +203,47 @@ fn parents() -> impl Strategy<Value = Value> {
 }
 
 fn backends() -> impl Strategy<Value = Value> {
+    let services =
+        (select(&SERVICES), select(&[80_u16, 80, 81])).prop_map(|(name, port)| json!({"name": name, "port": port}));
+    let xbackends = select(&XBACKENDS)
+        .prop_map(|name| json!({"group": "gateway.networking.x-k8s.io", "kind": "XBackend", "name": name}));
     (
         select(&NAMESPACES),
-        select(&SERVICES),
-        select(&[80_u16, 80, 81]),
+        prop_oneof![3 => services, 1 => xbackends],
         0..2_u32,
     )
-        .prop_map(|(namespace, name, port, weight)| json!({"namespace": namespace, "name": name, "port": port, "weight": weight}))
+        .prop_map(|(namespace, mut to, weight)| {
+            to["namespace"] = namespace.into();
+            to["weight"] = weight.into();
+            to
+        })
+}
+
+/// XBackends that are served, that lack what they refer to, and that are refused.
+fn xbackends() -> impl Strategy<Value = Object> {
+    let validation =
+        json!({"hostname": "a.example", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "c1"}]});
+    let tls = select(vec![
+        json!({"mode": "None"}),
+        json!({"mode": "ServerOnly"}),
+        json!({"mode": "ServerOnly", "validation": validation}),
+        json!({"mode": "ClientAndServer", "clientCertificateRef": {"name": "t"}}),
+        json!({"mode": "ClientAndServer", "clientCertificateRef": {"name": "t", "namespace": "a"}, "validation": validation}),
+    ]);
+    (
+        select(&NAMESPACES),
+        select(&XBACKENDS),
+        select(&["one.example", "two.example", "10.0.0.1"]),
+        select(&[443_u16, 8443]),
+        select(&["HTTP", "HTTP11", "TCP", "MCP"]),
+        tls,
+    )
+        .prop_map(|(namespace, name, hostname, port, protocol, tls)| {
+            let metadata = json!({"namespace": namespace, "name": name});
+            let spec = json!({"type": "ExternalHostname", "externalHostname": {"hostname": hostname},
+                "port": {"port": port}, "protocol": protocol, "tls": tls});
+            object(Kind::XBackend, json!({"metadata": metadata, "spec": spec}))
+        })
 }
 
 fn http_rules() -> impl Strategy<Value = Value> {
@@ -288,6 +323,7 @@ fn grants() -> impl Strategy<Value = Object> {
             "UDPRoute",
             "Gateway",
             "ListenerSet",
+            "XBackend",
         ]),
         select(&NAMESPACES),
         select(vec![
@@ -295,10 +331,15 @@ fn grants() -> impl Strategy<Value = Object> {
             json!({"group": "", "kind": "Service", "name": "s1"}),
             json!({"group": "", "kind": "Secret"}),
             json!({"group": "", "kind": "ConfigMap"}),
+            json!({"group": "gateway.networking.x-k8s.io", "kind": "XBackend"}),
         ]),
     )
         .prop_map(|(namespace, name, kind, from, to)| {
-            let from = json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": from});
+            let group = match kind {
+                "XBackend" => "gateway.networking.x-k8s.io",
+                _ => "gateway.networking.k8s.io",
+            };
+            let from = json!({"group": group, "kind": kind, "namespace": from});
             let spec = json!({"from": [from], "to": [to]});
             object(
                 Kind::ReferenceGrant,
@@ -333,8 +374,8 @@ fn traffic_policies() -> impl Strategy<Value = Object> {
         json!({"retryConstraint": {"budget": {"percent": 101}}}),
     ];
     let target = (
-        select(&["Service", "Service", "Deployment"]),
-        select(&["s1", "s2", "s3"]),
+        select(&["Service", "Service", "Deployment", "XBackend"]),
+        select(&["s1", "s2", "s3", "x1"]),
     );
     (
         select(&NAMESPACES),
@@ -344,7 +385,14 @@ fn traffic_policies() -> impl Strategy<Value = Object> {
         select(parts),
     )
         .prop_map(|(namespace, name, created, targets, mut spec)| {
-            let target = |(kind, name): (&str, &str)| json!({"group": "", "kind": kind, "name": name});
+            let target = |(kind, name): (&str, &str)| {
+                let group = if kind == "XBackend" {
+                    "gateway.networking.x-k8s.io"
+                } else {
+                    ""
+                };
+                json!({"group": group, "kind": kind, "name": name})
+            };
             spec["targetRefs"] = targets.into_iter().map(target).collect();
             let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
             object(Kind::XBackendTrafficPolicy, json!({"metadata": metadata, "spec": spec}))
@@ -417,6 +465,7 @@ fn objects() -> impl Strategy<Value = Object> {
         2 => routes(Kind::UdpRoute, l4_rules()),
         2 => grants(),
         3 => services(),
+        3 => xbackends(),
         3 => slices(),
         3 => traffic_policies(),
         1 => secrets(),

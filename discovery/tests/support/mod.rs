@@ -276,6 +276,7 @@ pub fn service(key: &str) -> Resource {
     Resource::Service(Arc::new(Service {
         key: key.into(),
         protocol: BackendProtocol::Http1,
+        names: Vec::new(),
         session: None,
         retry_budget: None,
         tls: None,

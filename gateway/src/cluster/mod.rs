@@ -18,6 +18,7 @@ use weft_proxy::{Options, Proxy};
 
 use crate::{
     admin::{self, Pages},
+    names::{self, NamesOptions},
     state::State,
 };
 use store::Store;
@@ -41,6 +42,8 @@ pub struct ClusterOptions {
     pub admin: SocketAddr,
     /// How long connections are still taken after the pod was told to end.
     pub linger: Duration,
+    /// How names of destinations are resolved.
+    pub names: NamesOptions,
 }
 
 /// Why it cannot start.
@@ -60,6 +63,7 @@ pub struct Cluster {
     linger: Duration,
     subscription: JoinHandle<()>,
     keeping: Option<JoinHandle<()>>,
+    names: JoinHandle<()>,
     probes: SocketAddr,
 }
 
@@ -86,6 +90,7 @@ impl Cluster {
             changed,
         };
         let mut subscriber = Subscriber::new(options.operator, &options.gateway, &options.replica, applier);
+        let names = names::start(proxy.clone(), options.names);
         let mut keeping = None;
         if let Some(folder) = options.state {
             let store = Store::new(&folder, &options.gateway);
@@ -109,6 +114,7 @@ impl Cluster {
             linger: options.linger,
             subscription: tokio::spawn(subscriber.run()),
             keeping,
+            names,
             probes,
         })
     }
@@ -132,6 +138,7 @@ impl Cluster {
         if let Some(keeping) = self.keeping {
             keeping.abort();
         }
+        self.names.abort();
         self.state.proxy().shutdown().await;
     }
 }

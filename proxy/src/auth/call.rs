@@ -57,8 +57,8 @@ pub(crate) struct Limits {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    #[error("it has no endpoint")]
-    NoEndpoint,
+    #[error("it has no endpoint{0}")]
+    NoEndpoint(String),
     #[error("no connection to it: {0}")]
     Connect(ConnectError),
     #[error("it closed an idle connection as the request went out")]
@@ -87,7 +87,12 @@ impl Call {
         let mut tries = 0;
         upstream.budget.request(now);
         loop {
-            let endpoint = upstream.pick(now, last.as_ref()).ok_or(CallError::NoEndpoint)?;
+            let Some(endpoint) = upstream.pick(now, last.as_ref()) else {
+                let why = Some(upstream.nowhere().1).filter(|why| !why.is_empty());
+                return Err(CallError::NoEndpoint(
+                    why.map(|why| format!(": {why}")).unwrap_or_default(),
+                ));
+            };
             let in_flight = EndpointState::start(&endpoint, now);
             let try_end = limits.each.map(|each| now + each);
             let (end, late) = match (limits.end, try_end) {

@@ -8,12 +8,12 @@ use std::{
 };
 
 use weft_model::{
-    Certificate, CertificateKey, Change, Key, L4Route, Listener, ListenerKey, Rejected, Resource, Route, RouteKey,
-    Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
+    Certificate, CertificateKey, Change, Key, L4Route, Listener, ListenerKey, NamedEndpoint, Rejected, Resource, Route,
+    RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
 };
 
 use super::{
-    BackendTls, Endpoint, L4Rule, Place, Port, Rule, ServiceEntry, ServiceId, Snapshot,
+    BackendTls, Endpoint, L4Rule, Named, Place, Port, Resolution, Rule, ServiceEntry, ServiceId, Snapshot,
     certificate::CertificateEntry,
     port::{Attached, Served},
     trust::{ClientVerification, TrustEntry},
@@ -33,10 +33,12 @@ pub struct Configuration {
     endpoints: Index<ServiceKey, (WorkloadKey, SocketAddr)>,
     /// The routes that name a listener. It may not exist (yet).
     attached: Index<ListenerKey, RouteKey>,
-    /// The listeners that name a certificate. It may not exist (yet).
-    shown_by: Index<CertificateKey, ListenerKey>,
+    /// The listeners and services that name a certificate. It may not exist (yet).
+    shown_by: Index<CertificateKey, Key>,
     /// The listeners and services that name a trust bundle. It may not exist (yet).
     trusted_by: Index<TrustBundleKey, Key>,
+    /// The services that have a name.
+    named_by: Index<String, ServiceKey>,
     by_port: Index<Place, ListenerKey>,
     /// The listeners that are on their port, in the version that is.
     served: HashMap<ListenerKey, Arc<Listener>>,
@@ -54,6 +56,7 @@ struct Touched {
     ports: BTreeSet<Place>,
     certificates: HashSet<CertificateKey>,
     trust_bundles: HashSet<TrustBundleKey>,
+    names: HashSet<String>,
 }
 
 /// A service's number, kept as long as somebody uses it: a rule that names it, or the service itself.
@@ -101,6 +104,11 @@ impl Configuration {
             }
         }
         let touched = std::mem::take(&mut self.touched);
+        for hostname in &touched.names {
+            if !self.named_by.contains_key(hostname) {
+                self.next.names.remove(hostname);
+            }
+        }
         for key in &touched.services {
             self.settle_service(key);
         }
@@ -109,16 +117,41 @@ impl Configuration {
         }
         self.settle_ports(&touched.ports, &mut rejected);
         for key in &touched.certificates {
-            self.settle_certificate(key);
+            self.settle_certificate(key, &mut rejected);
         }
-        if touched.anything {
+        Applied {
+            snapshot: self.publish(touched.anything),
+            rejected,
+        }
+    }
+
+    /// Takes what names have come to. What nobody names any more is passed over.
+    pub fn resolve(&mut self, resolutions: Vec<(String, Resolution)>) -> Arc<Snapshot> {
+        let mut changed = false;
+        for (hostname, resolution) in resolutions {
+            let known = match self.next.names.get(&hostname) {
+                Some(known) => known.as_deref(),
+                None => continue,
+            };
+            if known == Some(&resolution) {
+                continue;
+            }
+            changed = true;
+            self.next.names.insert(hostname.clone(), Some(Arc::new(resolution)));
+            for service in self.named_by.get(&hostname).cloned().into_iter().flatten() {
+                self.settle_service(&service);
+            }
+        }
+        self.publish(changed)
+    }
+
+    /// What is served from now on.
+    fn publish(&mut self, changed: bool) -> Arc<Snapshot> {
+        if changed {
             self.next.generation += 1;
             self.current = Arc::new(self.next.clone());
         }
-        Applied {
-            snapshot: Arc::clone(&self.current),
-            rejected,
-        }
+        Arc::clone(&self.current)
     }
 
     fn remove(&mut self, key: &Key) -> bool {
@@ -163,12 +196,34 @@ impl Configuration {
         Ok(true)
     }
 
-    /// Gives a certificate to the listeners that show it.
-    fn settle_certificate(&mut self, key: &CertificateKey) {
-        for listener in self.shown_by.get(key).into_iter().flatten() {
-            if let Some(listener) = self.served.get(listener) {
-                self.next.serve(listener);
+    /// Gives a certificate to the listeners and services that show it.
+    fn settle_certificate(&mut self, key: &CertificateKey, rejected: &mut Vec<Rejected>) {
+        for key in self.shown_by.get(key).cloned().into_iter().flatten() {
+            self.secure_anew(key, rejected);
+        }
+    }
+
+    /// Gives a listener or a service what it names of certificates and trust bundles.
+    fn secure_anew(&mut self, key: Key, rejected: &mut Vec<Rejected>) {
+        match &key {
+            Key::Listener(listener) => {
+                if let Some(listener) = self.served.get(listener) {
+                    self.next.serve(listener);
+                }
             }
+            Key::Service(service) => {
+                let Some(entry) = self.next.services.get(service) else {
+                    return;
+                };
+                match self.next.backend_tls(&entry.service) {
+                    Ok(tls) => self.insert_service(ServiceEntry {
+                        tls,
+                        ..ServiceEntry::clone(entry)
+                    }),
+                    Err(reason) => rejected.push(Rejected { key, reason }),
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -194,39 +249,27 @@ impl Configuration {
     /// Gives a trust bundle to the listeners and services that trust by it.
     fn settle_trust_bundle(&mut self, key: &TrustBundleKey, rejected: &mut Vec<Rejected>) {
         for key in self.trusted_by.get(key).cloned().into_iter().flatten() {
-            match &key {
-                Key::Listener(listener) => {
-                    if let Some(listener) = self.served.get(listener) {
-                        self.next.serve(listener);
-                    }
-                }
-                Key::Service(service) => {
-                    let Some(entry) = self.next.services.get(service) else {
-                        continue;
-                    };
-                    match self.next.backend_tls(&entry.service) {
-                        Ok(tls) => self.insert_service(ServiceEntry {
-                            id: entry.id,
-                            service: Arc::clone(&entry.service),
-                            session: entry.session.clone(),
-                            endpoints: Arc::clone(&entry.endpoints),
-                            tls,
-                        }),
-                        Err(reason) => rejected.push(Rejected { key, reason }),
-                    }
-                }
-                _ => {}
-            }
+            self.secure_anew(key, rejected);
         }
     }
 }
 
 impl Snapshot {
-    /// How TLS is spoken to a service, by the trust bundles that are there.
+    /// How TLS is spoken to a service, by the trust bundles and certificates that are there.
     fn backend_tls(&self, service: &Service) -> Result<Option<Arc<BackendTls>>, String> {
         let Some(tls) = &service.tls else { return Ok(None) };
         let bundles = bundles_of(tls).iter().filter_map(|key| self.trust_bundles.get(key));
-        Ok(Some(Arc::new(BackendTls::new(tls, bundles)?)))
+        let certificate = tls.certificate().and_then(|key| self.certificates.get(key));
+        let certificate = certificate.map(|entry| &entry.certified);
+        Ok(Some(Arc::new(BackendTls::new(tls, bundles, certificate)?)))
+    }
+
+    /// A name, with what it has come to.
+    fn named(&self, name: &NamedEndpoint) -> Named {
+        Named {
+            endpoint: name.clone(),
+            resolution: self.names.get(&name.hostname).cloned().flatten(),
+        }
     }
 
     /// Puts a listener on its port, which is there, with its certificates and bundles as far as they are.
@@ -296,9 +339,17 @@ impl Configuration {
             let by = self.trusted_by.entry(bundle.clone()).or_default();
             by.insert(Key::Service(key.clone()));
         }
-        let (id, endpoints) = match &old {
-            Some(old) => (old.id, Arc::clone(&old.endpoints)),
-            None => (self.acquire(&key), Arc::default()),
+        for certificate in old.iter().filter_map(|old| old.service.tls.as_ref()?.certificate()) {
+            remove_from(&mut self.shown_by, certificate, &Key::Service(key.clone()));
+        }
+        for certificate in service.tls.iter().filter_map(|tls| tls.certificate()) {
+            let by = self.shown_by.entry(certificate.clone()).or_default();
+            by.insert(Key::Service(key.clone()));
+        }
+        self.rename(&key, old.as_deref().map(|old| &*old.service), Some(&service));
+        let (id, endpoints, names) = match &old {
+            Some(old) => (old.id, Arc::clone(&old.endpoints), Arc::clone(&old.names)),
+            None => (self.acquire(&key), Arc::default(), Arc::default()),
         };
         self.touched.services.insert(key);
         self.next.sessions += usize::from(session.is_some());
@@ -308,9 +359,27 @@ impl Configuration {
             service,
             session,
             endpoints,
+            names,
             tls,
         });
         Ok(true)
+    }
+
+    /// Keeps track of who has which names. What a name has come to is kept for as long as somebody has it.
+    fn rename(&mut self, key: &ServiceKey, before: Option<&Service>, after: Option<&Service>) {
+        let hostnames = |service: Option<&Service>| -> BTreeSet<String> {
+            let names = service.into_iter().flat_map(|service| &service.names);
+            names.map(|name| name.hostname.clone()).collect()
+        };
+        let (before, after) = (hostnames(before), hostnames(after));
+        for hostname in after.difference(&before) {
+            self.named_by.entry(hostname.clone()).or_default().insert(key.clone());
+            self.next.names.entry(hostname, || None);
+        }
+        for hostname in before.difference(&after) {
+            remove_from(&mut self.named_by, hostname, key);
+            self.touched.names.insert(hostname.clone());
+        }
     }
 
     fn remove_service(&mut self, key: &ServiceKey) -> bool {
@@ -322,6 +391,10 @@ impl Configuration {
         for bundle in old.service.tls.iter().flat_map(bundles_of) {
             remove_from(&mut self.trusted_by, bundle, &Key::Service(key.clone()));
         }
+        for certificate in old.service.tls.iter().filter_map(|tls| tls.certificate()) {
+            remove_from(&mut self.shown_by, certificate, &Key::Service(key.clone()));
+        }
+        self.rename(key, Some(&old.service), None);
         self.release(key);
         true
     }
@@ -366,18 +439,20 @@ impl Configuration {
         let Some(entry) = self.next.services.get(key) else {
             return;
         };
-        let known = self.endpoints.get(key).into_iter().flatten();
-        let endpoints: Arc<[Endpoint]> = known
-            .cloned()
-            .map(|(workload, address)| Endpoint { address, workload })
-            .collect();
-        if endpoints != entry.endpoints {
+        let names: Arc<[Named]> = entry.service.names.iter().map(|name| self.next.named(name)).collect();
+        let known = self.endpoints.get(key).into_iter().flatten().cloned();
+        let known = known.map(|(workload, address)| Endpoint { address, workload });
+        let endpoints: Arc<[Endpoint]> = known.chain(names.iter().flat_map(Named::endpoints)).collect();
+        if endpoints != entry.endpoints || names != entry.names {
             let entry = ServiceEntry {
-                id: entry.id,
-                service: Arc::clone(&entry.service),
-                session: entry.session.clone(),
-                endpoints,
-                tls: entry.tls.clone(),
+                // Whoever looks for a change looks for another allocation.
+                endpoints: if endpoints == entry.endpoints {
+                    Arc::clone(&entry.endpoints)
+                } else {
+                    endpoints
+                },
+                names,
+                ..ServiceEntry::clone(entry)
             };
             self.insert_service(entry);
         }
@@ -520,10 +595,8 @@ impl Configuration {
             .or_default()
             .insert(listener.key.clone());
         for certificate in shown_by(&listener) {
-            self.shown_by
-                .entry(certificate.clone())
-                .or_default()
-                .insert(listener.key.clone());
+            let by = self.shown_by.entry(certificate.clone()).or_default();
+            by.insert(Key::Listener(listener.key.clone()));
         }
         for bundle in trusted_by(&listener) {
             let by = self.trusted_by.entry(bundle.clone()).or_default();
@@ -540,7 +613,7 @@ impl Configuration {
         };
         remove_from(&mut self.by_port, &place_of(&old), key);
         for certificate in shown_by(&old) {
-            remove_from(&mut self.shown_by, certificate, key);
+            remove_from(&mut self.shown_by, certificate, &Key::Listener(key.clone()));
         }
         for bundle in trusted_by(&old) {
             remove_from(&mut self.trusted_by, bundle, &Key::Listener(key.clone()));
@@ -691,10 +764,10 @@ mod tests {
                 "filters": [mirror.clone()],
                 "backends": [{"weight": 1, "target": {"service": service}, "filters": [mirror]}]}),
             ),
-            read(
-                serde_json::json!({"kind": "service", "key": "n/1:80", "tls": {"hostname": "a.example",
-                "roots": {"bundles": [format!("ConfigMap/n/s{version}")]}}}),
-            ),
+            read(serde_json::json!({"kind": "service", "key": "n/1:80",
+                "names": [{"hostname": format!("{version}.example"), "port": 443}], "tls": {"hostname": "a.example",
+                "roots": {"bundles": [format!("ConfigMap/n/s{version}")]},
+                "identity": {"certificate": format!("n/c{version}")}}})),
             read(
                 serde_json::json!({"kind": "workload", "key": "n/w", "address": "10.0.0.1", "services": {service: 80}}),
             ),
@@ -721,8 +794,41 @@ mod tests {
         assert_eq!(configuration.attached.len(), 0);
         assert_eq!(configuration.shown_by.len(), 0);
         assert_eq!(configuration.trusted_by.len(), 0);
+        assert_eq!(configuration.named_by.len(), 0);
+        assert!(configuration.next.names.is_empty());
         assert_eq!(configuration.by_port.len(), 0);
         assert_eq!(configuration.served.len(), 0);
+    }
+
+    #[test]
+    fn what_a_name_comes_to_is_kept_as_long_as_somebody_has_it() {
+        let mut configuration = Configuration::new();
+        configuration.apply(everything(1));
+        let key = ServiceKey::from("n/1:80");
+        let endpoints = |snapshot: &Snapshot| -> Vec<String> {
+            let endpoints = snapshot.service(&key).expect("the service").endpoints.iter();
+            endpoints.map(|endpoint| endpoint.address.to_string()).collect()
+        };
+        let resolution = |address: &str| Resolution {
+            addresses: vec![address.parse().expect("an address")],
+            ..Resolution::default()
+        };
+        let resolved = vec![
+            ("1.example".to_owned(), resolution("192.0.2.1")),
+            ("2.example".to_owned(), resolution("192.0.2.2")),
+        ];
+        let first = configuration.resolve(resolved.clone());
+        assert_eq!(endpoints(&first), ["10.0.0.1:80", "192.0.2.1:443"]);
+        let again = configuration.resolve(resolved);
+        assert!(Arc::ptr_eq(&first, &again), "nothing has changed");
+        let renamed = configuration.apply(everything(2)).snapshot;
+        assert_eq!(
+            endpoints(&renamed),
+            Vec::<String>::new(),
+            "another name, and nobody has said what it comes to"
+        );
+        let back = configuration.apply(everything(1)).snapshot;
+        assert_eq!(endpoints(&back), ["10.0.0.1:80"], "nobody had the name for a while");
     }
 
     #[test]

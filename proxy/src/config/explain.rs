@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 use weft_model::{
-    BackendTarget, HeaderMatch, HostPattern, ListenerKey, ListenerProtocol, PathMatch, QueryMatch, RouteKey,
-    RouteMatch, StringMatch,
+    BackendTarget, HeaderMatch, HostPattern, ListenerKey, ListenerProtocol, NamedEndpoint, PathMatch, QueryMatch,
+    RouteKey, RouteMatch, StringMatch,
 };
 
 use super::{
@@ -110,6 +110,9 @@ pub struct Share {
     pub percent: f64,
     /// How many answer for it.
     pub endpoints: usize,
+    /// The names whose addresses answer for it, each with the port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NamedEndpoint>,
     /// The name by which TLS is spoken to them, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
@@ -324,6 +327,7 @@ fn share(snapshot: &Snapshot, source: &BackendTarget, target: &Target, weight: u
         weight,
         percent: 100.0 * f64::from(weight) / (total.max(1) as f64),
         endpoints: service.map_or(0, |service| service.endpoints.len()),
+        names: service.map(|entry| entry.service.names.clone()).unwrap_or_default(),
         tls: service.and_then(|entry| Some(entry.service.tls.as_ref()?.hostname.clone())),
         broken: service.and_then(|entry| entry.service.broken.clone()),
     }

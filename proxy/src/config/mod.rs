@@ -13,6 +13,7 @@ mod filters;
 mod hosts;
 mod l4;
 mod matcher;
+mod names;
 mod paths;
 mod pattern;
 mod port;
@@ -28,6 +29,8 @@ pub use explain::{Explanation, Opaque, Passed, Reason, Share, Step, Taken, Verdi
 pub(crate) use filters::HOP;
 pub use filters::{Answer, Filters, MirrorTarget};
 pub use l4::L4Rule;
+pub(crate) use names::Named;
+pub use names::Resolution;
 pub use port::{Flow, Found, Match, Port};
 pub use rule::{BackendEntry, Rule, Target};
 pub use snapshot::{Endpoint, Place, ServiceEntry, ServiceId, Snapshot};

@@ -7,8 +7,11 @@ use weft_model::{
     Workload, WorkloadKey,
 };
 
-use super::{BackendTls, L4Rule, Port, Rule, certificate::CertificateEntry, table::Table, trust::TrustEntry};
-use crate::session::Session;
+use super::{
+    BackendTls, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry, names, table::Table,
+    trust::TrustEntry,
+};
+use crate::{flag::Flag, session::Session};
 
 /// All that is configured at one moment. Immutable, and shares what it can with the one before and the one after.
 #[derive(Clone, Default)]
@@ -21,6 +24,8 @@ pub struct Snapshot {
     pub(super) workloads: Table<WorkloadKey, Arc<Workload>>,
     pub(super) services: Table<ServiceKey, Arc<ServiceEntry>>,
     pub(super) services_by_id: Table<ServiceId, Arc<ServiceEntry>>,
+    /// The names that stand for endpoints of services, with what they have come to, if that is known.
+    pub(super) names: Table<String, Option<Arc<Resolution>>>,
     /// How many services ask for sessions.
     pub(super) sessions: usize,
     pub(super) routes: Table<RouteKey, Arc<Rule>>,
@@ -36,7 +41,7 @@ pub type Place = (u16, Transport);
 pub struct ServiceId(pub u64);
 
 /// A Service port and who answers for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ServiceEntry {
     /// Stays the same as long as there is a service with this key.
     pub id: ServiceId,
@@ -46,6 +51,8 @@ pub struct ServiceEntry {
     pub(crate) session: Option<Arc<Session>>,
     /// Who answers, ordered by workload. The same allocation as in the last snapshot if nothing changed.
     pub endpoints: Arc<[Endpoint]>,
+    /// The names that stand for some of them.
+    pub(crate) names: Arc<[Named]>,
     /// Present when TLS is spoken to them. The same allocation as in the last snapshot if nothing changed.
     pub tls: Option<Arc<BackendTls>>,
 }
@@ -59,7 +66,20 @@ pub struct Endpoint {
     pub workload: WorkloadKey,
 }
 
+impl ServiceEntry {
+    /// Why it has no endpoint: how that is flagged, and in words if there is more to say.
+    pub(crate) fn nowhere(&self) -> (Flag, String) {
+        names::nowhere(&self.names)
+    }
+}
+
 impl Snapshot {
+    /// The names that stand for endpoints, in no order, with what they have come to, if that is known.
+    pub fn names(&self) -> impl Iterator<Item = (&str, Option<&Resolution>)> {
+        let names = self.names.iter();
+        names.map(|(hostname, resolution)| (hostname.as_str(), resolution.as_deref()))
+    }
+
     /// The ports to listen on, in ascending order.
     pub fn ports(&self) -> impl Iterator<Item = &Arc<Port>> {
         self.ports.values()

@@ -15,8 +15,9 @@ use rustls::{
         ParsedCertificate, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::CertifiedKey,
 };
-use weft_model::{ClientValidation, ClientValidationMode, HostPattern, SubjectAltName, TrustBundle};
+use weft_model::{ClientIdentity, ClientValidation, ClientValidationMode, HostPattern, SubjectAltName, TrustBundle};
 
 /// The one provider of all TLS configurations.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -78,13 +79,23 @@ pub struct BackendTls {
     /// The SNI.
     pub(crate) name: ServerName<'static>,
     pub(crate) verifier: Arc<dyn ServerCertVerifier>,
+    identity: Identity,
+}
+
+/// What is shown to endpoints that ask for a certificate.
+#[derive(Debug)]
+enum Identity {
+    Gateway,
+    /// None where there is none, or where it is not there.
+    Own(Option<Arc<CertifiedKey>>),
 }
 
 impl BackendTls {
-    /// By the model's word, with those of its bundles that are there.
+    /// By the model's word, with those of its bundles that are there, and its certificate if that is.
     pub(super) fn new<'e>(
         source: &weft_model::BackendTls,
         bundles: impl Iterator<Item = &'e Arc<TrustEntry>>,
+        certificate: Option<&Arc<CertifiedKey>>,
     ) -> Result<Self, String> {
         let name = |text: &str| {
             let name = ServerName::try_from(text.to_owned());
@@ -107,7 +118,19 @@ impl BackendTls {
         Ok(Self {
             name: name(&source.hostname)?,
             verifier: Arc::new(verifier),
+            identity: match source.identity {
+                ClientIdentity::Gateway => Identity::Gateway,
+                ClientIdentity::Nothing | ClientIdentity::Certificate(_) => Identity::Own(certificate.cloned()),
+            },
         })
+    }
+
+    /// What is shown to an endpoint that asks for a certificate; `gateway` is that of the Gateway.
+    pub(crate) fn identity<'a>(&'a self, gateway: Option<&'a Arc<CertifiedKey>>) -> Option<&'a Arc<CertifiedKey>> {
+        match &self.identity {
+            Identity::Gateway => gateway,
+            Identity::Own(certificate) => certificate.as_ref(),
+        }
     }
 }
 

@@ -46,8 +46,11 @@ pub(super) fn endpoint(
     story: &Story,
 ) -> Result<Rc<EndpointState>, Ended> {
     let Some(endpoint) = upstream.pick(Instant::now(), failed) else {
-        let reason = format!("the Service {} has no endpoints", upstream.key);
-        return Err(Ended::new(Flag::NoEndpoint, reason));
+        let (flag, mut reason) = upstream.nowhere();
+        if reason.is_empty() {
+            reason = format!("the Service {} has no endpoints", upstream.key);
+        }
+        return Err(Ended::new(flag, reason));
     };
     story.endpoint.set(Some(endpoint.address));
     story.tries.set(story.tries.get() + 1);
@@ -59,7 +62,7 @@ pub(super) fn endpoint(
 pub(super) enum Security<'a> {
     /// The client speaks it with the backend itself.
     Clients,
-    /// As a BackendTLSPolicy says, if there is one for the Service; this is shown where a certificate is asked for.
+    /// As is said of the Service, if anything is; the certificate is the Gateway's.
     Service(Option<&'a Arc<CertifiedKey>>),
 }
 

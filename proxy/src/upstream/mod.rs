@@ -25,6 +25,7 @@ pub(crate) use self::{
 use crate::{
     balance::{Balancer, EndpointState, RetryBudget},
     config::ServiceEntry,
+    flag::Flag,
     traffic::Cells,
     worker::Worker,
 };
@@ -97,10 +98,12 @@ impl Upstream {
         *self.entry.borrow_mut() = entry.clone();
     }
 
-    /// By what connections to it are secured, for requests that show this certificate. None where TLS is not spoken.
-    pub(crate) fn secure(&self, identity: Option<&Arc<CertifiedKey>>) -> Option<Rc<Secure>> {
+    /// By what connections to it are secured, for requests of a Gateway with this certificate. None where TLS is not
+    /// spoken.
+    pub(crate) fn secure(&self, gateway: Option<&Arc<CertifiedKey>>) -> Option<Rc<Secure>> {
         let entry = self.entry.borrow();
         let tls = entry.tls.as_ref()?;
+        let identity = tls.identity(gateway);
         let mut secured = self.secured.borrow_mut();
         if let Some(known) = secured.iter().find(|secure| secure.is_of(tls, identity)) {
             return Some(known.clone());
@@ -117,6 +120,11 @@ impl Upstream {
     /// Chooses an endpoint, but not the one that has just failed if there is another.
     pub(crate) fn pick(&self, now: Instant, exclude: Option<&Rc<EndpointState>>) -> Option<Rc<EndpointState>> {
         self.balancer.pick(now, exclude)
+    }
+
+    /// Why there is no endpoint: how that is flagged, and in words if there is more to say.
+    pub(crate) fn nowhere(&self) -> (Flag, String) {
+        self.entry.borrow().nowhere()
     }
 
     /// The endpoint that a session is with.

@@ -168,6 +168,7 @@ pub fn service(name: &str, protocol: BackendProtocol, addresses: &[SocketAddr]) 
     let mut resources = vec![Resource::Service(Arc::new(Service {
         key: key.clone(),
         protocol,
+        names: Vec::new(),
         session: None,
         retry_budget: None,
         tls: None,
@@ -207,6 +208,11 @@ impl Backend1 {
     /// `answer` gets the request and its number on the backend, and returns raw bytes; none closes the connection.
     pub fn new(answer: impl Fn(&Seen, usize) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+        Self::on(listener, answer)
+    }
+
+    /// The same, where it is told to be.
+    pub fn on(listener: TcpListener, answer: impl Fn(&Seen, usize) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().expect("it is bound");
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = connections.clone();

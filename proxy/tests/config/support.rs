@@ -168,6 +168,7 @@ pub(crate) fn service(name: &str) -> Service {
     Service {
         key: service_key(name),
         protocol: Default::default(),
+        names: Vec::new(),
         session: None,
         retry_budget: None,
         tls: None,

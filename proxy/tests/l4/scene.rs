@@ -83,6 +83,7 @@ pub(crate) fn service(name: &str, transport: Transport, addresses: &[SocketAddr]
     let mut resources = vec![Resource::Service(Arc::new(Service {
         key: key.clone(),
         protocol: BackendProtocol::Undeclared,
+        names: Vec::new(),
         session: None,
         retry_budget: None,
         tls: None,

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use weft_model::{BackendTarget, Change, Key, L4Backend, RouteKind, Transport};
-use weft_proxy::Flag;
+use weft_model::{BackendTarget, Change, Key, L4Backend, NamedEndpoint, Resource, RouteKind, Transport};
+use weft_proxy::{Flag, Resolution};
 
 use crate::{
     common::eventually,
@@ -345,4 +345,30 @@ fn a_listener_that_goes_closes_its_port_and_not_what_came_by_it() {
     client.write_all(b"z").expect("it is open");
     client.read_exact(&mut letter).expect("it is open");
     assert_eq!(letter, *b"z");
+}
+
+#[test]
+fn a_backend_whose_name_is_not_resolved_is_flagged_as_that() {
+    let scene = Scene::new();
+    let port = scene.tcp("tcp");
+    let address = echo("A");
+    let mut resources = service("a", Transport::Tcp, &[]);
+    if let Resource::Service(service) = &mut resources[0] {
+        Arc::make_mut(service).names = vec![NamedEndpoint {
+            hostname: "db.elsewhere.example".to_owned(),
+            port: address.port(),
+        }];
+    }
+    scene.apply(resources);
+    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    assert!(is_refused(&mut connect(port)));
+    assert_eq!(scene.logged()["flag"], "unresolved");
+    let resolution = Resolution {
+        addresses: vec![address.ip()],
+        ..Resolution::default()
+    };
+    let proxy = scene.fixture.proxy.as_ref().expect("it runs");
+    let resolved = vec![("db.elsewhere.example".to_owned(), resolution)];
+    scene.fixture.runtime.block_on(proxy.resolve(resolved));
+    assert_eq!(taker(port), 'A');
 }

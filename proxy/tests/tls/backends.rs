@@ -13,7 +13,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use weft_model::{BackendProtocol, Listener, Resource, Route, Service, ServiceKey};
+use weft_model::{BackendProtocol, BackendTls, ClientIdentity, Listener, Resource, Route, Service, ServiceKey};
 use weft_proxy::Flag;
 
 use crate::{
@@ -225,6 +225,63 @@ fn each_gateway_shows_its_own_certificate() {
 }
 
 #[test]
+fn a_service_with_a_certificate_of_its_own_is_shown_that_and_one_with_none_is_shown_none() {
+    let fixture = Fixture::new();
+    let (ours, clients) = (Authority::new(), Authority::new());
+    let (gateways, own) = (
+        clients.client("spiffe://example/gateway"),
+        clients.client("spiffe://example/own"),
+    );
+    let config = server_config(&ours.server(&["web.internal"]), Some(&clients), b"http/1.1");
+    let backend = Backend::new(config);
+    let port = free_port();
+    let mut resources = vec![
+        bundle("ConfigMap/default/roots", &[&ours]),
+        gateways.resource("default/gateway"),
+        Resource::Listener(Arc::new(Listener {
+            backend_certificate: Some("default/gateway".into()),
+            ..listener("edge", port)
+        })),
+    ];
+    let identities = [
+        ("gateways", ClientIdentity::Gateway),
+        ("own", ClientIdentity::Certificate("default/own".into())),
+        ("none", ClientIdentity::Nothing),
+    ];
+    for (name, identity) in identities {
+        let tls = BackendTls {
+            identity,
+            ..tls("web.internal", &[])
+        };
+        resources.extend(service(name, HTTP, backend.address, tls));
+        resources.push(Resource::Route(Arc::new(Route {
+            listeners: vec!["default/gateway/edge".into()],
+            ..route(name, &format!("/{name}"), name)
+        })));
+    }
+    apply(&fixture, resources);
+    let get = |path: &str| {
+        let mut client = crate::common::Client::to(([127, 0, 0, 1], port).into());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        let answer = client.response("GET");
+        (answer.status, answer.text())
+    };
+    let refused = (502, "tls_failed\n".to_owned());
+    assert!(get("/gateways").1.contains(&format!("client={} ", shown(&gateways))));
+    assert_eq!(
+        get("/own"),
+        refused,
+        "its certificate is not there yet, and no other is shown instead"
+    );
+    assert_eq!(get("/none"), refused);
+    apply(&fixture, vec![own.resource("default/own")]);
+    assert!(get("/own").1.contains(&format!("client={} ", shown(&own))));
+    let third = clients.client("spiffe://example/third");
+    apply(&fixture, vec![third.resource("default/own")]);
+    assert!(get("/own").1.contains(&format!("client={} ", shown(&third))));
+}
+
+#[test]
 fn sessions_are_resumed() {
     let fixture = Fixture::new();
     let ours = Authority::new();
@@ -309,6 +366,7 @@ fn nothing_is_sent_to_a_service_that_cannot_be_trusted() {
     resources[0] = Resource::Service(Arc::new(Service {
         key: ServiceKey::new("default", "web", 80),
         protocol: HTTP,
+        names: Vec::new(),
         session: None,
         retry_budget: None,
         tls: None,

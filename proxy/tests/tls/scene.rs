@@ -17,8 +17,9 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use weft_model::{
-    BackendProtocol, BackendTls, Certificate, CertificateKey, ClientValidation, ClientValidationMode, HostPattern,
-    Listener, ListenerProtocol, ListenerTls, PrivateKeyPem, Resource, Service, SubjectAltName, TrustBundle, TrustRoots,
+    BackendProtocol, BackendTls, Certificate, CertificateKey, ClientIdentity, ClientValidation, ClientValidationMode,
+    HostPattern, Listener, ListenerProtocol, ListenerTls, PrivateKeyPem, Resource, Service, SubjectAltName,
+    TrustBundle, TrustRoots,
 };
 
 use crate::common::{self, PATIENCE, header};
@@ -137,6 +138,7 @@ pub(crate) fn tls(hostname: &str, names: &[&str]) -> BackendTls {
         hostname: hostname.into(),
         subject_alt_names: names.collect(),
         roots: TrustRoots::Bundles(vec!["ConfigMap/default/roots".into()]),
+        identity: ClientIdentity::Gateway,
     }
 }
 
