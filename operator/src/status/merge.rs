@@ -198,6 +198,45 @@ mod tests {
         assert_eq!(merged(&current, &desired), Some(expected));
     }
 
+    /// The suite's GatewayPreserveForeignConditions, HTTPRoutePreserveForeignStatus and
+    /// BackendTLSPolicyPreserveForeignStatus (v1.7).
+    #[test]
+    fn nothing_that_others_say_is_touched_wherever_they_say_it() {
+        let foreign = condition("example.com/Audited", "Unknown", Some(OLD));
+        let entry = |reference: &str, controller: &str, conditions: Value| json!({reference: {"kind": "Gateway", "name": "g"}, "controllerName": controller, "conditions": conditions});
+        // Another controller's entry for the same Gateway, with conditions of the types that are ours.
+        for (list, reference) in [("parents", "parentRef"), ("ancestors", "ancestorRef")] {
+            let theirs = entry(
+                reference,
+                "example.com/other",
+                json!([condition("Accepted", "False", Some(OLD))]),
+            );
+            let ours = |status: &str, time: &str| {
+                entry(
+                    reference,
+                    OURS,
+                    json!([foreign, condition("Accepted", status, Some(time))]),
+                )
+            };
+            let wanted = |status: &str| entry(reference, OURS, json!([condition("Accepted", status, None)]));
+            let current = json!({list: [theirs, ours("True", OLD)]});
+            assert_eq!(merged(&current, &json!({list: [wanted("True")]})), None);
+            let changed = merged(&current, &json!({list: [wanted("False")]}));
+            assert_eq!(changed, Some(json!({list: [theirs, ours("False", NEW)]})));
+            // What others say goes with our entry only once the object is ours no more.
+            assert_eq!(merged(&current, &json!({list: []})), Some(json!({list: [theirs]})));
+            assert_eq!(clear(&current, OURS), Some(json!({list: [theirs]})));
+        }
+        let listener = |status: &str, time: &str| json!({"name": "http", "attachedRoutes": 1, "conditions": [condition("Accepted", status, Some(time)), foreign]});
+        let current = json!({"conditions": [foreign, condition("Accepted", "True", Some(OLD))], "listeners": [listener("True", OLD)]});
+        let wanted = json!({
+            "conditions": [condition("Accepted", "False", None)],
+            "listeners": [{"name": "http", "attachedRoutes": 1, "conditions": [condition("Accepted", "False", None)]}],
+        });
+        let expected = json!({"conditions": [foreign, condition("Accepted", "False", Some(NEW))], "listeners": [listener("False", NEW)]});
+        assert_eq!(merged(&current, &wanted), Some(expected));
+    }
+
     #[test]
     fn what_is_ours_no_more_is_taken_out() {
         let current = json!({"parents": [{"controllerName": "other"}, {"controllerName": OURS}]});
