@@ -13,6 +13,9 @@ use anyhow::{Context as _, ensure};
 use super::{RUN, inside, output};
 use crate::tools::{self, GoProgram};
 
+/// The authorities that the system knows, where Weft's programs look for them.
+const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 const IMAGE: GoProgram = program("image", "image", ".");
 const PAUSE: GoProgram = program("pause", "pause", ".");
 const COREDNS: GoProgram = program("coredns", "coredns", ".");
@@ -123,6 +126,7 @@ fn weft(profile: &str) -> anyhow::Result<Vec<Image>> {
             let program = folder.join(program);
             let mut files = libraries(&program)?;
             files.insert(entrypoint.clone(), program);
+            files.insert(ROOTS.to_owned(), PathBuf::from(ROOTS));
             Ok(Image {
                 names: vec![name],
                 files,

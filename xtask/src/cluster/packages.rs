@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use anyhow::{bail, ensure};
 
 /// A program and the Debian package that brings it.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 12] = [
     ("etcd", "etcd-server"),
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -17,6 +17,7 @@ const NEEDED: [(&str, &str); 11] = [
     ("sysctl", "procps"),
     ("nsenter", "util-linux"),
     ("ldd", "libc-bin"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 /// Where programs are, also those that only root runs.
 const FOLDERS: [&str; 6] = [
