@@ -26,7 +26,7 @@ pub(crate) struct Audience {
 
 #[derive(Debug)]
 struct Known {
-    /// Of a listener, the Gateway it belongs to: where all audience comes from.
+    /// Of a listener or a challenge, the Gateway it belongs to: where all audience comes from.
     owner: Option<GatewayKey>,
     gateways: Gateways,
 }
@@ -57,6 +57,7 @@ impl Audience {
                     });
                     known.owner = match resource {
                         Resource::Listener(listener) => Some(listener.gateway.clone()),
+                        Resource::Challenge(challenge) => Some(challenge.gateway.clone()),
                         _ => None,
                     };
                     Some(known.gateways.clone())
@@ -128,7 +129,7 @@ impl Audience {
 /// How far below the listeners a kind is.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::Listener(_) => 0,
+        Key::Listener(_) | Key::Challenge(_) => 0,
         Key::Route(_) | Key::L4Route(_) => 1,
         Key::Service(_) => 2,
         Key::Workload(_) | Key::Certificate(_) | Key::TrustBundle(_) => 3,
@@ -170,6 +171,6 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
                 .chain(trusted.iter().cloned().map(Key::TrustBundle))
                 .collect()
         }
-        Resource::Certificate(_) | Resource::TrustBundle(_) => BTreeSet::new(),
+        Resource::Certificate(_) | Resource::Challenge(_) | Resource::TrustBundle(_) => BTreeSet::new(),
     }
 }

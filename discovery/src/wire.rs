@@ -65,6 +65,8 @@ pub enum TypeUrl {
     Certificate,
     /// Roots.
     TrustBundle,
+    /// What ACME CAs ask.
+    Challenge,
     /// Endpoints.
     Workload,
     /// Service ports.
@@ -79,9 +81,10 @@ pub enum TypeUrl {
 
 impl TypeUrl {
     /// All of them, in the order in which they are subscribed to.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Certificate,
         Self::TrustBundle,
+        Self::Challenge,
         Self::Workload,
         Self::Service,
         Self::Route,
@@ -94,6 +97,7 @@ impl TypeUrl {
         match self {
             Self::Certificate => "weft.dev/model.v1.Certificate",
             Self::TrustBundle => "weft.dev/model.v1.TrustBundle",
+            Self::Challenge => "weft.dev/model.v1.Challenge",
             Self::Workload => "weft.dev/model.v1.Workload",
             Self::Service => "weft.dev/model.v1.Service",
             Self::Route => "weft.dev/model.v1.Route",
@@ -112,6 +116,7 @@ impl TypeUrl {
         match key {
             Key::Certificate(_) => Self::Certificate,
             Key::TrustBundle(_) => Self::TrustBundle,
+            Key::Challenge(_) => Self::Challenge,
             Key::Workload(_) => Self::Workload,
             Key::Service(_) => Self::Service,
             Key::Route(_) => Self::Route,
@@ -125,6 +130,7 @@ impl TypeUrl {
         match self {
             Self::Certificate => Key::Certificate(name.into()),
             Self::TrustBundle => Key::TrustBundle(name.into()),
+            Self::Challenge => Key::Challenge(name.into()),
             Self::Workload => Key::Workload(name.into()),
             Self::Service => Key::Service(name.into()),
             Self::Route => Key::Route(name.into()),
@@ -139,6 +145,7 @@ pub(crate) fn name(key: &Key) -> &str {
     match key {
         Key::Certificate(key) => key.as_str(),
         Key::TrustBundle(key) => key.as_str(),
+        Key::Challenge(key) => key.as_str(),
         Key::Workload(key) => key.as_str(),
         Key::Service(key) => key.as_str(),
         Key::Route(key) | Key::L4Route(key) => key.as_str(),

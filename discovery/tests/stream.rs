@@ -6,8 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use support::{Operator, Proxy, listener, route, service, workload};
 use weft_model::{
-    AuthProtocol, BackendTls, Certificate, Change, ClientIdentity, ClientValidation, ClientValidationMode,
-    ExternalAuth, Filter, Key, ListenerTls, PrivateKeyPem, Rejected, Resource, TrustBundle, TrustRoots,
+    AuthProtocol, BackendTls, Certificate, Challenge, Change, ClientIdentity, ClientValidation, ClientValidationMode, ExternalAuth, Filter, Key, ListenerTls, PrivateKeyPem, Proof, Rejected, Resource, TrustBundle, TrustRoots,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,4 +323,36 @@ async fn a_data_plane_that_leaves_is_forgotten() {
     operator
         .until(|replicas| replicas.get(&"ns/gw".into()).is_some_and(|known| known.len() == 1))
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_goes_to_the_gateway_by_which_the_ca_comes() {
+    let operator = Operator::start().await;
+    let challenge = |gateway: &str| {
+        Resource::Challenge(Arc::new(Challenge {
+            key: format!("{gateway}/https/tls").into(),
+            gateway: gateway.into(),
+            host: "a.example".to_owned(),
+            proof: Proof::Http {
+                token: "t".to_owned(),
+                key_authorization: "t.k".to_owned(),
+            },
+        }))
+    };
+    let epoch = operator.publish([
+        challenge("ns/gw"),
+        challenge("ns/other"),
+        listener("ns/gw/https", "ns/gw"),
+        listener("ns/other/https", "ns/other"),
+    ]);
+    let proxy = Proxy::connect(&operator, "ns/gw", "gw-1").await;
+    proxy.synced().await;
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    let names: Vec<String> = proxy.log().iter().map(support::name).collect();
+    assert_eq!(names, ["+challenge ns/gw/https/tls", "+listener ns/gw/https"]);
+    proxy.clear();
+    let epoch = operator.remove(["ns/gw", "ns/other"].map(|gateway| challenge(gateway).key()));
+    operator.taken("ns/gw", "gw-1", epoch).await;
+    let names: Vec<String> = proxy.log().iter().map(support::name).collect();
+    assert_eq!(names, ["-challenge ns/gw/https/tls"]);
 }

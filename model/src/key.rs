@@ -72,6 +72,10 @@ key! {
     CertificateKey
 }
 key! {
+    /// The [`ListenerKey`] and the Secret for which a certificate is being ordered, joined by `/`.
+    ChallengeKey
+}
+key! {
     /// `kind/namespace/name` of the ConfigMap or Secret that holds roots.
     TrustBundleKey
 }

@@ -6,6 +6,7 @@
 //! their serde form is the contract: fields are camelCase, absent when empty, and unknown ones are ignored.
 
 mod certificate;
+mod challenge;
 mod filter;
 mod host;
 mod key;
@@ -18,12 +19,13 @@ mod session;
 mod trust;
 
 pub use certificate::{Certificate, PrivateKeyPem};
+pub use challenge::{Challenge, Proof};
 pub use filter::{
     AuthProtocol, Cors, ExternalAuth, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite,
 };
 pub use host::{HostPattern, HostPatternError};
 pub use key::{
-    CertificateKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, ServiceKind, TrustBundleKey, WorkloadKey,
+    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, ServiceKind, TrustBundleKey, WorkloadKey,
 };
 pub use l4::{L4Backend, L4Route};
 pub use listener::{Listener, ListenerProtocol, ListenerTls, Transport};

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Certificate, CertificateKey, L4Route, Listener, ListenerKey, Route, RouteKey, Service, ServiceKey, TrustBundle,
-    TrustBundleKey, Workload, WorkloadKey,
+    Certificate, CertificateKey, Challenge, ChallengeKey, L4Route, Listener, ListenerKey, Route, RouteKey, Service,
+    ServiceKey, TrustBundle, TrustBundleKey, Workload, WorkloadKey,
 };
 
 /// A resource of any kind.
@@ -17,6 +17,8 @@ pub enum Resource {
     Certificate(Arc<Certificate>),
     /// Roots, for the same reason.
     TrustBundle(Arc<TrustBundle>),
+    /// A question of an ACME CA.
+    Challenge(Arc<Challenge>),
     /// An endpoint.
     Workload(Arc<Workload>),
     /// A Service port.
@@ -37,6 +39,8 @@ pub enum Key {
     Certificate(CertificateKey),
     /// A trust bundle's.
     TrustBundle(TrustBundleKey),
+    /// A challenge's.
+    Challenge(ChallengeKey),
     /// A workload's.
     Workload(WorkloadKey),
     /// A service's.
@@ -74,6 +78,7 @@ impl Resource {
         match self {
             Self::Certificate(certificate) => Key::Certificate(certificate.key.clone()),
             Self::TrustBundle(bundle) => Key::TrustBundle(bundle.key.clone()),
+            Self::Challenge(challenge) => Key::Challenge(challenge.key.clone()),
             Self::Workload(workload) => Key::Workload(workload.key.clone()),
             Self::Service(service) => Key::Service(service.key.clone()),
             Self::Route(route) => Key::Route(route.key.clone()),
@@ -86,6 +91,7 @@ impl Resource {
     pub fn redacted(&self) -> Self {
         match self {
             Self::Certificate(certificate) => Self::Certificate(Arc::new(certificate.redacted())),
+            Self::Challenge(challenge) => Self::Challenge(Arc::new(challenge.redacted())),
             other => other.clone(),
         }
     }
@@ -96,6 +102,7 @@ impl fmt::Display for Key {
         match self {
             Self::Certificate(key) => write!(f, "certificate {key}"),
             Self::TrustBundle(key) => write!(f, "trust bundle {key}"),
+            Self::Challenge(key) => write!(f, "challenge {key}"),
             Self::Workload(key) => write!(f, "workload {key}"),
             Self::Service(key) => write!(f, "service {key}"),
             Self::Route(key) | Self::L4Route(key) => write!(f, "route {key}"),

@@ -106,6 +106,12 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         account.fail(Flag::Refused, "dot_segments".into());
         return answer(worker, account, request, HeaderMap::new()).await;
     }
+    if let Some(challenges) = snapshot.challenges()
+        && let Some(text) = challenges.text(&view)
+    {
+        // Boxed, so that other requests do not hold the space for it.
+        return Box::pin(prove(worker, account, request, &text)).await;
+    }
     let found = match snapshot.port(client.port) {
         Some(port) => port.find(&view, client.sni()),
         None => Found::NoRoute,
@@ -457,6 +463,14 @@ async fn answer<D: Downstream>(worker: &Worker, account: &mut Account, request: 
         );
     }
     let text = if grpc { "" } else { text.as_str() };
+    answer_with(worker, account, request, headers, text.as_bytes()).await;
+}
+
+/// Answers an ACME CA that asks whose the host is (RFC 8555, 8.3).
+async fn prove<D: Downstream>(worker: &Worker, account: &mut Account, request: &mut D, text: &str) {
+    account.status = 200;
+    let kind = HeaderValue::from_static("application/octet-stream");
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]);
     answer_with(worker, account, request, headers, text.as_bytes()).await;
 }
 

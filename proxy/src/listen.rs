@@ -159,7 +159,8 @@ async fn secure(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, peer: Socke
     let handshake = async move { tls.accept(stream).await };
     let handshake = tokio::time::timeout(worker.options.limits.head_timeout, handshake);
     let (stream, tls) = match Box::pin(handshake).await {
-        Ok(Ok((stream, tls))) => (Box::new(stream), tls),
+        Ok(Ok(Some((stream, tls)))) => (Box::new(stream), tls),
+        Ok(Ok(None)) => return,
         Ok(Err(error)) => {
             tracing::debug!(%peer, port, %error, "a TLS handshake failed");
             return worker.count_connections(|stats| stats.handshakes_failed += 1);

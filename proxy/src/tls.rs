@@ -15,7 +15,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor, server::TlsStream};
@@ -90,12 +90,17 @@ impl PortTls {
         hello.into_stream(config).await
     }
 
-    /// Shakes hands. What is asked of the client is chosen by its SNI, as the certificate is.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Tls)> {
+    /// Shakes hands. What is asked of the client is chosen by its SNI, as the certificate is. An ACME CA gets its answer, and
+    /// there is nothing else to be served to it.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<Option<(TlsStream<TcpStream>, Tls)>> {
         let before = self.snapshot.load_full();
-        let asks = before.port(self.port).is_some_and(|port| port.asks_clients());
+        let challenges = before.challenges();
+        let asks = challenges.is_some() || before.port(self.port).is_some_and(|port| port.asks_clients());
         let (stream, asked) = if asks {
             let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            if let Some(config) = challenges.and_then(|challenges| challenges.config(&hello.client_hello())) {
+                return prove(hello, config).await.map(|()| None);
+            }
             let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
             let (config, asked) = self.config(&before, sni.as_deref())?;
             (hello.into_stream(config).await?, asked)
@@ -111,8 +116,16 @@ impl PortTls {
             generation: Cell::new(before.generation),
             trusted: Cell::new(true),
         };
-        Ok((stream, tls))
+        Ok(Some((stream, tls)))
     }
+}
+
+/// Answers an ACME CA by a handshake.
+pub(crate) async fn prove<S: AsyncRead + AsyncWrite + Unpin>(
+    hello: StartHandshake<S>,
+    config: Arc<ServerConfig>,
+) -> io::Result<()> {
+    hello.into_stream(config).await?.shutdown().await
 }
 
 impl Tls {

@@ -8,8 +8,7 @@ use std::{
 };
 
 use weft_model::{
-    Certificate, CertificateKey, Change, Key, L4Route, Listener, ListenerKey, NamedEndpoint, Rejected, Resource, Route,
-    RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
+    Certificate, CertificateKey, Challenge, ChallengeKey, Change, Key, L4Route, Listener, ListenerKey, NamedEndpoint, Rejected, Resource, Route, RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
 };
 
 use super::{
@@ -91,6 +90,7 @@ impl Configuration {
             let done = match change {
                 Change::Upsert(Resource::Certificate(certificate)) => self.put_certificate(certificate),
                 Change::Upsert(Resource::TrustBundle(bundle)) => self.put_trust_bundle(bundle),
+                Change::Upsert(Resource::Challenge(challenge)) => self.put_challenge(challenge),
                 Change::Upsert(Resource::Route(route)) => self.put_route(route),
                 Change::Upsert(Resource::Workload(workload)) => Ok(self.put_workload(workload)),
                 Change::Upsert(Resource::Service(service)) => self.put_service(service),
@@ -164,6 +164,7 @@ impl Configuration {
                 self.touched.trust_bundles.insert(key.clone());
                 self.next.trust_bundles.remove(key).is_some()
             }
+            Key::Challenge(key) => self.remove_challenge(key),
             Key::Workload(key) => self.remove_workload(key),
             Key::Service(key) => self.remove_service(key),
             Key::Route(key) => self.remove_route(key),
@@ -225,6 +226,25 @@ impl Configuration {
             }
             _ => {}
         }
+    }
+}
+
+/// Challenges.
+impl Configuration {
+    fn put_challenge(&mut self, challenge: Arc<Challenge>) -> Result<bool, String> {
+        let mut challenges = self.next.challenges.as_deref().cloned().unwrap_or_default();
+        let changed = challenges.put(challenge)?;
+        self.next.challenges = Some(Arc::new(challenges));
+        Ok(changed)
+    }
+
+    fn remove_challenge(&mut self, key: &ChallengeKey) -> bool {
+        let Some(challenges) = &mut self.next.challenges else {
+            return false;
+        };
+        let changed = Arc::make_mut(challenges).remove(key);
+        self.next.challenges.take_if(|challenges| challenges.is_empty());
+        changed
     }
 }
 
@@ -769,6 +789,10 @@ mod tests {
                 "roots": {"bundles": [format!("ConfigMap/n/s{version}")]},
                 "identity": {"certificate": format!("n/c{version}")}}})),
             read(
+                serde_json::json!({"kind": "challenge", "key": "g/g/l/s", "gateway": "g/g", "host": "a.example",
+                "proof": {"type": "http", "token": format!("t{version}"), "keyAuthorization": "k"}}),
+            ),
+            read(
                 serde_json::json!({"kind": "workload", "key": "n/w", "address": "10.0.0.1", "services": {service: 80}}),
             ),
         ]
@@ -780,7 +804,7 @@ mod tests {
         for version in [1, 2, 1, 2] {
             let applied = configuration.apply(everything(version));
             assert_eq!(applied.rejected, []);
-            assert_eq!(applied.snapshot.resources().len(), 4);
+            assert_eq!(applied.snapshot.resources().len(), 5);
         }
         let keys: Vec<_> = configuration.current.resources().iter().map(Resource::key).collect();
         for key in keys {
@@ -798,6 +822,7 @@ mod tests {
         assert!(configuration.next.names.is_empty());
         assert_eq!(configuration.by_port.len(), 0);
         assert_eq!(configuration.served.len(), 0);
+        assert!(configuration.current.challenges().is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod auth;
 mod certificate;
+mod challenges;
 mod configuration;
 mod cors;
 mod explain;

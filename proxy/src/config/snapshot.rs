@@ -8,7 +8,7 @@ use weft_model::{
 };
 
 use super::{
-    BackendTls, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry, names, table::Table,
+    BackendTls, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry, challenges::Challenges, names, table::Table,
     trust::TrustEntry,
 };
 use crate::{flag::Flag, session::Session};
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub(super) ports: BTreeMap<Place, Arc<Port>>,
     pub(super) certificates: Table<CertificateKey, Arc<CertificateEntry>>,
     pub(super) trust_bundles: Table<TrustBundleKey, Arc<TrustEntry>>,
+    /// Absent while no CA asks anything.
+    pub(super) challenges: Option<Arc<Challenges>>,
     pub(super) workloads: Table<WorkloadKey, Arc<Workload>>,
     pub(super) services: Table<ServiceKey, Arc<ServiceEntry>>,
     pub(super) services_by_id: Table<ServiceId, Arc<ServiceEntry>>,
@@ -115,6 +117,11 @@ impl Snapshot {
         self.sessions > 0
     }
 
+    /// What CAs ask at the moment; none while they ask nothing.
+    pub(crate) fn challenges(&self) -> Option<&Challenges> {
+        self.challenges.as_deref()
+    }
+
     /// Every rule of a TLSRoute, TCPRoute or UDPRoute, in no order.
     pub fn l4_rules(&self) -> impl Iterator<Item = &Arc<L4Rule>> {
         self.l4_routes.values()
@@ -135,6 +142,8 @@ impl Snapshot {
             .trust_bundles
             .values()
             .map(|entry| Resource::TrustBundle(Arc::clone(&entry.source)));
+        let challenges = self.challenges.iter().flat_map(|challenges| challenges.sources());
+        let challenges = challenges.map(|challenge| Resource::Challenge(Arc::clone(challenge)));
         let workloads = self
             .workloads
             .values()
@@ -157,6 +166,7 @@ impl Snapshot {
             .map(|listener| Resource::Listener(Arc::clone(listener)));
         let mut all: Vec<_> = certificates
             .chain(trust_bundles)
+            .chain(challenges)
             .chain(workloads)
             .chain(services)
             .chain(routes)

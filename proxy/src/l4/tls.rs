@@ -16,7 +16,7 @@ use crate::{
     balance::InFlight,
     flag::Flag,
     io::{Prefixed, Stream as _},
-    tls::PortTls,
+    tls::{self, PortTls},
     upstream::BackendStream,
     worker::Worker,
 };
@@ -82,6 +82,17 @@ async fn prepare(
     };
     story.sni.replace(hello.sni.clone().unwrap_or_default());
     let snapshot = worker.snapshot();
+    if let Some(challenges) = snapshot.challenges()
+        && let Some(config) = challenges.config(&hello.accepted.client_hello())
+    {
+        let prefixed = Prefixed::new(hello.rest().to_vec(), stream);
+        let proven = tls::prove(StartHandshake::from_parts(hello.accepted, prefixed), config);
+        let proven = timeout(patience, proven).await.map_err(std::io::Error::from);
+        return Err(match proven.and_then(|proven| proven) {
+            Ok(()) => Ended::well(),
+            Err(error) => Ended::new(Flag::ClientGone, error.to_string()),
+        });
+    }
     let port = snapshot.port(port);
     let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(hello.sni.as_deref())?))) else {
         return Err(Ended::new(Flag::NoRoute, "no TLSRoute is for this SNI"));

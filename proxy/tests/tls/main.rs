@@ -4,5 +4,6 @@
 mod common;
 
 mod backends;
+mod challenges;
 mod clients;
 mod scene;
