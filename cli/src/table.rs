@@ -60,7 +60,8 @@ pub(crate) fn tables(applied: &Applied) -> String {
                     ]);
                 }
             }
-            Status::GatewayClass(_) => {}
+            // That nothing is ordered standalone is said where a listener goes without its certificate.
+            Status::GatewayClass(_) | Status::AcmeIssuer(_) => {}
         }
     }
     let further = [backends, policies].into_iter().filter(|table| !table.is_empty());

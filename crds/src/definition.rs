@@ -7,14 +7,53 @@ use schemars::{
 };
 use serde_json::{Value, json};
 
-use crate::{GatewayParametersSpec, Kind};
+use crate::{AcmeIssuerSpec, GatewayParametersSpec, Kind};
 
 /// The CustomResourceDefinition of every kind that Weft owns.
 pub fn definitions() -> Vec<(Kind, Value)> {
-    vec![(
-        Kind::GatewayParameters,
-        definition::<GatewayParametersSpec>(Kind::GatewayParameters, "gatewayparameters", "GatewayParametersList"),
-    )]
+    let issuer = definition::<AcmeIssuerSpec>(Kind::AcmeIssuer, "acmeissuers", "AcmeIssuerList");
+    vec![
+        (
+            Kind::GatewayParameters,
+            definition::<GatewayParametersSpec>(Kind::GatewayParameters, "gatewayparameters", "GatewayParametersList"),
+        ),
+        (Kind::AcmeIssuer, with_conditions(issuer, "Ready")),
+    ]
+}
+
+/// Gives a definition a status that is conditions, one of which is shown in lists.
+fn with_conditions(mut definition: Value, shown: &str) -> Value {
+    let text = |length: u32| json!({"type": "string", "maxLength": length});
+    let condition = json!({
+        "type": "object",
+        "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+        "properties": {
+            "type": text(316),
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "reason": text(1024),
+            "message": text(32768),
+            "lastTransitionTime": {"type": "string", "format": "date-time"},
+            "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+        },
+    });
+    let version = &mut definition["spec"]["versions"][0];
+    version["subresources"] = json!({"status": {}});
+    version["additionalPrinterColumns"] = json!([
+        {"name": shown, "type": "string", "jsonPath": format!(".status.conditions[?(@.type==\"{shown}\")].status")},
+        {"name": "Reason", "type": "string", "jsonPath": format!(".status.conditions[?(@.type==\"{shown}\")].reason")},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    version["schema"]["openAPIV3Schema"]["properties"]["status"] = json!({
+        "type": "object",
+        "properties": {"conditions": {
+            "type": "array",
+            "maxItems": 8,
+            "items": condition,
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+        }},
+    });
+    definition
 }
 
 fn definition<Spec: JsonSchema>(kind: Kind, plural: &str, list: &str) -> Value {

@@ -2,6 +2,7 @@
 //! refers to. They are lenient towards unknown fields, since an API server may be newer than they are; where a file is
 //! read, unknown fields are found by the schema ([`Kind::schema`]).
 
+mod acme;
 mod backend;
 mod core;
 mod definition;
@@ -16,6 +17,10 @@ mod route;
 mod status;
 
 pub use crate::{
+    acme::{
+        AcmeChallenge, AcmeIssuer, AcmeIssuerSpec, AcmeIssuerStatus, ExternalAccountBinding, ISSUER_ANNOTATION,
+        SecretName,
+    },
     backend::{ExternalHostname, XBackend, XBackendPort, XBackendSpec, XBackendTls},
     core::{
         ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret,

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute,
-    ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend,
+    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend,
     XBackendTrafficPolicy,
 };
 
@@ -99,6 +98,7 @@ kinds! {
     Secret(Secret) = "" "Secret" namespaced,
     ConfigMap(ConfigMap) = "" "ConfigMap" namespaced,
     GatewayParameters(GatewayParameters) = "weft.dev" "GatewayParameters" namespaced,
+    AcmeIssuer(AcmeIssuer) = "weft.dev" "AcmeIssuer" namespaced,
 }
 
 impl Kind {

@@ -6,13 +6,31 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use weft_crds::{Kind, ListenerSpec, Secret, SecretReference};
-use weft_model::{Certificate, CertificateKey, PrivateKeyPem};
+use weft_model::{Certificate, CertificateKey, Challenge, PrivateKeyPem};
 
 use crate::{
+    acme::{self, Acme, Outcome},
     diagnostic::{Code, Diagnostic},
     listener::Problem,
     world::Reader,
 };
+
+/// The certificates of a listener that terminates TLS.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// Those that can be used.
+    pub(crate) found: Vec<Arc<Certificate>>,
+    /// Those that are not there yet, for they are being ordered.
+    pub(crate) awaited: Vec<CertificateKey>,
+    /// What is wrong with the first that cannot be used.
+    pub(crate) problem: Option<Problem>,
+    /// What is to be had by ACME,
+    pub(crate) acme: Vec<acme::Part>,
+    /// what CAs ask meanwhile,
+    pub(crate) challenges: Vec<Arc<Challenge>>,
+    /// and why one that is in use could not be renewed.
+    pub(crate) note: Option<String>,
+}
 
 /// Finds the certificates of a listener that terminates TLS. One that cannot be used makes the listener unresolved, but those that can
 /// are still shown.
@@ -20,9 +38,11 @@ pub(crate) fn terminate(
     reader: &Reader<'_>,
     from: (Kind, &str),
     spec: &ListenerSpec,
+    acme: Option<&Acme<'_, '_>>,
     path: &str,
     diagnostics: &mut Vec<Diagnostic>,
-) -> (Vec<Arc<Certificate>>, Option<Problem>) {
+) -> Shown {
+    let mut shown = Shown::default();
     let tls = spec.tls.as_ref();
     let references = tls.map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
     if references.is_empty() {
@@ -32,20 +52,46 @@ pub(crate) fn terminate(
             &message,
             "refer to a kubernetes.io/tls Secret",
         ));
-        return (Vec::new(), Some(("InvalidCertificateRef", message)));
+        shown.problem = Some(("InvalidCertificateRef", message));
+        return shown;
     }
-    let mut found = Vec::new();
-    let mut problem = None;
     for (at, reference) in references.iter().enumerate() {
-        match certificate(reader, from, reference) {
-            Ok(certificate) => found.push(Arc::new(certificate)),
-            Err((code, reason, message, remedy)) => {
-                diagnostics.push(code.at(format!("{path}.tls.certificateRefs[{at}].name"), &message, remedy));
-                problem.get_or_insert((reason, message));
+        let path = format!("{path}.tls.certificateRefs[{at}].name");
+        let outcome = acme.and_then(|acme| acme.outcome(reference));
+        match (certificate(reader, from, reference), &outcome) {
+            (Ok(certificate), outcome) => {
+                shown.found.push(Arc::new(certificate));
+                let said = outcome.as_ref().and_then(|outcome| outcome.said.as_ref());
+                shown.note = shown.note.or_else(|| {
+                    said.map(|said| format!("The certificate in {} is not renewed: {said}", reference.name))
+                });
+            }
+            (
+                Err((_, reason, message, _)),
+                Some(Outcome {
+                    said: Some(said), part, ..
+                }),
+            ) => {
+                let message = format!("{message}: {said}");
+                let remedy = "see the AcmeIssuer, or make the Secret yourself";
+                // One that is on its way is no fault.
+                if part.is_none() {
+                    diagnostics.push(Code::AcmeNotOrdered.at(path, &message, remedy));
+                }
+                shown.awaited.extend(part.as_ref().map(|part| part.secret.clone()));
+                shown.problem.get_or_insert((reason, message));
+            }
+            (Err((code, reason, message, remedy)), _) => {
+                diagnostics.push(code.at(path, &message, remedy));
+                shown.problem.get_or_insert((reason, message));
             }
         }
+        if let Some(outcome) = outcome {
+            shown.acme.extend(outcome.part);
+            shown.challenges.extend(outcome.challenge);
+        }
     }
-    (found, problem)
+    shown
 }
 
 /// What is wrong with a reference: the code, the reason of `ResolvedRefs`, the whole story, and what to do.

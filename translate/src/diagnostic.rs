@@ -76,6 +76,7 @@ codes! {
     InvalidTrust = "W0205" Error "roots cannot be used";
     ListenerSetNotAllowed = "W0206" Error "a Gateway does not allow a ListenerSet";
     InsecureFallback = "W0207" Warning "clients are let in that prove nothing";
+    AcmeNotOrdered = "W0208" Warning "a certificate by ACME is not ordered";
     MissingGrant = "W0301" Error "a reference to another namespace is not permitted";
     NoParent = "W0302" Error "a route attaches to no listener";
     ParentNotFound = "W0303" Warning "a parent does not exist";

@@ -4,6 +4,7 @@
 //! function that reads the world through a recorder. When an object changes, only what had read it is made again, so an
 //! edit costs the same among 5,000 routes as among 50. The result never depends on the order of the edits.
 
+pub mod acme;
 mod backend;
 mod backend_tls;
 mod certificate;

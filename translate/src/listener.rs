@@ -8,7 +8,8 @@ use weft_model::{
 };
 
 use crate::{
-    certificate,
+    acme::{self, Acme},
+    certificate::{self, Shown},
     diagnostic::{Code, Diagnostic},
     frontend,
     owner::{self, Owner},
@@ -29,8 +30,12 @@ pub(crate) struct ListenerState {
     pub(crate) name: String,
     pub(crate) port: u16,
     pub(crate) hostname: Option<HostPattern>,
-    /// Present when it is served.
+    /// Present when data planes listen.
     pub(crate) model: Option<Arc<Listener>>,
+    /// They do, but have no certificate to show yet.
+    awaits: bool,
+    /// The certificates that are to be had by ACME.
+    pub(crate) acme: Vec<acme::Part>,
     pub(crate) key: ListenerKey,
     /// The kinds of routes it takes.
     pub(crate) kinds: Vec<RouteKindStatus>,
@@ -151,10 +156,12 @@ pub(crate) fn one(
         None => Ok(()),
     };
     let mut tls = None;
+    let mut shown = Shown::default();
     if terminates {
         let from = (owner.reference.kind, namespace);
-        let (found, problem) = certificate::terminate(reader, from, spec, path, diagnostics);
-        if let Some(problem) = problem {
+        let acme = Acme::of(reader, owner, spec, hostname.as_ref()).filter(|_| accepted.is_ok());
+        shown = certificate::terminate(reader, from, spec, acme.as_ref(), path, diagnostics);
+        if let Some(problem) = shown.problem.take() {
             resolved = Err(problem);
         }
         let frontend = frontend::on(reader, owner.gateway, spec.port);
@@ -170,12 +177,14 @@ pub(crate) fn one(
             }
             resolved = Err(problem);
         }
-        if !found.is_empty() {
+        if !shown.found.is_empty() || !shown.awaited.is_empty() {
+            let there = shown.found.iter().map(|certificate| &certificate.key);
             tls = Some(ListenerTls {
-                certificates: found.iter().map(|certificate| certificate.key.clone()).collect(),
+                certificates: there.chain(&shown.awaited).cloned().collect(),
                 client: frontend.as_ref().map(|frontend| frontend.client.clone()),
             });
-            resources.extend(found.into_iter().map(Resource::Certificate));
+            resources.extend(shown.found.iter().cloned().map(Resource::Certificate));
+            resources.extend(shown.challenges.drain(..).map(Resource::Challenge));
             let bundles = frontend.into_iter().flat_map(|frontend| frontend.bundles);
             resources.extend(bundles.map(Resource::TrustBundle));
         }
@@ -197,7 +206,9 @@ pub(crate) fn one(
             backend_certificate: backend_certificate.cloned(),
         })
     });
+    let awaits = model.is_some() && shown.found.is_empty() && !shown.awaited.is_empty();
     let programmed = match (&accepted, &resolved, &model) {
+        (_, Err((_, message)), Some(_)) if awaits => condition("Programmed", false, "Pending", message, generation),
         (_, _, Some(_)) => condition("Programmed", true, "Programmed", "The listener is served", generation),
         (Err((_, message)), ..) | (_, Err((_, message)), _) => {
             let reason = conflicted.as_ref().map_or("Invalid", |(reason, _)| reason);
@@ -222,7 +233,7 @@ pub(crate) fn one(
                 "ResolvedRefs",
                 true,
                 "ResolvedRefs",
-                "All references resolve",
+                shown.note.as_deref().unwrap_or("All references resolve"),
                 generation,
             ),
             Err((reason, message)) => condition("ResolvedRefs", false, reason, message, generation),
@@ -247,6 +258,8 @@ pub(crate) fn one(
         name: spec.name.clone(),
         port: spec.port,
         hostname,
+        awaits,
+        acme: shown.acme,
         model,
         key,
         kinds,
@@ -414,6 +427,11 @@ impl ListenerState {
                 *known = condition("Programmed", false, "Invalid", why, generation);
             }
         }
+    }
+
+    /// Whether it is served to clients.
+    pub(crate) fn is_served(&self) -> bool {
+        self.model.is_some() && !self.awaits
     }
 
     pub(crate) fn holds(&self, kind: &str) -> bool {

@@ -9,7 +9,7 @@ use weft_crds::{
 use weft_model::{CertificateKey, ListenerKey, Resource};
 
 use crate::{
-    certificate,
+    acme, certificate,
     diagnostic::{Code, Diagnostic},
     frontend,
     listener::{self, GATEWAY_GROUP, ListenerState, Namespaces, Problem},
@@ -354,7 +354,13 @@ fn backend_certificate(
 impl Listeners {
     /// The listeners that are served.
     pub(crate) fn served(&self) -> impl Iterator<Item = &ListenerState> {
-        self.listeners.iter().filter(|listener| listener.model.is_some())
+        self.listeners.iter().filter(|listener| listener.is_served())
+    }
+
+    /// The certificates that are to be had by ACME.
+    pub(crate) fn acme(&self) -> impl Iterator<Item = &acme::Part> {
+        let listened = self.listeners.iter().filter(|listener| listener.model.is_some());
+        listened.flat_map(|listener| &listener.acme)
     }
 
     /// Whether a ListenerSet counts as attached to its Gateway.
@@ -405,7 +411,7 @@ impl Listeners {
     pub(crate) fn set_status(&self, attached: impl Fn(&ListenerKey) -> usize) -> ListenerSetStatus {
         let generation = self.generation;
         let served = self.served().count();
-        let not_valid = self.names(|listener| listener.model.is_none());
+        let not_valid = self.names(|listener| !listener.is_served());
         let conditions = match (&self.refused, served) {
             (Some((reason, message)), _) => {
                 ["Accepted", "Programmed"].map(|kind| condition(kind, false, reason, message, generation))

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use weft_crds::{
-    Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus, XBackendStatus,
+    AcmeIssuerStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus, XBackendStatus,
 };
 
 /// The status of an object, in the API's form but for `lastTransitionTime`, which whoever writes it adds.
@@ -17,6 +17,8 @@ pub enum Status {
     ListenerSet(ListenerSetStatus),
     /// Of a policy: a BackendTLSPolicy or an XBackendTrafficPolicy.
     Policy(PolicyStatus),
+    /// Of an AcmeIssuer.
+    AcmeIssuer(AcmeIssuerStatus),
     /// Of a route of any kind.
     Route(RouteStatus),
     /// Of an XBackend.

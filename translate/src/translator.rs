@@ -6,10 +6,10 @@ use std::{
 };
 
 use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef, SupportedFeature};
-use weft_model::{Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
+use weft_model::{CertificateKey, Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
 
 use crate::{
-    backend_tls,
+    acme, backend_tls,
     claim::Claims,
     diagnostic::{Code, Diagnostic},
     owner::{self, Listeners, Owner},
@@ -51,6 +51,8 @@ pub struct Output {
     pub cleared: Vec<ObjectRef>,
     /// The whole list of each object whose list has changed; empty when nothing is wrong any more.
     pub diagnostics: Vec<(ObjectRef, Vec<Diagnostic>)>,
+    /// Whether other certificates than before are to be had by ACME.
+    pub acme: bool,
     /// How many derivations were made: what the edits cost.
     pub derived: usize,
 }
@@ -72,6 +74,8 @@ enum Node {
     Policy(ObjectRef),
     /// How an XBackend stands, which depends on the routes that lead to it.
     Backend(ObjectRef),
+    /// How an AcmeIssuer stands.
+    Issuer(ObjectRef),
 }
 
 /// Translates, and remembers what was read for what.
@@ -110,6 +114,7 @@ struct Run {
     before: BTreeMap<Key, Option<Resource>>,
     statuses: BTreeSet<ObjectRef>,
     diagnostics: BTreeSet<ObjectRef>,
+    acme: bool,
     derived: usize,
 }
 
@@ -158,6 +163,9 @@ impl Translator {
                 Kind::XBackend => {
                     run.dirty.insert(Node::Backend(reference.clone()));
                 }
+                Kind::AcmeIssuer => {
+                    run.dirty.insert(Node::Issuer(reference.clone()));
+                }
                 Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
                     run.dirty.insert(Node::Route(reference.clone()));
                 }
@@ -187,6 +195,25 @@ impl Translator {
     /// An object that was put.
     pub fn get(&self, reference: &ObjectRef) -> Option<&Object> {
         self.world.get(reference)
+    }
+
+    /// A resource that data planes have been told.
+    pub fn resource(&self, key: &Key) -> Option<&Resource> {
+        self.resources.get(key)
+    }
+
+    /// The certificates that are to be had by ACME.
+    pub fn wanted(&self) -> BTreeMap<CertificateKey, acme::WantedCertificate> {
+        let owners = self.owners.iter();
+        acme::wanted(owners.flat_map(|(owner, listeners)| listeners.acme().map(move |part| (owner, part))))
+    }
+
+    /// An AcmeIssuer with what it refers to.
+    ///
+    /// # Errors
+    /// It is not there or cannot be used, and why.
+    pub fn issuer(&self, reference: &ObjectRef) -> Result<acme::Issuer, String> {
+        acme::resolve(&Reader::new(&self.options, &self.world, &self.owners), reference)
     }
 
     /// The objects of a kind that were put.
@@ -232,7 +259,8 @@ impl Translator {
         | Node::Listeners(reference)
         | Node::Route(reference)
         | Node::Policy(reference)
-        | Node::Backend(reference) = node
+        | Node::Backend(reference)
+        | Node::Issuer(reference) = node
             && self.world.get(reference).is_none()
         {
             read.clear();
@@ -266,6 +294,7 @@ impl Translator {
             Node::Diagnosis(reference) => self.diagnose(run, reference),
             Node::Policy(reference) => self.policy(run, &node, reference),
             Node::Backend(reference) => self.backend(run, &node, reference),
+            Node::Issuer(reference) => self.issuer_status(run, &node, reference),
         }
     }
 
@@ -300,12 +329,18 @@ impl Translator {
         if before == listeners {
             return;
         }
+        let parts = |listeners: &Option<Arc<Listeners>>| -> Vec<acme::Part> {
+            let listeners = listeners.iter().flat_map(|listeners| listeners.acme());
+            listeners.cloned().collect()
+        };
+        run.acme |= parts(&before) != parts(&listeners);
         if reference.kind == Kind::ListenerSet {
             self.attach_set(run, reference, before.as_deref(), listeners.as_deref());
         }
         let resources = |listeners: &Listeners| -> BTreeMap<Key, Resource> {
             let served = listeners
-                .served()
+                .listeners
+                .iter()
                 .filter_map(|listener| listener.model.clone())
                 .map(Resource::Listener);
             served.map(|resource| (resource.key(), resource)).collect()
@@ -432,6 +467,12 @@ impl Translator {
         let stand = self.read(node, |reader| xbackend::stand(reader, reference, &gateways));
         let (status, diagnostics) = stand.unzip();
         self.set_status(run, reference, status.map(Status::XBackend));
+        self.set_diagnostics(run, reference, diagnostics.unwrap_or_default());
+    }
+
+    fn issuer_status(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let (status, diagnostics) = self.read(node, |reader| acme::stand(reader, reference)).unzip();
+        self.set_status(run, reference, status.map(Status::AcmeIssuer));
         self.set_diagnostics(run, reference, diagnostics.unwrap_or_default());
     }
 
@@ -657,6 +698,7 @@ impl Translator {
             statuses,
             cleared,
             diagnostics: diagnostics.collect(),
+            acme: run.acme,
             derived: run.derived,
         }
     }

@@ -7,9 +7,7 @@ use std::{
 };
 
 use weft_crds::{
-    BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind,
-    ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute,
-    UdpRoute, XBackend, XBackendTrafficPolicy,
+    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind, ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy,
 };
 
 use crate::{
@@ -250,6 +248,7 @@ impl<'w> Reader<'w> {
         xbackend: XBackend -> XBackend;
         traffic_policy: XBackendTrafficPolicy -> XBackendTrafficPolicy;
         gateway_parameters: GatewayParameters -> GatewayParameters;
+        acme_issuer: AcmeIssuer -> AcmeIssuer;
         config_map: ConfigMap -> ConfigMap;
         backend_tls_policy: BackendTlsPolicy -> BackendTlsPolicy;
     }

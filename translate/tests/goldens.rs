@@ -43,7 +43,7 @@ struct Golden {
 #[derive(Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 enum Shown {
-    Class {
+    Conditions {
         conditions: Vec<String>,
     },
     Gateway {
@@ -132,8 +132,11 @@ fn parents(statuses: &[ParentStatus]) -> Vec<ShownParent> {
 
 fn shown(status: &Status) -> Shown {
     match status {
-        Status::GatewayClass(class) => Shown::Class {
+        Status::GatewayClass(class) => Shown::Conditions {
             conditions: lines(&class.conditions),
+        },
+        Status::AcmeIssuer(issuer) => Shown::Conditions {
+            conditions: lines(&issuer.conditions),
         },
         Status::Gateway(gateway) => Shown::Gateway {
             addresses: gateway.addresses.iter().map(|address| address.value.clone()).collect(),
@@ -191,7 +194,7 @@ fn safe(resource: &Resource) -> Resource {
                 .join("\n");
             Resource::TrustBundle(shown.into())
         }
-        other => other.clone(),
+        other => other.redacted(),
     }
 }
 

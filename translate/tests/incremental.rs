@@ -18,6 +18,7 @@ const SETS: [&str; 2] = ["q1", "q2"];
 const LISTENERS: [&str; 2] = ["l1", "l2"];
 const HOSTNAMES: [&str; 4] = ["x.com", "*.x.com", "*.com", "y.org"];
 const ROUTES: [&str; 3] = ["r1", "r2", "r3"];
+const ISSUERS: [&str; 2] = ["i1", "i2"];
 const SERVICES: [&str; 2] = ["s1", "s2"];
 const XBACKENDS: [&str; 2] = ["x1", "x2"];
 const PODS: [&str; 3] = ["p1", "p2", "p3"];
@@ -97,9 +98,13 @@ fn gateways() -> impl Strategy<Value = Object> {
             json!({"namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "web"}}}}),
         ]),
         gateway_tls(),
+        option::weighted(0.5, select(&ISSUERS)),
     )
-        .prop_map(|(namespace, name, created, listeners, allowed, tls)| {
-            let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+        .prop_map(|(namespace, name, created, listeners, allowed, tls, issuer)| {
+            let mut metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
+            if let Some(issuer) = issuer {
+                metadata["annotations"] = json!({"weft.dev/acme-issuer": issuer});
+            }
             let mut spec = json!({"gatewayClassName": "weft", "listeners": listeners, "allowedListeners": allowed});
             if let Some(tls) = tls {
                 spec["tls"] = tls;
@@ -450,6 +455,44 @@ fn secrets() -> impl Strategy<Value = Object> {
     })
 }
 
+fn issuers() -> impl Strategy<Value = Object> {
+    let specs = select(vec![
+        json!({"challenge": "TLS-ALPN-01"}),
+        json!({"challenge": "HTTP-01"}),
+        json!({"server": "http://not.secure"}),
+        json!({"caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "c1"}]}),
+    ]);
+    (select(&NAMESPACES), select(&ISSUERS), specs).prop_map(|(namespace, name, spec)| {
+        let metadata = json!({"namespace": namespace, "name": name});
+        object(Kind::AcmeIssuer, json!({"metadata": metadata, "spec": spec}))
+    })
+}
+
+/// What the operator writes down of the certificate `t`, and of the account of `i1`.
+fn acme_secrets() -> impl Strategy<Value = Object> {
+    let proof = json!({"type": "http", "token": "t", "keyAuthorization": "t.k"});
+    let placed = json!({"url": "u", "server": "s", "hosts": ["y.org"], "privateKey": "k", "proofs": {"y.org": proof}});
+    let failure = json!({"reason": "R", "message": "m", "count": 1, "again": "2026-01-01T00:00:00Z", "of": "x"});
+    let states = select(vec![
+        ("t-acme-order", "weft.dev/acme-order", json!({"placed": placed})),
+        ("t-acme-order", "weft.dev/acme-order", json!({"failure": failure})),
+        ("t-acme-order", "Opaque", json!({"placed": placed})),
+        (
+            "i1-acme-account",
+            "weft.dev/acme-account",
+            json!({"server": "s", "failure": failure}),
+        ),
+    ]);
+    (select(&NAMESPACES), states).prop_map(|(namespace, (name, kind, state))| {
+        let metadata = json!({"namespace": namespace, "name": name});
+        let data = json!({"state.json": state.to_string()});
+        object(
+            Kind::Secret,
+            json!({"metadata": metadata, "type": kind, "stringData": data}),
+        )
+    })
+}
+
 fn objects() -> impl Strategy<Value = Object> {
     prop_oneof![
         1 => namespaces(),
@@ -469,6 +512,8 @@ fn objects() -> impl Strategy<Value = Object> {
         3 => slices(),
         3 => traffic_policies(),
         1 => secrets(),
+        1 => issuers(),
+        1 => acme_secrets(),
     ]
 }
 
@@ -555,6 +600,7 @@ proptest! {
         let mut translator = translator(standalone);
         let mut world: BTreeMap<ObjectRef, Object> = BTreeMap::new();
         let mut follower = Follower::default();
+        let mut wanted = BTreeMap::new();
         for batch in std::iter::once(first).chain(batches) {
             for edit in &batch {
                 match edit {
@@ -562,7 +608,11 @@ proptest! {
                     Edit::Delete(reference) => world.remove(reference),
                 };
             }
-            let needless = follower.follow(translator.apply(batch));
+            let output = translator.apply(batch);
+            if output.acme {
+                wanted = translator.wanted();
+            }
+            let needless = follower.follow(output);
             prop_assert_eq!(needless, Vec::<String>::new());
 
             let mut fresh = support::translator(standalone);
@@ -570,6 +620,7 @@ proptest! {
             prop_assert_eq!(resources(&translator), resources(&fresh));
             prop_assert_eq!(statuses(&translator), statuses(&fresh));
             prop_assert_eq!(diagnostics(&translator), diagnostics(&fresh));
+            prop_assert_eq!(&wanted, &fresh.wanted());
 
             prop_assert_eq!(&follower.resources, &resources(&fresh));
             prop_assert_eq!(&follower.diagnostics, &diagnostics(&fresh));
