@@ -16,10 +16,12 @@ use tokio::{
 use weft_crds::{AddressStatus, GatewayStatus, Kind, Object, ObjectRef};
 use weft_discovery::{Epoch, Replica, Replicas};
 use weft_model::{GatewayKey, Key};
-use weft_translate::Status;
+use weft_translate::{Status, acme::WantedCertificate};
 
 use crate::{
+    acme::{self, Acme, AcmeError, Answered},
     children::{Child, ChildKind},
+    events::{self, Transition},
     infrastructure::{
         addresses::{self, Wanted},
         apply::{self, ApplyError, Step},
@@ -77,6 +79,8 @@ pub(crate) struct Controller {
     held: HashMap<ObjectRef, Epoch>,
     /// Gateways for which something may have to be made.
     gateways: Queue<ObjectRef>,
+    /// Certificates by ACME.
+    acme: Acme,
     /// Why a Gateway cannot have what it asks for: a reason of its condition Programmed, and words.
     problems: HashMap<ObjectRef, (&'static str, String)>,
     tasks: JoinSet<Done>,
@@ -90,6 +94,7 @@ pub(crate) struct Controller {
 enum Done {
     Status(ObjectRef, Result<Written, kube::Error>),
     Gateway(ObjectRef, Vec<Child>, Result<(), ApplyError>),
+    Acme(acme::Task, Result<acme::Report, AcmeError>),
 }
 
 impl Controller {
@@ -99,6 +104,7 @@ impl Controller {
             statuses: Queue::new(STATUSES),
             held: HashMap::new(),
             gateways: Queue::new(GATEWAYS),
+            acme: Acme::new(),
             problems: HashMap::new(),
             tasks: JoinSet::new(),
             replicas: Replicas::new(),
@@ -111,7 +117,8 @@ impl Controller {
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let due = [self.statuses.next(), self.gateways.next()].into_iter().flatten().min();
+            let due = [self.statuses.next(), self.gateways.next(), self.acme.next()];
+            let due = due.into_iter().flatten().min();
             let due = due.filter(|_| self.writes && self.parts.world.is_complete());
             tokio::select! {
                 biased;
@@ -155,6 +162,7 @@ impl Controller {
             return;
         }
         let now = Instant::now();
+        self.acme.heed(&effects, &self.parts.world.translator, now);
         for reference in effects.statuses {
             self.look_at(reference, now);
         }
@@ -277,6 +285,7 @@ impl Controller {
         for reference in routes {
             self.statuses.add(reference, now);
         }
+        self.acme.heard(now);
     }
 
     /// Other replicas of the operator have something new to say of data planes.
@@ -288,6 +297,7 @@ impl Controller {
             for owner in self.parts.world.all_gateways().into_iter().chain(sets) {
                 self.statuses.add(owner, now);
             }
+            self.acme.heard(now);
         }
     }
 
@@ -311,7 +321,8 @@ impl Controller {
     /// What a Gateway has come to: the same for all replicas of the operator that have read the same.
     fn revision(&self, gateway: &ObjectRef) -> String {
         let status = self.parts.world.translator.status_of(gateway);
-        names::digest(&serde_json::to_string(&status).unwrap_or_default())
+        let challenges = self.parts.world.challenges_of(&key(gateway));
+        names::digest(&serde_json::to_string(&(status, challenges)).unwrap_or_default())
     }
 
     /// The data planes of a Gateway that are connected, here or elsewhere.
@@ -348,8 +359,9 @@ impl Controller {
             self.heed(Effects {
                 statuses,
                 gateways,
-                complete: false,
+                ..Effects::default()
             });
+            self.acme.begin(&self.parts.world.translator, Instant::now());
         }
     }
 
@@ -391,8 +403,52 @@ impl Controller {
                 None => self.gateways.done(&gateway, true, now),
             }
         }
+        while let Some(task) = self.acme.take(now) {
+            let answered = self.acme.wanted(&task).map(|wanted| self.answered(wanted));
+            let translator = &self.parts.world.translator;
+            if let Some(work) = self.acme.work(&task, translator, answered.unwrap_or_default(), now) {
+                let work = work.run(self.parts.client.clone(), self.parts.claim.clone());
+                self.tasks.spawn(async move { Done::Acme(task, work.await) });
+            }
+        }
         self.parts.metrics.queued("statuses", self.statuses.len());
         self.parts.metrics.queued("gateways", self.gateways.len());
+        self.parts.metrics.queued("certificates", self.acme.len());
+    }
+
+    /// What the data planes of the Gateways that a certificate is for would answer to a CA.
+    fn answered(&self, wanted: &WantedCertificate) -> Answered {
+        let mut answered = Answered {
+            all: true,
+            ..Answered::default()
+        };
+        let mut told = 0;
+        for (host, keys) in &wanted.hosts {
+            let mut proofs = keys.iter().filter_map(|key| self.parts.world.challenge(key)).peekable();
+            let Some(proof) = proofs.peek().map(|challenge| challenge.proof.clone()) else {
+                // It is proven already, or not asked yet.
+                continue;
+            };
+            told += 1;
+            let taken = proofs.all(|challenge| {
+                let Some(gateway) = world::reference(&challenge.gateway) else {
+                    return false;
+                };
+                let planes = self.planes_of(&gateway);
+                answered.all &= planes.all_connected();
+                let serve = planes.connected.values().filter(|replica| replica.taken > 0);
+                let key = Key::Challenge(challenge.key.clone());
+                let mut serve =
+                    serve.map(|replica| replica.taken >= planes.epoch && !replica.refused.contains_key(&key));
+                let somebody = planes.connected.values().any(|replica| replica.taken > 0);
+                somebody && serve.all(|serves| serves) && self.addresses(&gateway).is_ok_and(|found| !found.is_empty())
+            });
+            if taken {
+                answered.proofs.insert(host.clone(), proof);
+            }
+        }
+        answered.waits = told == 0 || answered.proofs.len() < told;
+        answered
     }
 
     fn done(&mut self, done: Done) {
@@ -408,6 +464,16 @@ impl Controller {
                     }
                 }
                 self.statuses.done(&reference, result.is_ok(), now);
+            }
+            Done::Acme(task, result) => {
+                self.parts.metrics.write("certificate", result.is_ok());
+                let (said, issuer) = self.acme.done(task, result, now);
+                for said in said {
+                    self.say(said);
+                }
+                if let Some(issuer) = issuer {
+                    self.statuses.add(issuer, now);
+                }
             }
             Done::Gateway(gateway, made, result) => {
                 self.parts.metrics.write("gateway", result.is_ok());
@@ -440,6 +506,24 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// Says something by an Event.
+    fn say(&self, said: acme::Said) {
+        let world = &self.parts.world;
+        let (Some(seen), Some(resource)) = (world.seen(&said.owner), world.resource(said.owner.kind)) else {
+            return;
+        };
+        let (seen, version) = (seen.clone(), resource.api_version.clone());
+        let recorder = self.parts.recorder.clone();
+        let transition = Transition {
+            warning: said.warning,
+            condition: "OrderCertificate".to_owned(),
+            reason: said.reason.to_owned(),
+            message: said.message,
+        };
+        // An Event that is not published is no reason to wait.
+        tokio::spawn(async move { events::publish(&recorder, &seen, &version, vec![transition]).await });
     }
 
     /// What is to be written as the status of an object; none if nothing is.
@@ -476,6 +560,18 @@ impl Controller {
                 let refused: Vec<(&Key, &str)> = refused.iter().map(|(key, why)| (key, why.as_str())).collect();
                 Status::Route(programmed::route(route.clone(), &refused, seen.generation))
             }
+            Status::AcmeIssuer(issuer) => {
+                let mut issuer = issuer.clone();
+                if let Some((reason, why)) = self.acme.blocked(reference) {
+                    let ready = issuer.conditions.iter_mut();
+                    for ready in ready.filter(|condition| condition.condition_type == "Ready") {
+                        ready.status = "False".to_owned();
+                        ready.reason = reason.to_owned();
+                        ready.message = why.to_owned();
+                    }
+                }
+                Status::AcmeIssuer(issuer)
+            }
             other => other.clone(),
         };
         serde_json::to_value(status).ok()
@@ -489,12 +585,19 @@ impl Controller {
 
     /// What is known of the data planes of a Gateway, for a status of its own or of what adds to it.
     fn planes(&self, gateway: &ObjectRef, seen: &Seen) -> DataPlanes {
+        DataPlanes {
+            settled: programmed::is_settled(&seen.status(), seen.generation),
+            ..self.planes_of(gateway)
+        }
+    }
+
+    fn planes_of(&self, gateway: &ObjectRef) -> DataPlanes {
         let ready = self.child(gateway, ChildKind::Deployment);
         let ready = ready.and_then(|deployment| deployment.object["status"]["readyReplicas"].as_u64());
         DataPlanes {
             connected: self.connected(&key(gateway), gateway),
             ready: ready.and_then(|ready| usize::try_from(ready).ok()).unwrap_or_default(),
-            settled: programmed::is_settled(&seen.status(), seen.generation),
+            settled: false,
             epoch: self.parts.world.epoch_of(gateway),
         }
     }

@@ -56,8 +56,8 @@ fn compare(before: &Value, after: &Value, prefix: &str, found: &mut Vec<Transiti
         let known = entries(before).iter().find(|known| known["type"] == condition["type"]);
         let before = known.and_then(|known| known["status"].as_str());
         let warning = match (text("type"), before, text("status")) {
-            ("Accepted" | "Programmed" | "ResolvedRefs", before, "False") if before != Some("False") => true,
-            ("Accepted" | "Programmed" | "ResolvedRefs", Some("False"), "True") => false,
+            ("Accepted" | "Programmed" | "ResolvedRefs" | "Ready", before, "False") if before != Some("False") => true,
+            ("Accepted" | "Programmed" | "ResolvedRefs" | "Ready", Some("False"), "True") => false,
             _ => continue,
         };
         // What is on its way is no fault.

@@ -1,5 +1,6 @@
 //! `weft-operator`: the control plane.
 
+mod acme;
 mod admin;
 mod args;
 mod certificates;

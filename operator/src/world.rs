@@ -14,7 +14,7 @@ use kube::api::ApiResource;
 use tokio::sync::watch;
 use weft_crds::{EndpointSlice, Kind, Object, ObjectRef};
 use weft_discovery::{Epoch, Publisher};
-use weft_model::{Change, GatewayKey, Key, ListenerKey, Resource};
+use weft_model::{Challenge, ChallengeKey, Change, GatewayKey, Key, ListenerKey, Resource};
 use weft_translate::{Edit, Options, Translator};
 
 use crate::{
@@ -33,6 +33,10 @@ pub(crate) struct Effects {
     pub(crate) statuses: BTreeSet<ObjectRef>,
     /// Gateways for which not everything may be made.
     pub(crate) gateways: BTreeSet<ObjectRef>,
+    /// Secrets that are new, other or gone, by `namespace/name`.
+    pub(crate) secrets: BTreeSet<String>,
+    /// Whether other certificates than before are to be had by ACME.
+    pub(crate) acme: bool,
     /// Whether this was the first time that everything was known.
     pub(crate) complete: bool,
 }
@@ -65,6 +69,8 @@ pub(crate) struct World {
     held: Vec<Edit>,
     /// Listeners that are published.
     listeners: HashMap<ListenerKey, (GatewayKey, u16, Transport)>,
+    /// Challenges that are.
+    challenges: HashMap<ChallengeKey, GatewayKey>,
     /// The slices of the operator's own Service,
     own: BTreeMap<String, Arc<EndpointSlice>>,
     /// who this replica is,
@@ -95,6 +101,7 @@ impl World {
             awaited: kinds.chain(children).collect(),
             held: Vec::new(),
             listeners: HashMap::new(),
+            challenges: HashMap::new(),
             own: BTreeMap::new(),
             myself,
             others: watch::Sender::new(BTreeSet::new()),
@@ -177,6 +184,22 @@ impl World {
     /// The last epoch that had to do with a Gateway.
     pub(crate) fn epoch_of(&self, gateway: &ObjectRef) -> Epoch {
         self.epochs.get(gateway).copied().unwrap_or_default()
+    }
+
+    /// What CAs ask, as data planes have been told.
+    pub(crate) fn challenge(&self, key: &ChallengeKey) -> Option<&Challenge> {
+        match self.translator.resource(&Key::Challenge(key.clone()))? {
+            Resource::Challenge(challenge) => Some(challenge),
+            _ => None,
+        }
+    }
+
+    /// What CAs ask by way of a Gateway, in the order of their keys.
+    pub(crate) fn challenges_of(&self, gateway: &GatewayKey) -> Vec<&Challenge> {
+        let of = self.challenges.iter().filter(|(_, of)| *of == gateway);
+        let mut found: Vec<&Challenge> = of.filter_map(|(key, _)| self.challenge(key)).collect();
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        found
     }
 
     /// The ports on which a Gateway is served, those of its own listeners and others'.
@@ -316,6 +339,10 @@ impl World {
             Kind::Gateway => {
                 effects.gateways.insert(reference.clone());
             }
+            Kind::Secret => {
+                let ObjectRef { namespace, name, .. } = reference;
+                effects.secrets.insert(format!("{namespace}/{name}"));
+            }
             // Few, and seldom changed: which Gateways name them is not worth remembering.
             Kind::GatewayClass | Kind::GatewayParameters => effects.gateways.append(&mut self.all_gateways()),
             _ => {}
@@ -347,6 +374,11 @@ impl World {
                     Some(listener.gateway.clone())
                 }
                 Change::Remove(Key::Listener(key)) => self.listeners.remove(key).map(|(gateway, ..)| gateway),
+                Change::Upsert(Resource::Challenge(challenge)) => {
+                    self.challenges.insert(challenge.key.clone(), challenge.gateway.clone());
+                    Some(challenge.gateway.clone())
+                }
+                Change::Remove(Key::Challenge(key)) => self.challenges.remove(key),
                 _ => None,
             };
             touched.extend(gateway.as_ref().and_then(reference));
@@ -355,6 +387,7 @@ impl World {
         if !output.changes.is_empty() || self.epoch == 0 {
             self.epoch = self.publisher.publish(output.changes);
         }
+        effects.acme |= output.acme;
         let changed = output.statuses.into_iter().map(|(reference, _)| reference);
         for reference in changed.chain(output.cleared) {
             if reference.kind == Kind::Gateway {

@@ -4,12 +4,13 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 /// The conditions that are ours on whatever status is ours; others are left as they are.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "Accepted",
     "Programmed",
     "ResolvedRefs",
     "Conflicted",
     "PartiallyInvalid",
+    "Ready",
     "OverlappingTLSConfig",
     "InsecureFrontendValidationMode",
 ];

@@ -51,6 +51,11 @@ impl DataPlanes {
         })
     }
 
+    /// Whether all that are ready are connected and serve something.
+    pub(crate) fn all_connected(&self) -> bool {
+        self.connected.values().filter(|replica| replica.taken > 0).count() >= self.ready
+    }
+
     /// What data planes do not serve, in their words.
     fn refused(&self) -> BTreeMap<&Key, &str> {
         let replicas = self.connected.iter();
