@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend,
-    XBackendTrafficPolicy,
+    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute,
+    HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
+    XBackend, XBackendTrafficPolicy,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.

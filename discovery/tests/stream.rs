@@ -6,7 +6,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use support::{Operator, Proxy, listener, route, service, workload};
 use weft_model::{
-    AuthProtocol, BackendTls, Certificate, Challenge, Change, ClientIdentity, ClientValidation, ClientValidationMode, ExternalAuth, Filter, Key, ListenerTls, PrivateKeyPem, Proof, Rejected, Resource, TrustBundle, TrustRoots,
+    AuthProtocol, BackendTls, Certificate, Challenge, Change, ClientIdentity, ClientValidation, ClientValidationMode,
+    ExternalAuth, Filter, Key, ListenerTls, PrivateKeyPem, Proof, Rejected, Resource, TrustBundle, TrustRoots,
 };
 
 #[tokio::test(flavor = "multi_thread")]

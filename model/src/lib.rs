@@ -25,7 +25,8 @@ pub use filter::{
 };
 pub use host::{HostPattern, HostPatternError};
 pub use key::{
-    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, ServiceKind, TrustBundleKey, WorkloadKey,
+    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, ServiceKind, TrustBundleKey,
+    WorkloadKey,
 };
 pub use l4::{L4Backend, L4Route};
 pub use listener::{Listener, ListenerProtocol, ListenerTls, Transport};

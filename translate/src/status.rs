@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use weft_crds::{
-    AcmeIssuerStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus, XBackendStatus,
+    AcmeIssuerStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus,
+    XBackendStatus,
 };
 
 /// The status of an object, in the API's form but for `lastTransitionTime`, which whoever writes it adds.

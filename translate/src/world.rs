@@ -7,7 +7,9 @@ use std::{
 };
 
 use weft_crds::{
-    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute, HttpRoute, Kind, ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy,
+    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute,
+    HttpRoute, Kind, ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service,
+    TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy,
 };
 
 use crate::{

@@ -9,6 +9,7 @@ mod e2e;
 mod fuzz;
 mod generate;
 mod h2spec;
+mod pebble;
 mod steps;
 mod tools;
 
@@ -72,6 +73,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Order certificates from Pebble, a CA for tests.
+    Pebble,
     /// Write what is made from the types: the definitions of Weft's own kinds.
     Generate,
     /// Measure Weft beside its peers, in one run.
@@ -141,6 +144,10 @@ fn run() -> anyhow::Result<ExitCode> {
             e2e::scale(&args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Pebble => {
+            pebble::run()?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Generate => generate::run().map(|()| ExitCode::SUCCESS),
         Command::Bench { args } => {
             let mut steps = steps::Steps::default();
@@ -175,11 +182,13 @@ fn test(fast: bool) -> ExitCode {
     steps.run("tests", "cargo", &["test", "--workspace", "--locked"]);
     if fast {
         steps.skip("HTTP/2 conformance", "left out by --fast");
+        steps.skip("certificates by ACME", "left out by --fast");
         steps.skip("charts", "left out by --fast");
         steps.skip("fuzzing", "left out by --fast");
         steps.skip("cluster", "left out by --fast");
     } else {
         h2spec::run(&mut steps);
+        pebble::test(&mut steps);
         charts::test(&mut steps);
         steps.step("fuzzing", || fuzz::run(None, FUZZING));
         cluster::test(&mut steps);

@@ -8,7 +8,9 @@ use std::{
 };
 
 use weft_model::{
-    Certificate, CertificateKey, Challenge, ChallengeKey, Change, Key, L4Route, Listener, ListenerKey, NamedEndpoint, Rejected, Resource, Route, RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload, WorkloadKey,
+    Certificate, CertificateKey, Challenge, ChallengeKey, Change, Key, L4Route, Listener, ListenerKey, NamedEndpoint,
+    Rejected, Resource, Route, RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, TrustRoots, Workload,
+    WorkloadKey,
 };
 
 use super::{

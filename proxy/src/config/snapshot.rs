@@ -8,8 +8,8 @@ use weft_model::{
 };
 
 use super::{
-    BackendTls, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry, challenges::Challenges, names, table::Table,
-    trust::TrustEntry,
+    BackendTls, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry, challenges::Challenges, names,
+    table::Table, trust::TrustEntry,
 };
 use crate::{flag::Flag, session::Session};
 

@@ -10,7 +10,10 @@ use tokio::{
     time::Instant,
 };
 use weft_discovery::{Authenticate, Denied, Endpoint, Publisher, Server};
-use weft_gateway::cluster::{Cluster, ClusterOptions};
+use weft_gateway::{
+    cluster::{Cluster, ClusterOptions},
+    names::NamesOptions,
+};
 use weft_model::GatewayKey;
 use weft_proxy::{AccessLog, Limits, Options};
 
@@ -167,6 +170,7 @@ pub(super) async fn gateway(operator: &Operator, folder: &Path, offset: u16) -> 
             token: folder.join("token"),
         },
         state: None,
+        names: NamesOptions::in_pod(None),
         proxy: Options {
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             port_offset: offset,

@@ -1,0 +1,65 @@
+//! Certificates by ACME: the operator and a gateway against Pebble, Let's Encrypt's small CA for tests.
+
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+
+use crate::{
+    steps::Steps,
+    tools::{self, GoProgram},
+};
+
+const PEBBLE: GoProgram = program("pebble", "github.com/letsencrypt/pebble/v2/cmd/pebble");
+/// The DNS server that leads it to loopback.
+const NAMES: GoProgram = program(
+    "pebble-challtestsrv",
+    "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv",
+);
+/// The tests, which are left out where nobody says where Pebble is.
+const TESTS: [&str; 9] = [
+    "test",
+    "--locked",
+    "--package",
+    "weft-operator",
+    "--bin",
+    "weft-operator",
+    "acme::tests::",
+    "--",
+    "--ignored",
+];
+
+const fn program(name: &'static str, package: &'static str) -> GoProgram {
+    GoProgram {
+        name,
+        module: "pebble",
+        package,
+        tests: false,
+        link: "",
+    }
+}
+
+/// Builds Pebble if need be, and runs the tests against it.
+pub(crate) fn test(steps: &mut Steps) {
+    if tools::has_go() {
+        steps.step("certificates by ACME", run);
+    } else {
+        steps.skip(
+            "certificates by ACME",
+            "it needs Pebble, and Pebble needs Go: install Go to run it",
+        );
+    }
+}
+
+/// The same by itself.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let (pebble, names) = (PEBBLE.build()?, NAMES.build()?);
+    println!("$ cargo {}", TESTS.join(" "));
+    let status = Command::new("cargo")
+        .args(TESTS)
+        .env("WEFT_PEBBLE", &pebble)
+        .env("WEFT_PEBBLE_NAMES", &names)
+        .status()
+        .context("cargo could not be run")?;
+    ensure!(status.success(), "cargo ended with {status}");
+    Ok(())
+}
