@@ -19,7 +19,7 @@ use crate::{
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
     fields::Fields,
     flag::Flag,
-    h1::Framing,
+    h1::{Framing, Refusal},
     log::{Record, now_ms},
     mirror,
     session::{self, Persistence},
@@ -102,6 +102,12 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         return;
     }
     let view = request.view();
+    if view.method == "CONNECT" {
+        // Over HTTP/1.1 it is no request that can be parsed. It asks for a tunnel, whatever a route does with its path.
+        account.fail(Flag::Refused, Refusal::ConnectRefused.reason().into());
+        account.status = Refusal::ConnectRefused.status();
+        return answer(worker, account, request, HeaderMap::new()).await;
+    }
     if has_dot_segments(view.path) {
         account.fail(Flag::Refused, "dot_segments".into());
         return answer(worker, account, request, HeaderMap::new()).await;

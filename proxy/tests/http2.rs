@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use common::{Backend1, Fixture, free_port, route, service};
@@ -12,6 +15,7 @@ use weft_model::{
     BackendProtocol, Certificate, CertificateKey, Change, Key, Listener, ListenerProtocol, ListenerTls, PrivateKeyPem,
     Resource, RouteKind,
 };
+use weft_proxy::Flag;
 
 /// A backend that speaks HTTP/2 by prior knowledge: it answers with the request's body and says what it saw.
 fn h2_backend(fixture: &Fixture) -> SocketAddr {
@@ -137,6 +141,24 @@ fn prior_knowledge_on_the_port_of_http1() {
             .await;
         assert_eq!(response.status(), 200);
     });
+}
+
+/// With a route that takes whatever there is, a request without a path would go where `/` goes.
+#[test]
+fn a_tunnel_is_refused() {
+    let (fixture, backend) = (Fixture::new(), Backend1::echo());
+    let mut resources = service("web", BackendProtocol::Undeclared, &[backend.address]);
+    resources.push(Resource::Route(Arc::new(route("web", "/", "web"))));
+    fixture.apply(resources);
+    fixture.runtime.block_on(async {
+        let client = H2Client::over(TcpStream::connect(("127.0.0.1", fixture.port)).await.expect("listens")).await;
+        let connect = Request::connect("a.example:443").body(()).expect("valid");
+        let (response, body, _) = client.request(connect, b"", None).await;
+        assert_eq!((response.status().as_u16(), body.as_slice()), (405, &b"refused\n"[..]));
+        assert_eq!(client.request(get("/"), b"", None).await.0.status(), 200);
+    });
+    assert_eq!(backend.connections.load(Ordering::SeqCst), 1);
+    assert_eq!(fixture.stats().flags, [(Flag::Refused, 1)]);
 }
 
 #[test]
