@@ -152,12 +152,18 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
             None => return,
         }
     }
-    let view = request.view();
-    if let Some(direct) = rule.filters.answer(&view, matched.prefix, client.scheme(), client.port) {
+    // The view is made only where somebody looks at it: it checks that each of its texts is one.
+    if !rule.filters.is_empty()
+        && let Some(direct) = (rule.filters).answer(&request.view(), matched.prefix, client.scheme(), client.port)
+    {
         account.status = direct.status;
         return answer(worker, account, request, direct.headers).await;
     }
-    let resumed = session::resume(&snapshot, rule, &view);
+    let resumed = if session::may_resume(&snapshot, rule) {
+        session::resume(&snapshot, rule, &request.view())
+    } else {
+        None
+    };
     // A session stays with its backend, whatever the weights have become.
     let share = match &resumed {
         Some(resumed) => Some(resumed.backend),
@@ -184,7 +190,7 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         return answer(worker, account, request, HeaderMap::new()).await;
     }
     if let Some(auth) = backend.filters.auth()
-        && backend.filters.preflight(&view).is_none()
+        && backend.filters.preflight(&request.view()).is_none()
     {
         let asked = Box::pin(authorize(worker, client, request, account, &snapshot, &matched, auth));
         match asked.await {
@@ -192,10 +198,9 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
             None => return,
         }
     }
-    let direct = backend
-        .filters
-        .answer(&request.view(), matched.prefix, client.scheme(), client.port);
-    if let Some(direct) = direct {
+    if !backend.filters.is_empty()
+        && let Some(direct) = (backend.filters).answer(&request.view(), matched.prefix, client.scheme(), client.port)
+    {
         account.status = direct.status;
         return answer(worker, account, request, direct.headers).await;
     }

@@ -193,11 +193,13 @@ pub(crate) struct Resumed {
     token: Token,
 }
 
-/// Finds the session of a request. Costs nothing where neither the rule nor any Service asks for sessions.
+/// Whether the rule or any Service asks for sessions.
+pub(crate) fn may_resume(snapshot: &Snapshot, rule: &Rule) -> bool {
+    rule.session.is_some() || snapshot.has_sessions()
+}
+
+/// Finds the session of a request.
 pub(crate) fn resume<F: Fields>(snapshot: &Snapshot, rule: &Rule, view: &RequestView<'_, F>) -> Option<Resumed> {
-    if rule.session.is_none() && !snapshot.has_sessions() {
-        return None;
-    }
     let now = now_ms();
     let token = |session: &Session| session.read(&rule.route, view.fields, now);
     let of_rule = match &rule.session {
