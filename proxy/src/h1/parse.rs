@@ -24,8 +24,8 @@ struct Framed {
     upgrade: Option<Span>,
     expects_continue: bool,
     te_trailers: bool,
-    /// The values of `Connection`, which may name further fields that stay on this hop.
-    connection: bool,
+    /// Whether `Connection` names further fields, which stay on this hop.
+    names_fields: bool,
 }
 
 impl Message {
@@ -182,7 +182,7 @@ impl Message {
         let result = fields
             .iter_mut()
             .try_for_each(|field| self.classify(field, &mut framed, request));
-        if framed.connection {
+        if framed.names_fields {
             self.mark_named(&mut fields);
         }
         self.fields = fields;
@@ -216,12 +216,16 @@ impl Message {
                 field.hop = true;
             }
             10 if is_name(name, b"connection") => {
-                framed.connection = true;
                 field.hop = true;
                 for token in tokens(value) {
-                    framed.close |= token.eq_ignore_ascii_case(b"close");
-                    framed.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-                    framed.upgrade_token |= token.eq_ignore_ascii_case(b"upgrade");
+                    if token.eq_ignore_ascii_case(b"keep-alive") {
+                        framed.keep_alive = true;
+                    } else if token.eq_ignore_ascii_case(b"close") {
+                        framed.close = true;
+                    } else {
+                        framed.upgrade_token |= token.eq_ignore_ascii_case(b"upgrade");
+                        framed.names_fields = true;
+                    }
                 }
             }
             10 if is_name(name, b"keep-alive") => field.hop = true,
@@ -460,6 +464,23 @@ fn decimal(value: &[u8]) -> Option<u64> {
     })
 }
 
+/// The bytes of a host's name (RFC 3986, 3.2.2).
+const IN_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"-._~!$&'()*+,;=%";
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
 /// A host, perhaps with a port; no user information (RFC 9110, 4.2.4).
 pub(crate) fn is_authority(value: &[u8]) -> bool {
     let (host, port) = match value.strip_prefix(b"[") {
@@ -479,8 +500,7 @@ pub(crate) fn is_authority(value: &[u8]) -> bool {
         None => {
             let end = memchr::memchr(b':', value).unwrap_or(value.len());
             let (name, port) = value.split_at(end);
-            let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
-            if !name.iter().all(in_name) {
+            if !name.iter().all(|byte| IN_NAME[usize::from(*byte)]) {
                 return false;
             }
             (name, port)
