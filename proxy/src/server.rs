@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc::RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{
     runtime::LocalOptions,
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
 };
 use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource, RouteKey};
@@ -42,6 +42,8 @@ pub struct Proxy {
     log: Option<AccessLogger>,
     /// The names that stand for endpoints.
     names: watch::Sender<BTreeSet<String>>,
+    /// Ends the thread of the ticks when dropped.
+    _running: std::sync::mpsc::Sender<()>,
 }
 
 /// What only one change at a time may touch.
@@ -84,9 +86,12 @@ impl Proxy {
         let empty = Arc::new(Snapshot::default());
         let mut workers = Vec::new();
         let mut threads = Vec::new();
+        let mut ticking = Vec::new();
         for number in 0..options.workers.get() {
             let (commands, queue) = mpsc::channel(COMMANDS);
             let (options, snapshot, log) = (options.clone(), empty.clone(), log.clone());
+            let ticks = Arc::new(Notify::new());
+            ticking.push(ticks.clone());
             let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
             let (started, starting) = std::sync::mpsc::channel();
             let work = move || {
@@ -101,13 +106,17 @@ impl Proxy {
                 let _ = started.send(Ok(()));
                 runtime.block_on(async move {
                     let worker = Rc::new(Worker::new(options, snapshot, log, seed));
-                    run(worker, queue).await;
+                    run(worker, queue, ticks).await;
                 });
             };
             threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(work)?);
             starting.recv().map_err(io::Error::other)??;
             workers.push(commands);
         }
+        let (running, ended) = std::sync::mpsc::channel();
+        thread::Builder::new()
+            .name("ticks".into())
+            .spawn(move || tick(&ticking, &ended))?;
         Ok(Self {
             options,
             configuration: tokio::sync::Mutex::new(Control {
@@ -119,6 +128,7 @@ impl Proxy {
             threads: Mutex::new(threads),
             log,
             names: watch::Sender::default(),
+            _running: running,
         })
     }
 
@@ -388,17 +398,24 @@ fn listeners_of(snapshot: &Snapshot, place: Place) -> Vec<ListenerKey> {
         .collect()
 }
 
+/// Gives all workers their ticks, until nobody is `running` any more. A timer of their own would cost them more: while a
+/// runtime has one, it reckons before and after each wait for sockets how long is left, and the kernel sets up a timer for
+/// each.
+fn tick(workers: &[Arc<Notify>], running: &std::sync::mpsc::Receiver<()>) {
+    while running.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+        workers.iter().for_each(|worker| worker.notify_one());
+    }
+}
+
 /// The life of a worker.
-async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, ticks: Arc<Notify>) {
     let mut accepting: HashMap<Place, JoinHandle<()>> = HashMap::new();
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let deadlines = worker.clone();
     tokio::task::spawn_local(async move { deadlines.deadlines.keep().await });
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
-            _ = tick.tick() => {
+            () = ticks.notified() => {
                 worker.tick(Instant::now());
                 continue;
             }
