@@ -218,6 +218,42 @@ fn grpc_streams_pass_whole_with_their_trailers() {
     assert_eq!(stats.connections.upstream_opened, 1);
 }
 
+/// Each opening one of its own, there would be as many as requests.
+#[test]
+fn requests_that_come_at_once_share_a_connection_to_the_backend() {
+    const REQUESTS: u64 = 64;
+    let fixture = Fixture::new();
+    let (backend, nobody) = (h2_backend(&fixture), SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let mut resources = service("web", BackendProtocol::H2c, &[backend]);
+    resources.extend(service("none", BackendProtocol::H2c, &[nobody]));
+    resources.push(Resource::Route(Arc::new(route("web", "/", "web"))));
+    resources.push(Resource::Route(Arc::new(route("none", "/none", "none"))));
+    fixture.apply(resources);
+    let statuses = |path: &'static str| {
+        fixture.runtime.block_on(async {
+            let client = H2Client::over(TcpStream::connect(("127.0.0.1", fixture.port)).await.expect("listens")).await;
+            let requests = (0..REQUESTS).map(|_| client.request(get(path), b"", None));
+            let answers = futures::future::join_all(requests).await;
+            answers
+                .iter()
+                .map(|answer| answer.0.status().as_u16())
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(statuses("/"), [200; REQUESTS as usize]);
+    let connections = fixture.stats().connections;
+    assert_eq!(
+        (connections.upstream_opened, connections.upstream_reused),
+        (1, REQUESTS - 1)
+    );
+    assert_eq!(
+        statuses("/none"),
+        [503; REQUESTS as usize],
+        "those that waited are told too"
+    );
+    assert_eq!(fixture.stats().connections.upstream_opened, 1);
+}
+
 #[test]
 fn a_client_of_http1_reaches_a_backend_of_http2() {
     let fixture = Fixture::new();

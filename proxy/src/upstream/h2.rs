@@ -1,12 +1,13 @@
 //! HTTP/2 towards a backend, on the h2 crate directly.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     io,
     pin::Pin,
     rc::Rc,
     task::ready,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::{HeaderMap, Request};
+use tokio::sync::Notify;
 
 use super::{Alpn, ConnectError, Connections, Secure};
 use crate::{
@@ -25,19 +27,82 @@ use crate::{
 
 /// What a stream may receive before its reader has taken any of it.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The same for all streams of a connection together.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// The same for all streams of a connection together: so much that those whose readers are slow never hold up the others.
+const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
+
+/// Streams of one connection at a time, whatever the backend would take: one that is lost takes no more with it.
+const STREAMS: usize = 100;
 
 /// The HTTP/2 connections to one endpoint.
 #[derive(Default)]
-pub(crate) struct H2Connections(RefCell<Vec<Rc<H2Connection>>>);
+pub(crate) struct H2Connections {
+    open: RefCell<Vec<Rc<H2Connection>>>,
+    /// Those that are being opened.
+    opening: RefCell<Vec<Rc<Opening>>>,
+}
 
 struct H2Connection {
     sender: SendRequest<Bytes>,
     /// By what it is secured; 0 is nothing.
     by: u64,
     /// Streams in use; shared with each stream's guard.
-    streams: std::cell::Cell<usize>,
+    streams: Cell<usize>,
+    /// The tick since which it has had none.
+    idle: Cell<Option<Instant>>,
+}
+
+/// A connection that is being opened, and the requests that wait for it: each opening its own, there would soon be as many
+/// connections as requests, and nothing to write together.
+struct Opening {
+    by: u64,
+    waiting: Cell<usize>,
+    ended: Notify,
+    /// Why there will be none.
+    failed: RefCell<Option<(bool, io::ErrorKind, String)>>,
+}
+
+/// Ends an opening when dropped, however its request ends.
+struct Opener<'c> {
+    home: &'c H2Connections,
+    opening: Rc<Opening>,
+}
+
+impl Drop for Opener<'_> {
+    fn drop(&mut self) {
+        self.home
+            .opening
+            .borrow_mut()
+            .retain(|other| !Rc::ptr_eq(other, &self.opening));
+        self.opening.ended.notify_waiters();
+    }
+}
+
+impl Opening {
+    /// Waits until there is a connection, or nobody opens one any more.
+    async fn wait(&self) -> Result<(), ConnectError> {
+        self.waiting.set(self.waiting.get() + 1);
+        self.ended.notified().await;
+        match &*self.failed.borrow() {
+            None => Ok(()),
+            Some((of_tls, kind, text)) => {
+                let error = io::Error::new(*kind, text.clone());
+                Err(if *of_tls {
+                    ConnectError::Tls(error)
+                } else {
+                    ConnectError::Tcp(error)
+                })
+            }
+        }
+    }
+
+    /// Lets those that wait know that it failed.
+    fn fail(&self, error: &ConnectError) {
+        let (of_tls, cause) = match error {
+            ConnectError::Tcp(cause) => (false, cause),
+            ConnectError::Tls(cause) => (true, cause),
+        };
+        *self.failed.borrow_mut() = Some((of_tls, cause.kind(), cause.to_string()));
+    }
 }
 
 /// Holds a place on a connection for as long as a stream lives.
@@ -52,7 +117,8 @@ pub(crate) struct H2Response {
 }
 
 impl H2Connections {
-    /// A connection with room for one more stream: the one with the fewest, else a new one.
+    /// A connection with room for one more stream: the first that has, so that as many streams as can be share what is
+    /// written and read at once; else a new one.
     async fn sender(
         &self,
         worker: &Rc<Worker>,
@@ -61,16 +127,16 @@ impl H2Connections {
     ) -> Result<(SendRequest<Bytes>, StreamGuard), ConnectError> {
         let by = secure.map_or(0, |secure| secure.id);
         loop {
-            let best = self
-                .0
-                .borrow()
-                .iter()
-                .filter(|c| c.by == by && c.streams.get() < c.limit())
-                .min_by_key(|c| c.streams.get())
-                .cloned();
-            let (connection, reused) = match best {
+            let first = self.open.borrow().iter().find(|c| c.by == by && c.has_room()).cloned();
+            let (connection, reused) = match first {
                 Some(connection) => (connection, true),
-                None => (self.open(worker, home, secure).await?, false),
+                None => match self.opening(by) {
+                    Some(opening) => {
+                        opening.wait().await?;
+                        continue;
+                    }
+                    None => (self.open(worker, home, secure).await?, false),
+                },
             };
             let guard = StreamGuard::new(&connection);
             match connection.sender.clone().ready().await {
@@ -91,7 +157,43 @@ impl H2Connections {
         }
     }
 
+    /// A connection that is being opened, with room for one more to wait, if it takes as many streams as those before it.
+    fn opening(&self, by: u64) -> Option<Rc<Opening>> {
+        let opening = self.opening.borrow();
+        let mut fitting = opening.iter().filter(|opening| opening.by == by).peekable();
+        fitting.peek()?;
+        let open = self.open.borrow();
+        let known = open.iter().filter(|connection| connection.by == by);
+        let room = known.map(|connection| connection.limit()).min().unwrap_or(STREAMS);
+        // The place of the one that opens it is taken.
+        fitting.find(|opening| opening.waiting.get() + 1 < room).cloned()
+    }
+
+    /// Opens a connection, for which others may wait meanwhile.
     async fn open(
+        &self,
+        worker: &Rc<Worker>,
+        home: &Connections,
+        secure: Option<&Secure>,
+    ) -> Result<Rc<H2Connection>, ConnectError> {
+        let opener = Opener {
+            home: self,
+            opening: Rc::new(Opening {
+                by: secure.map_or(0, |secure| secure.id),
+                waiting: Cell::new(0),
+                ended: Notify::new(),
+                failed: RefCell::default(),
+            }),
+        };
+        self.opening.borrow_mut().push(opener.opening.clone());
+        let opened = self.connect(worker, home, secure).await;
+        if let Err(error) = &opened {
+            opener.opening.fail(error);
+        }
+        opened
+    }
+
+    async fn connect(
         &self,
         worker: &Rc<Worker>,
         home: &Connections,
@@ -111,9 +213,10 @@ impl H2Connections {
         let connection = Rc::new(H2Connection {
             sender,
             by: secure.map_or(0, |secure| secure.id),
-            streams: std::cell::Cell::new(0),
+            streams: Cell::new(0),
+            idle: Cell::new(None),
         });
-        self.0.borrow_mut().push(connection.clone());
+        self.open.borrow_mut().push(connection.clone());
         tokio::task::spawn_local(async move {
             let driven = poll_fn(|cx| {
                 let driven = Pin::new(&mut driver).poll(cx);
@@ -129,23 +232,41 @@ impl H2Connections {
 
     /// Uses none of them again; those with streams end with these.
     pub(super) fn forget_all(&self) {
-        self.0.borrow_mut().clear();
+        self.open.borrow_mut().clear();
+    }
+
+    /// Closes those that have had no streams for too long.
+    pub(super) fn expire_idle(&self, now: Instant, after: Duration) {
+        self.open.borrow_mut().retain(|connection| {
+            if connection.streams.get() > 0 {
+                connection.idle.set(None);
+                return true;
+            }
+            let since = connection.idle.get().unwrap_or(now);
+            connection.idle.set(Some(since));
+            now.saturating_duration_since(since) < after
+        });
     }
 
     fn forget(&self, connection: &Rc<H2Connection>) {
-        self.0.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
+        self.open.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
     }
 }
 
 impl H2Connection {
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.limit()
+    }
+
     fn limit(&self) -> usize {
-        self.sender.current_max_send_streams().clamp(1, 100)
+        self.sender.current_max_send_streams().clamp(1, STREAMS)
     }
 }
 
 impl StreamGuard {
     fn new(connection: &Rc<H2Connection>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
+        connection.idle.set(None);
         Self(connection.clone())
     }
 }

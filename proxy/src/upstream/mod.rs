@@ -137,6 +137,7 @@ impl Upstream {
         self.balancer.each(|endpoint| {
             let mut idle = endpoint.connections.idle.borrow_mut();
             idle.retain(|idle| now.saturating_duration_since(idle.since) < after);
+            endpoint.connections.h2.expire_idle(now, after);
         });
     }
 }
