@@ -35,6 +35,9 @@ struct Shared {
     free: RefCell<Vec<Rc<Slot>>>,
     /// When [`Watchdogs::keep`] looks next.
     next: Cell<Option<Instant>>,
+    /// Until then a deadline is near: it has the runtime's timer. What is further off costs nothing until
+    /// [`Watchdogs::approach`] finds it near.
+    near: Cell<Option<Instant>>,
     /// Said when that is to be sooner.
     sooner: Notify,
 }
@@ -104,7 +107,7 @@ impl Watchdogs {
     pub(crate) async fn keep(&self) {
         let shared = &self.shared;
         loop {
-            let Some(next) = shared.next.get() else {
+            let Some(next) = shared.next.get().filter(|next| shared.is_near(*next)) else {
                 shared.sooner.notified().await;
                 continue;
             };
@@ -116,6 +119,15 @@ impl Watchdogs {
                 }
                 () = shared.sooner.notified() => {}
             }
+        }
+    }
+
+    /// Says what time it is, so that [`Watchdogs::keep`] sees to what is due before the next tick but one. While the
+    /// runtime has a timer, each wait for sockets costs more; most requests have ended long before their deadline is near.
+    pub(crate) fn approach(&self, now: Instant) {
+        self.shared.near.set(Some(now + 2 * TICK));
+        if self.shared.next.get().is_some_and(|next| self.shared.is_near(next)) {
+            self.shared.sooner.notify_one();
         }
     }
 
@@ -150,6 +162,12 @@ impl Watchdogs {
     }
 }
 
+impl Shared {
+    fn is_near(&self, deadline: Instant) -> bool {
+        self.near.get().is_none_or(|near| deadline <= near)
+    }
+}
+
 impl Watchdog {
     /// Sets the deadline anew.
     pub(crate) fn arm(&self, now: Instant, after: Duration) {
@@ -166,7 +184,9 @@ impl Watchdog {
         self.slot.deadline.set(Some(deadline));
         if self.shared.next.get().is_none_or(|next| deadline < next) {
             self.shared.next.set(Some(deadline));
-            self.shared.sooner.notify_one();
+            if self.shared.is_near(deadline) {
+                self.shared.sooner.notify_one();
+            }
         }
     }
 
@@ -211,6 +231,8 @@ impl Drop for Watchdog {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future as _;
+
     use super::*;
 
     #[test]
@@ -228,6 +250,34 @@ mod tests {
         watchdog.touch();
         watchdogs.tick(start + Duration::from_secs(3));
         assert_eq!(watchdog.poll_expired(&cx), Poll::Pending);
+    }
+
+    /// Whether the deadlines have the runtime's timer, and not only ticks.
+    fn has_timer(watchdogs: &Watchdogs) -> bool {
+        let next = watchdogs.shared.next.get();
+        next.is_some_and(|next| watchdogs.shared.is_near(next))
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_deadline_that_is_far_off_has_no_timer_until_it_is_near() {
+        let watchdogs = Watchdogs::default();
+        let now = Instant::now();
+        watchdogs.approach(now);
+        let (far, near) = (watchdogs.watch(), watchdogs.watch());
+        far.arm_at(now + 10 * TICK);
+        assert!(!has_timer(&watchdogs));
+        near.arm_at(now + TICK / 50);
+        assert!(has_timer(&watchdogs));
+        let mut keeping = std::pin::pin!(watchdogs.keep());
+        let expired = std::future::poll_fn(|cx| {
+            assert!(keeping.as_mut().poll(cx).is_pending());
+            near.poll_expired(cx)
+        });
+        assert_eq!(expired.await, Expired);
+        assert!(!has_timer(&watchdogs));
+        assert_eq!(far.poll_expired(&Context::from_waker(Waker::noop())), Poll::Pending);
+        watchdogs.approach(now + 8 * TICK);
+        assert!(has_timer(&watchdogs));
     }
 
     #[test]

@@ -241,6 +241,7 @@ impl Worker {
     pub(crate) fn tick(&self, now: Instant) {
         self.coarse.set(now);
         self.watchdogs.tick(now);
+        self.deadlines.approach(now);
         for upstream in self.upstreams.borrow().values() {
             upstream.expire_idle(now, self.options.limits.idle_timeout);
         }
