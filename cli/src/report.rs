@@ -24,7 +24,7 @@ impl Report {
         if !applied.problems.is_empty() {
             lines.push(format!("{}: see `weft analyze`", summary(&applied.problems)));
         }
-        let gateways = applied.statuses.values().filter_map(|status| match status {
+        let gateways = applied.statuses.values().filter_map(|status| match &**status {
             Status::Gateway(gateway) => Some(gateway),
             _ => None,
         });

@@ -5,6 +5,9 @@ use weft_crds::{Condition, ListenerStatus};
 use weft_gateway::standalone::Applied;
 use weft_translate::Status;
 
+/// With more statuses than this, of the routes that are well only the number is said.
+const MANY: usize = 200;
+
 /// All tables, one below the other.
 pub(crate) fn tables(applied: &Applied) -> String {
     let mut gateways = table(&[
@@ -18,9 +21,10 @@ pub(crate) fn tables(applied: &Applied) -> String {
     let mut routes = table(&["KIND", "ROUTE", "PARENT", "ACCEPTED", "RESOLVEDREFS"]);
     let mut policies = table(&["KIND", "POLICY", "GATEWAY", "ACCEPTED", "RESOLVEDREFS"]);
     let mut backends = table(&["KIND", "BACKEND", "GATEWAY", "ACCEPTED", "RESOLVEDREFS"]);
+    let (many, mut well) = (applied.statuses.len() > MANY, 0);
     for (reference, status) in &applied.statuses {
         let name = format!("{}/{}", reference.namespace, reference.name);
-        match status {
+        match &**status {
             Status::Gateway(gateway) => add_listeners(&mut gateways, &name, &gateway.listeners),
             Status::ListenerSet(set) => {
                 add_listeners(&mut gateways, &format!("{name} (ListenerSet)"), &set.listeners);
@@ -49,14 +53,19 @@ pub(crate) fn tables(applied: &Applied) -> String {
             }
             Status::Route(route) => {
                 for parent in &route.parents {
+                    let [accepted, resolved] = ["Accepted", "ResolvedRefs"].map(|kind| holds(&parent.conditions, kind));
+                    if many && accepted == "True" && resolved == "True" {
+                        well += 1;
+                        continue;
+                    }
                     let section = parent.parent_ref.section_name.as_ref();
                     let section = section.map(|section| format!("/{section}")).unwrap_or_default();
                     routes.add_row([
                         reference.kind.to_string(),
                         name.clone(),
                         format!("{}{section}", parent.parent_ref.name),
-                        holds(&parent.conditions, "Accepted"),
-                        holds(&parent.conditions, "ResolvedRefs"),
+                        accepted,
+                        resolved,
                     ]);
                 }
             }
@@ -64,8 +73,13 @@ pub(crate) fn tables(applied: &Applied) -> String {
             Status::GatewayClass(_) | Status::AcmeIssuer(_) => {}
         }
     }
+    let more = if well > 0 {
+        format!("{well} more are accepted, and their references resolve\n")
+    } else {
+        String::new()
+    };
     let further = [backends, policies].into_iter().filter(|table| !table.is_empty());
-    further.fold(format!("{gateways}\n\n{routes}\n"), |all, table| {
+    further.fold(format!("{gateways}\n\n{routes}\n{more}"), |all, table| {
         format!("{all}\n{table}\n")
     })
 }

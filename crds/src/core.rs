@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Metadata;
+use crate::{Metadata, Unread};
 
 /// `v1 Namespace`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -14,11 +14,11 @@ pub struct Namespace {
     /// Its metadata.
     pub metadata: Metadata,
     /// Not read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub spec: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub spec: Unread,
     /// Not read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// `v1 Service`.
@@ -30,8 +30,8 @@ pub struct Service {
     /// What it offers.
     pub spec: ServiceSpec,
     /// Not read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What a Service offers. Fields that only matter to kube-proxy are kept as they are.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CaCertificateReference, Metadata, ParentGatewayReference, SecretReference};
+use crate::{CaCertificateReference, Metadata, ParentGatewayReference, SecretReference, Unread};
 
 /// `gateway.networking.k8s.io/v1 GatewayClass`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,8 +16,8 @@ pub struct GatewayClass {
     /// Who serves it.
     pub spec: GatewayClassSpec,
     /// Written by its controller.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// Who serves a class.
@@ -58,8 +58,8 @@ pub struct Gateway {
     /// What is wanted.
     pub spec: GatewaySpec,
     /// Written by its controller.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What is wanted of a Gateway.
@@ -168,8 +168,8 @@ pub struct ListenerSet {
     /// What is wanted.
     pub spec: ListenerSetSpec,
     /// Written by its controller.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What is wanted of a ListenerSet.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendObjectReference, Metadata, ParentReference};
+use crate::{BackendObjectReference, Metadata, ParentReference, Unread};
 
 fn one() -> u32 {
     1
@@ -18,8 +18,8 @@ pub struct TlsRoute {
     /// What is wanted.
     pub spec: TlsRouteSpec,
     /// Written by controllers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What is wanted of a TLSRoute.
@@ -46,8 +46,8 @@ pub struct TcpRoute {
     /// What is wanted.
     pub spec: TcpRouteSpec,
     /// Written by controllers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What is wanted of a TCPRoute.
@@ -72,8 +72,8 @@ pub struct UdpRoute {
     /// What is wanted.
     pub spec: UdpRouteSpec,
     /// Written by controllers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What is wanted of a UDPRoute.

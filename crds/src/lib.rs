@@ -34,8 +34,8 @@ pub use crate::{
         ListenerTlsSpec, NamespacesFrom, ParametersReference, ReferenceGrant, ReferenceGrantSpec, SelectorRequirement,
     },
     l4::{BackendRef, L4RouteRule, TcpRoute, TcpRouteSpec, TlsRoute, TlsRouteSpec, UdpRoute, UdpRouteSpec},
-    meta::Metadata,
-    object::{Kind, Object, ObjectRef, ParseError},
+    meta::{Metadata, Unread},
+    object::{Kind, Object, ObjectName, ObjectRef, ParseError},
     parameters::{
         AccessLogParameters, Autoscaling, GatewayParameters, GatewayParametersSpec, LogLevel, PodParameters, Resources,
         ServiceParameters, ServiceType, Toleration, TopologySpreadConstraint, TrafficPolicy,

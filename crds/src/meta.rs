@@ -1,10 +1,10 @@
 //! What every object has.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 /// `metadata` of an object.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,23 +34,23 @@ pub struct Metadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// Its version in the API server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resource_version: Option<String>,
+    #[serde(skip_serializing)]
+    pub resource_version: Unread,
     /// Asks the API server for a name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub generate_name: Option<String>,
+    #[serde(skip_serializing)]
+    pub generate_name: Unread,
     /// What keeps it from going.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub finalizers: Vec<String>,
+    #[serde(skip_serializing)]
+    pub finalizers: Unread,
     /// Who owns it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub owner_references: Vec<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub owner_references: Unread,
     /// Who wrote which field.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub managed_fields: Vec<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub managed_fields: Unread,
     /// Set by old API servers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub self_link: Option<String>,
+    #[serde(skip_serializing)]
+    pub self_link: Unread,
 }
 
 impl Metadata {
@@ -67,5 +67,29 @@ impl Metadata {
     /// The namespace of a namespaced object.
     pub fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or("default")
+    }
+}
+
+/// A field that manifests may have and that nothing here reads. Whatever it holds is let go, and takes no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unread;
+
+impl<'de> Deserialize<'de> for Unread {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl JsonSchema for Unread {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Unread".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        true.into()
     }
 }

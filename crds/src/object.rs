@@ -1,6 +1,6 @@
 //! Objects of any kind, and their names.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use schemars::Schema;
 use serde::{Deserialize, Serialize};
@@ -144,9 +144,14 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Names an object.
+/// Names an object. It is kept in many places at once, so a copy is a pointer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ObjectRef {
+#[serde(transparent)]
+pub struct ObjectRef(Arc<ObjectName>);
+
+/// What an [`ObjectRef`] says.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObjectName {
     /// Its kind.
     pub kind: Kind,
     /// Its namespace; empty when its kind has none.
@@ -155,15 +160,23 @@ pub struct ObjectRef {
     pub name: String,
 }
 
+impl Deref for ObjectRef {
+    type Target = ObjectName;
+
+    fn deref(&self) -> &ObjectName {
+        &self.0
+    }
+}
+
 impl ObjectRef {
     /// Names an object.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         let namespace = if kind.is_cluster_scoped() { "" } else { namespace };
-        Self {
+        Self(Arc::new(ObjectName {
             kind,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-        }
+        }))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{LocalReference, Metadata, SessionPersistence};
+use crate::{LocalReference, Metadata, SessionPersistence, Unread};
 
 /// What a policy is attached to (`LocalPolicyTargetReferenceWithSectionName`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,8 +31,8 @@ pub struct XBackendTrafficPolicy {
     /// What is wanted.
     pub spec: XBackendTrafficPolicySpec,
     /// Written by its controllers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// How traffic to backends is handled.
@@ -94,8 +94,8 @@ pub struct BackendTlsPolicy {
     /// What is wanted.
     pub spec: BackendTlsPolicySpec,
     /// Written by its controllers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// How TLS is spoken to backends.

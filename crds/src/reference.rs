@@ -22,7 +22,7 @@ fn secret_kind() -> String {
 }
 
 /// What a route attaches to (`ParentReference`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentReference {
     /// The API group.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendObjectReference, Metadata, ParentReference};
+use crate::{BackendObjectReference, Metadata, ParentReference, Unread};
 
 fn one() -> u32 {
     1
@@ -22,8 +22,8 @@ pub struct HttpRoute {
     /// What is wanted.
     pub spec: HttpRouteSpec,
     /// Written by controllers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What is wanted of an HTTPRoute.
@@ -56,13 +56,13 @@ pub struct HttpRouteRule {
     pub backend_refs: Vec<HttpBackendRef>,
     /// How long they may take.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeouts: Option<TimeoutsSpec>,
+    pub timeouts: Option<Box<TimeoutsSpec>>,
     /// When they are tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry: Option<RetrySpec>,
+    pub retry: Option<Box<RetrySpec>>,
     /// Whether one client's requests stay together.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub session_persistence: Option<SessionPersistence>,
+    pub session_persistence: Option<Box<SessionPersistence>>,
 }
 
 /// Conditions that must all hold.
@@ -437,8 +437,8 @@ pub struct GrpcRoute {
     /// What is wanted.
     pub spec: GrpcRouteSpec,
     /// Written by controllers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    pub status: Unread,
 }
 
 /// What is wanted of a GRPCRoute.
@@ -471,7 +471,7 @@ pub struct GrpcRouteRule {
     pub backend_refs: Vec<GrpcBackendRef>,
     /// Whether one client's requests stay together.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub session_persistence: Option<SessionPersistence>,
+    pub session_persistence: Option<Box<SessionPersistence>>,
 }
 
 /// Conditions that must all hold.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::ParentReference;
 
 /// A condition of an object (`metav1.Condition`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// What it says.
@@ -22,7 +22,7 @@ pub struct Condition {
 }
 
 /// `status` of a GatewayClass.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayClassStatus {
     /// Its conditions.
@@ -32,14 +32,14 @@ pub struct GatewayClassStatus {
 }
 
 /// A feature of Gateway API.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SupportedFeature {
     /// Its name.
     pub name: String,
 }
 
 /// `status` of a Gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayStatus {
     /// Where it can be reached.
@@ -55,7 +55,7 @@ pub struct GatewayStatus {
 }
 
 /// `status` of a ListenerSet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerSetStatus {
     /// Its conditions.
@@ -66,7 +66,7 @@ pub struct ListenerSetStatus {
 }
 
 /// `status` of a policy (GEP-713).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyStatus {
     /// What it takes effect in: at most 16.
@@ -74,7 +74,7 @@ pub struct PolicyStatus {
 }
 
 /// How a policy stands with one of its ancestors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AncestorStatus {
     /// The ancestor: a Gateway.
@@ -86,7 +86,7 @@ pub struct AncestorStatus {
 }
 
 /// An address a Gateway has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AddressStatus {
     /// `IPAddress` or `Hostname`.
@@ -97,7 +97,7 @@ pub struct AddressStatus {
 }
 
 /// `status` of a listener, be it a Gateway's or a ListenerSet's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerStatus {
     /// Its name.
@@ -111,7 +111,7 @@ pub struct ListenerStatus {
 }
 
 /// A kind of route.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteKindStatus {
     /// The API group.
@@ -121,7 +121,7 @@ pub struct RouteKindStatus {
 }
 
 /// `status` of a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteStatus {
     /// Each of its parents that is ours.
@@ -129,7 +129,7 @@ pub struct RouteStatus {
 }
 
 /// `status` of an XBackend.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct XBackendStatus {
     /// Each of the Gateways through which requests come to it: at most 32.
@@ -137,7 +137,7 @@ pub struct XBackendStatus {
 }
 
 /// How a route, or an XBackend, stands with one parent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentStatus {
     /// The parent, as a route names it.

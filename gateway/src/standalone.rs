@@ -61,7 +61,7 @@ pub struct Applied {
     /// Everything that is wrong.
     pub problems: Arc<Vec<Problem>>,
     /// The statuses that this change has changed, with the data plane's word; at first, all of them.
-    pub statuses: BTreeMap<ObjectRef, Status>,
+    pub statuses: BTreeMap<ObjectRef, Arc<Status>>,
     /// Kinds that are not read, and how many objects of each there are.
     pub unknown: BTreeMap<String, usize>,
 }
@@ -237,12 +237,12 @@ impl Reloader {
         );
         problems.extend(self.echo.iter().filter_map(unanswered));
         analyze::sort(&mut problems);
-        let mut statuses: BTreeMap<ObjectRef, Status> = output.statuses.into_iter().collect();
+        let mut statuses: BTreeMap<ObjectRef, Arc<Status>> = output.statuses.into_iter().collect();
         if were_refused != self.refused {
             // The data plane's word on any listener may be another now.
             let owners = self.translator.statuses();
             let owners = owners.filter(|(reference, _)| matches!(reference.kind, Kind::Gateway | Kind::ListenerSet));
-            statuses.extend(owners.map(|(reference, status)| (reference.clone(), status.clone())));
+            statuses.extend(owners.map(|(reference, status)| (reference.clone(), Arc::new(status.clone()))));
         }
         self.say_refused(&mut statuses);
         let generation = self.applied.borrow().generation + 1;
@@ -305,9 +305,13 @@ impl Reloader {
     }
 
     /// Puts the data plane's word on listeners into statuses.
-    fn say_refused(&self, statuses: &mut BTreeMap<ObjectRef, Status>) {
-        for (reference, status) in statuses {
-            let (conditions, listeners, key): (_, _, fn(&str, &str, &str) -> ListenerKey) = match status {
+    fn say_refused(&self, statuses: &mut BTreeMap<ObjectRef, Arc<Status>>) {
+        let owners = statuses
+            .iter_mut()
+            .filter(|(reference, _)| matches!(reference.kind, Kind::Gateway | Kind::ListenerSet));
+        for (reference, status) in owners {
+            let (conditions, listeners, key): (_, _, fn(&str, &str, &str) -> ListenerKey) = match Arc::make_mut(status)
+            {
                 Status::Gateway(gateway) => {
                     let GatewayStatus {
                         conditions, listeners, ..

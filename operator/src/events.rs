@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 use serde_json::Value;
-use weft_crds::ObjectRef;
+use weft_crds::ObjectName;
 
 use crate::object::Seen;
 
@@ -75,7 +75,7 @@ fn compare(before: &Value, after: &Value, prefix: &str, found: &mut Vec<Transiti
 
 /// Publishes what is to be said of an object.
 pub(crate) async fn publish(recorder: &Recorder, seen: &Seen, api_version: &str, transitions: Vec<Transition>) {
-    let ObjectRef { kind, namespace, name } = &seen.reference;
+    let ObjectName { kind, namespace, name } = &*seen.reference;
     let reference = ObjectReference {
         api_version: Some(api_version.to_owned()),
         kind: Some(kind.name().to_owned()),

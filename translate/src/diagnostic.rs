@@ -17,7 +17,7 @@ pub enum Level {
 }
 
 /// Something wrong with an object.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnostic {
     /// What kind of thing it is.

@@ -16,7 +16,7 @@ impl Lowering<'_, '_> {
             name: rule.name.clone(),
             matches: Vec::new(),
             filters: Vec::new(),
-            backends: Vec::new(),
+            backends: Vec::with_capacity(rule.backend_refs.len()),
             timeouts: Timeouts::default(),
             retry: None,
             session: None,

@@ -5,6 +5,7 @@
 //! edit costs the same among 5,000 routes as among 50. The result never depends on the order of the edits.
 
 pub mod acme;
+mod alike;
 mod backend;
 mod backend_tls;
 mod certificate;

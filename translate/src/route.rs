@@ -25,26 +25,75 @@ use crate::{
     world::Reader,
 };
 
-/// What became of a route.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What became of a route. One is kept of each, so what follows from the rest is not in it.
+#[derive(Debug, Default)]
 pub(crate) struct RouteResult {
     /// Its rules.
-    pub(crate) rules: Vec<Resource>,
-    /// The listeners it counts for, served or not.
-    pub(crate) attached: BTreeSet<ListenerKey>,
-    /// What its matches claim of the listeners' requests.
-    pub(crate) claims: Vec<(Ground, Claim)>,
+    pub(crate) rules: Box<[Resource]>,
+    /// The listeners it counts for, by key.
+    pub(crate) attached: Box<[Attachment]>,
     /// The Gateways through which requests come to it.
-    pub(crate) gateways: BTreeSet<ObjectRef>,
-    /// The services its backends are, each with the path of the reference.
-    pub(crate) backends: Vec<(String, ServiceKey)>,
-    /// The services it uses, for copies too.
-    pub(crate) services: BTreeSet<ServiceKey>,
+    pub(crate) gateways: Box<[ObjectRef]>,
     /// The objects it names as backends that cannot be served.
-    pub(crate) unserved: BTreeSet<ObjectRef>,
-    pub(crate) status: RouteStatus,
-    pub(crate) diagnostics: Vec<Diagnostic>,
+    pub(crate) unserved: Box<[ObjectRef]>,
+    pub(crate) diagnostics: Box<[Diagnostic]>,
 }
+
+/// A listener that a route counts for.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    pub(crate) listener: ListenerKey,
+    /// The listener's.
+    hostname: Option<HostPattern>,
+    /// Whether the listener is.
+    served: bool,
+}
+
+impl RouteResult {
+    /// The services it uses, for copies too.
+    pub(crate) fn services(&self) -> BTreeSet<&ServiceKey> {
+        let mut services = BTreeSet::new();
+        for rule in &self.rules {
+            match rule {
+                Resource::Route(route) => services.extend(route.services()),
+                Resource::L4Route(route) => services.extend(route.services()),
+                _ => {}
+            }
+        }
+        services
+    }
+
+    /// The services its backends are, each with the path of the reference.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = (String, &ServiceKey)> {
+        let rules = self.rules.iter().enumerate();
+        rules.flat_map(|(at, rule)| backends(rule, at))
+    }
+
+    /// What its matches claim of the listeners' requests.
+    pub(crate) fn claims(&self) -> Vec<(Ground, Claim)> {
+        let served: Vec<_> = self
+            .attached
+            .iter()
+            .filter(|attached| attached.served)
+            .map(|attached| (&attached.listener, attached.hostname.as_ref()))
+            .collect();
+        self.rules
+            .iter()
+            .flat_map(|rule| claim::claims(rule, &served))
+            .collect()
+    }
+
+    /// Whether it counts for a listener.
+    pub(crate) fn is_attached(&self, listener: &ListenerKey) -> bool {
+        let found = self
+            .attached
+            .binary_search_by(|attached| attached.listener.cmp(listener));
+        found.is_ok()
+    }
+}
+
+/// What is derived of a route: what is kept, and how it stands.
+pub(crate) type Derived = (RouteResult, RouteStatus);
 
 /// A route of any kind.
 enum Source<'w> {
@@ -154,13 +203,13 @@ impl<'w> Source<'w> {
 }
 
 /// Derives a route; none if there is no such route.
-pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<RouteResult> {
+pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Derived> {
     let namespace = reference.namespace.as_str();
     let route = Source::read(reader, reference)?;
-    let mut result = RouteResult::default();
+    let (mut status, mut diagnostics) = (RouteStatus::default(), Vec::new());
     let refused = route.validate();
-    let hostnames = hostnames(route.hostnames(), &mut result.diagnostics);
-    result.diagnostics.extend(refused);
+    let hostnames = hostnames(route.hostnames(), &mut diagnostics);
+    diagnostics.extend(refused);
     let lowering = Lowering {
         reader,
         kind: reference.kind,
@@ -169,8 +218,7 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     };
     let rules = route.lower(&lowering);
     // What the API server would have refused is not served; everything else is, if anything of it can be.
-    let refused = result
-        .diagnostics
+    let refused = diagnostics
         .iter()
         .chain(rules.iter().flat_map(|rule| &rule.diagnostics));
     let refused = refused.filter(|diagnostic| diagnostic.level == Level::Error);
@@ -179,12 +227,10 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
     let invalid = refused.chain(unserved.filter(|_| all_unserved)).next();
     let invalid = invalid.map(|first| first.message.clone());
     let resolved = resolved(&rules, route.metadata().generation());
-    let mut listeners = BTreeMap::new();
+    let (mut attached, mut gateways, mut unserved) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     if route.parents().is_empty() {
         let message = "the route has no parentRefs, so nothing sends it requests";
-        result
-            .diagnostics
-            .push(Code::NoParent.at("spec.parentRefs", message, "name the Gateway it is for"));
+        diagnostics.push(Code::NoParent.at("spec.parentRefs", message, "name the Gateway it is for"));
     }
     for (at, parent) in route.parents().iter().enumerate() {
         let path = format!("spec.parentRefs[{at}]");
@@ -198,68 +244,69 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Route
                 let message = format!("there is no {owner} {whose}/{}", parent.name);
                 let remedy = "create it, or correct the name";
                 let path = format!("{path}.name");
-                result.diagnostics.push(Code::ParentNotFound.at(path, message, remedy));
+                diagnostics.push(Code::ParentNotFound.at(path, message, remedy));
             }
             continue;
         };
-        let attached = attach(reader, reference.kind, namespace, parent, owning, &hostnames);
+        let found = attach(reader, reference.kind, namespace, parent, owning, &hostnames);
         let generation = route.metadata().generation();
         let mut conditions = Vec::new();
-        let accepted = match (attached, &invalid) {
+        let accepted = match (found, &invalid) {
             (Ok(_), Some(why)) => condition("Accepted", false, "UnsupportedValue", why, generation),
             (Ok(found), None) => {
-                result.gateways.insert(owning.gateway.clone());
-                result
-                    .attached
-                    .extend(found.iter().map(|listener| listener.key.clone()));
-                listeners.extend(
-                    found
-                        .iter()
-                        .filter(|listener| listener.model.is_some())
-                        .map(|listener| (listener.key.clone(), listener.hostname.clone())),
-                );
+                gateways.insert(owning.gateway.clone());
+                attached.extend(found.iter().map(|listener| (&listener.key, *listener)));
                 conditions.extend(partially_invalid(&rules, generation));
                 condition("Accepted", true, "Accepted", "The route is attached", generation)
             }
             (Err((code, reason, message)), _) => {
                 let remedy = "see the listeners there: their names, ports, hostnames and allowedRoutes";
-                result.diagnostics.push(code.at(path, &message, remedy));
+                diagnostics.push(code.at(path, &message, remedy));
                 condition("Accepted", false, reason, message, generation)
             }
         };
         conditions.splice(..0, [accepted, resolved.clone()]);
-        result.status.parents.push(ParentStatus {
+        status.parents.push(ParentStatus {
             parent_ref: parent.clone(),
             controller_name: reader.options.controller_name.clone(),
             conditions,
         });
     }
     for rule in &rules {
-        result
-            .diagnostics
-            .extend(rule.diagnostics.iter().chain(&rule.unserved).cloned());
+        diagnostics.extend(rule.diagnostics.iter().chain(&rule.unserved).cloned());
         for unresolved in &rule.unresolved {
-            result.diagnostics.push(unresolved.diagnostic.clone());
-            result.unserved.extend(unresolved.found.clone());
+            diagnostics.push(unresolved.diagnostic.clone());
+            unserved.extend(unresolved.found.clone());
         }
     }
-    if !listeners.is_empty() && invalid.is_none() {
-        let keys: Vec<ListenerKey> = listeners.keys().cloned().collect();
-        for (at, rule) in rules.into_iter().enumerate() {
-            let rule = model(reference, &route, at, rule, &keys, &hostnames);
-            result.backends.extend(backends(&rule, at));
-            match &rule {
-                Resource::Route(route) => result.services.extend(route.services().cloned()),
-                Resource::L4Route(route) => result.services.extend(route.services().cloned()),
-                _ => {}
-            }
-            result.rules.push(rule);
+    let served = attached.values().filter(|listener| listener.model.is_some());
+    let served: Vec<ListenerKey> = served.map(|listener| listener.key.clone()).collect();
+    let rules = if served.is_empty() || invalid.is_some() {
+        Vec::new()
+    } else {
+        rules
+    };
+    let rules = rules.into_iter().enumerate();
+    let result = RouteResult {
+        rules: rules
+            .map(|(at, rule)| model(reference, &route, at, rule, &served, &hostnames))
+            .collect(),
+        attached: attached.into_values().map(Attachment::new).collect(),
+        gateways: gateways.into_iter().collect(),
+        unserved: unserved.into_iter().collect(),
+        diagnostics: diagnostics.into(),
+    };
+    Some((result, status))
+}
+
+impl Attachment {
+    fn new(listener: &ListenerState) -> Self {
+        Self {
+            listener: listener.key.clone(),
+            hostname: listener.hostname.clone(),
+            served: listener.model.is_some(),
         }
-        let listeners: Vec<_> = listeners.into_iter().collect();
-        let claims = result.rules.iter().flat_map(|rule| claim::claims(rule, &listeners));
-        result.claims = claims.collect();
     }
-    Some(result)
 }
 
 fn hostnames(texts: &[String], diagnostics: &mut Vec<Diagnostic>) -> Vec<HostPattern> {
@@ -395,7 +442,7 @@ fn model(
 }
 
 /// The services that the backends of a rule are, and where it names them.
-fn backends(rule: &Resource, at: usize) -> Vec<(String, ServiceKey)> {
+fn backends(rule: &Resource, at: usize) -> Vec<(String, &ServiceKey)> {
     let targets: Vec<&BackendTarget> = match rule {
         Resource::Route(route) => route.backends.iter().map(|backend| &backend.target).collect(),
         Resource::L4Route(route) => route.backends.iter().map(|backend| &backend.target).collect(),
@@ -404,7 +451,7 @@ fn backends(rule: &Resource, at: usize) -> Vec<(String, ServiceKey)> {
     let named = targets.into_iter().enumerate();
     named
         .filter_map(|(backend, target)| match target {
-            BackendTarget::Service(key) => Some((format!("spec.rules[{at}].backendRefs[{backend}]"), key.clone())),
+            BackendTarget::Service(key) => Some((format!("spec.rules[{at}].backendRefs[{backend}]"), key)),
             BackendTarget::Invalid(_) => None,
         })
         .collect()

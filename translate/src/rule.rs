@@ -55,6 +55,7 @@ impl Lowering<'_, '_> {
         } else {
             rule.matches.as_slice()
         };
+        lowered.matches.reserve_exact(matches.len());
         for (at, spec) in matches.iter().enumerate() {
             match http_match(spec, &format!("{path}.matches[{at}]")) {
                 Ok(found) => lowered.matches.push(found),
@@ -90,7 +91,7 @@ impl Lowering<'_, '_> {
             .retry
             .as_ref()
             .map(|spec| retry(spec, path, &mut lowered.diagnostics));
-        self.session(rule.session_persistence.as_ref(), path, &mut lowered);
+        self.session(rule.session_persistence.as_deref(), path, &mut lowered);
         lowered
     }
 
@@ -102,13 +103,14 @@ impl Lowering<'_, '_> {
         } else {
             rule.matches.as_slice()
         };
+        lowered.matches.reserve_exact(matches.len());
         for (at, spec) in matches.iter().enumerate() {
             match grpc_match(spec, &format!("{path}.matches[{at}]")) {
                 Ok(found) => lowered.matches.push(found),
                 Err(diagnostic) => lowered.diagnostics.push(*diagnostic),
             }
         }
-        self.session(rule.session_persistence.as_ref(), path, &mut lowered);
+        self.session(rule.session_persistence.as_deref(), path, &mut lowered);
         lowered
     }
 
@@ -143,7 +145,7 @@ impl Lowering<'_, '_> {
             name,
             matches: Vec::new(),
             filters: rule_filters.filters,
-            backends: Vec::new(),
+            backends: Vec::with_capacity(references.len()),
             timeouts: Timeouts::default(),
             retry: None,
             session: None,

@@ -7,7 +7,7 @@ use weft_crds::{
 };
 
 /// The status of an object, in the API's form but for `lastTransitionTime`, which whoever writes it adds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
 pub enum Status {
     /// Of a GatewayClass.

@@ -9,7 +9,9 @@ use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef, SupportedFeature};
 use weft_model::{CertificateKey, Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
 
 use crate::{
-    acme, backend_tls,
+    acme,
+    alike::Alike,
+    backend_tls,
     claim::Claims,
     diagnostic::{Code, Diagnostic},
     owner::{self, Listeners, Owner},
@@ -46,11 +48,11 @@ pub struct Output {
     /// For the data plane, in the order in which they are to be applied.
     pub changes: Vec<Change>,
     /// The statuses that have changed.
-    pub statuses: Vec<(ObjectRef, Status)>,
+    pub statuses: Vec<(ObjectRef, Arc<Status>)>,
     /// The objects that had a status of ours and have none any more, whether they are gone or only no longer ours.
     pub cleared: Vec<ObjectRef>,
     /// The whole list of each object whose list has changed; empty when nothing is wrong any more.
-    pub diagnostics: Vec<(ObjectRef, Vec<Diagnostic>)>,
+    pub diagnostics: Vec<(ObjectRef, Arc<[Diagnostic]>)>,
     /// Whether other certificates than before are to be had by ACME.
     pub acme: bool,
     /// How many derivations were made: what the edits cost.
@@ -83,11 +85,11 @@ pub struct Translator {
     options: Options,
     world: World,
     readers: HashMap<Dependency, HashSet<Node>>,
-    reads: HashMap<Node, HashSet<Dependency>>,
+    reads: HashMap<Node, Box<[Dependency]>>,
     owners: BTreeMap<ObjectRef, Arc<Listeners>>,
     /// The ListenerSets that are attached to a Gateway.
     sets: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
-    routes: BTreeMap<ObjectRef, RouteResult>,
+    routes: HashMap<ObjectRef, RouteResult>,
     services: BTreeMap<ServiceKey, ServiceResult>,
     /// How many routes use a service.
     used: HashMap<ServiceKey, usize>,
@@ -102,8 +104,10 @@ pub struct Translator {
     shared: HashMap<Key, usize>,
     /// The Gateways through which requests come to a Service, each with the number of routes.
     ancestors: HashMap<ObjectRef, BTreeMap<ObjectRef, usize>>,
-    statuses: BTreeMap<ObjectRef, Status>,
-    diagnostics: BTreeMap<ObjectRef, Vec<Diagnostic>>,
+    statuses: BTreeMap<ObjectRef, Arc<Status>>,
+    diagnostics: BTreeMap<ObjectRef, Arc<[Diagnostic]>>,
+    /// What of statuses and diagnostics is the same for many.
+    alike: (Alike<Status>, Alike<[Diagnostic]>),
 }
 
 /// What one run gathers.
@@ -128,7 +132,7 @@ impl Translator {
             reads: HashMap::new(),
             owners: BTreeMap::new(),
             sets: HashMap::new(),
-            routes: BTreeMap::new(),
+            routes: HashMap::new(),
             services: BTreeMap::new(),
             used: HashMap::new(),
             attached: HashMap::new(),
@@ -139,6 +143,7 @@ impl Translator {
             ancestors: HashMap::new(),
             statuses: BTreeMap::new(),
             diagnostics: BTreeMap::new(),
+            alike: Default::default(),
         }
     }
 
@@ -223,12 +228,14 @@ impl Translator {
 
     /// The status of one object.
     pub fn status_of(&self, reference: &ObjectRef) -> Option<&Status> {
-        self.statuses.get(reference)
+        self.statuses.get(reference).map(AsRef::as_ref)
     }
 
     /// Every status.
     pub fn statuses(&self) -> impl Iterator<Item = (&ObjectRef, &Status)> {
-        self.statuses.iter()
+        self.statuses
+            .iter()
+            .map(|(reference, status)| (reference, status.as_ref()))
     }
 
     /// Everything that is wrong.
@@ -240,7 +247,7 @@ impl Translator {
 
     /// What is wrong with one object.
     pub fn diagnostics_of(&self, reference: &ObjectRef) -> &[Diagnostic] {
-        self.diagnostics.get(reference).map(Vec::as_slice).unwrap_or_default()
+        self.diagnostics.get(reference).map(AsRef::as_ref).unwrap_or_default()
     }
 
     fn touch(&self, run: &mut Run, dependency: &Dependency) {
@@ -254,19 +261,21 @@ impl Translator {
         let reader = Reader::new(&self.options, &self.world, &self.owners);
         let result = derive(&reader);
         let mut read = reader.into_read();
-        // What is put again is derived anyway, so of what is gone nothing needs to be remembered.
+        // What is put again is derived anyway: of itself nothing needs to be remembered, and nothing at all if it is gone.
         if let Node::Class(reference)
         | Node::Listeners(reference)
         | Node::Route(reference)
         | Node::Policy(reference)
         | Node::Backend(reference)
         | Node::Issuer(reference) = node
-            && self.world.get(reference).is_none()
         {
-            read.clear();
+            read.remove(&Dependency::Object(reference.clone()));
+            if self.world.get(reference).is_none() {
+                read.clear();
+            }
         }
         let before = self.reads.remove(node).unwrap_or_default();
-        for gone in before.difference(&read) {
+        for gone in before.iter().filter(|dependency| !read.contains(dependency)) {
             if let Some(nodes) = self.readers.get_mut(gone) {
                 nodes.remove(node);
                 if nodes.is_empty() {
@@ -274,9 +283,17 @@ impl Translator {
                 }
             }
         }
-        for new in read.difference(&before) {
-            self.readers.entry(new.clone()).or_default().insert(node.clone());
-        }
+        let read: Box<[Dependency]> = read
+            .into_iter()
+            .map(|dependency| {
+                // All who read the same share one name of it.
+                let shared = self.readers.get_key_value(&dependency);
+                let dependency = shared.map_or(dependency, |(known, _)| known.clone());
+                let readers = self.readers.entry(dependency.clone()).or_default();
+                readers.insert(node.clone());
+                dependency
+            })
+            .collect();
         if !read.is_empty() {
             self.reads.insert(node.clone(), read);
         }
@@ -411,7 +428,7 @@ impl Translator {
     /// Counts through which Gateways requests come to Services and XBackends, and has these and their policies say so.
     fn count_ancestors(&mut self, run: &mut Run, before: &RouteResult, after: &RouteResult) {
         let pairs = |route: &RouteResult| -> BTreeSet<(ObjectRef, ObjectRef)> {
-            let services = route.services.iter().map(service::object);
+            let services = route.services().into_iter().map(service::object);
             let services = services.chain(route.unserved.iter().cloned());
             let gateways = |service: ObjectRef| {
                 route
@@ -477,35 +494,35 @@ impl Translator {
     }
 
     fn route(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
-        let mut derived = self.read(node, |reader| route::derive(reader, reference));
-        // Kept with the others, and not twice.
-        let status = derived.as_mut().map(|derived| std::mem::take(&mut derived.status));
+        let (derived, status) = self.read(node, |reader| route::derive(reader, reference)).unzip();
         let before = self.routes.remove(reference).unwrap_or_default();
-        let after = derived.clone().unwrap_or_default();
+        let there = derived.is_some();
+        let after = derived.unwrap_or_default();
         run.dirty.insert(Node::Diagnosis(reference.clone()));
-        let changed = self.claims.replace(&before.claims, &after.claims);
+        let changed = self.claims.replace(&before.claims(), &after.claims());
         run.dirty.extend(changed.into_iter().map(Node::Diagnosis));
-        for key in before.attached.symmetric_difference(&after.attached) {
-            let count = self.attached.entry(key.clone()).or_default();
-            if after.attached.contains(key) {
-                *count += 1;
-            } else {
-                *count -= 1;
-                if *count == 0 {
-                    self.attached.remove(key);
-                }
+        for attached in before.attached.iter().filter(|old| !after.is_attached(&old.listener)) {
+            let count = self.attached.entry(attached.listener.clone()).or_default();
+            *count -= 1;
+            if *count == 0 {
+                self.attached.remove(&attached.listener);
             }
-            run.dirty.insert(Node::OwnerStatus(Owner::of(key)));
+            run.dirty.insert(Node::OwnerStatus(Owner::of(&attached.listener)));
+        }
+        for attached in after.attached.iter().filter(|new| !before.is_attached(&new.listener)) {
+            *self.attached.entry(attached.listener.clone()).or_default() += 1;
+            run.dirty.insert(Node::OwnerStatus(Owner::of(&attached.listener)));
         }
         self.count_ancestors(run, &before, &after);
-        for key in after.services.difference(&before.services) {
+        let (old, new) = (before.services(), after.services());
+        for &key in new.difference(&old) {
             let uses = self.used.entry(key.clone()).or_default();
             *uses += 1;
             if *uses == 1 {
                 run.dirty.insert(Node::Service(key.clone()));
             }
         }
-        for key in before.services.difference(&after.services) {
+        for &key in old.difference(&new) {
             let uses = self.used.entry(key.clone()).or_default();
             *uses -= 1;
             if *uses == 0 {
@@ -523,8 +540,8 @@ impl Translator {
             self.set_resource(run, rule.key(), Some(rule.clone()));
         }
         self.set_status(run, reference, status.map(Status::Route));
-        if let Some(derived) = derived {
-            self.routes.insert(reference.clone(), derived);
+        if there {
+            self.routes.insert(reference.clone(), after);
         }
     }
 
@@ -619,9 +636,9 @@ impl Translator {
         let Some(derived) = self.routes.get(reference) else {
             return self.set_diagnostics(run, reference, Vec::new());
         };
-        let mut diagnostics = derived.diagnostics.clone();
-        diagnostics.extend(self.claims.shadowed(&derived.claims));
-        for (path, key) in &derived.backends {
+        let mut diagnostics = derived.diagnostics.to_vec();
+        diagnostics.extend(self.claims.shadowed(&derived.claims()));
+        for (path, key) in derived.backends() {
             let known = self.services.get(key);
             let bare = |known: &ServiceResult| known.endpoints.is_empty() && known.service.names.is_empty();
             if known.is_some_and(bare) {
@@ -642,32 +659,31 @@ impl Translator {
     }
 
     fn set_status(&mut self, run: &mut Run, reference: &ObjectRef, status: Option<Status>) {
-        let changed = match status {
-            Some(status) => {
-                let changed = self.statuses.get(reference) != Some(&status);
-                self.statuses.insert(reference.clone(), status);
-                changed
-            }
-            None => self.statuses.remove(reference).is_some(),
+        let alike = &mut self.alike.0;
+        let status = status.map(|status| alike.share(status));
+        let before = match status.clone() {
+            Some(status) => self.statuses.insert(reference.clone(), status),
+            None => self.statuses.remove(reference),
         };
-        if changed {
+        if before != status {
             run.statuses.insert(reference.clone());
         }
+        before.iter().for_each(|before| alike.release(before));
     }
 
     fn set_diagnostics(&mut self, run: &mut Run, reference: &ObjectRef, mut list: Vec<Diagnostic>) {
         list.sort_by(|a, b| (a.level, &a.path, a.code).cmp(&(b.level, &b.path, b.code)));
         list.dedup();
-        let before = if list.is_empty() {
-            self.diagnostics.remove(reference).unwrap_or_default()
-        } else {
-            self.diagnostics
-                .insert(reference.clone(), list.clone())
-                .unwrap_or_default()
+        let alike = &mut self.alike.1;
+        let list = (!list.is_empty()).then(|| alike.share(list));
+        let before = match list.clone() {
+            Some(list) => self.diagnostics.insert(reference.clone(), list),
+            None => self.diagnostics.remove(reference),
         };
         if before != list {
             run.diagnostics.insert(reference.clone());
         }
+        before.iter().for_each(|before| alike.release(before));
     }
 
     /// Make before break: what is new or changed comes first, in the order of [`Key`]; what is gone goes in the reverse.

@@ -19,19 +19,19 @@ use crate::{
     translator::Options,
 };
 
-/// Something a derivation can depend on.
+/// Something a derivation can depend on. Each derivation keeps some, so it is small.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Dependency {
     /// One object, there or not.
     Object(ObjectRef),
     /// The grants of a namespace.
-    Grants(String),
-    /// The slices of a Service, by namespace and name.
-    Slices(String, String),
+    Grants(Box<str>),
+    /// The slices of a Service.
+    Slices(ObjectRef),
     /// What listeners a Gateway or a ListenerSet has come to have.
     Listeners(ObjectRef),
     /// Which Gateways and ListenerSets want a place on a port.
-    Slot(Slot),
+    Slot(Arc<Slot>),
     /// Which policies name an object as their target.
     Policies(ObjectRef),
 }
@@ -53,8 +53,8 @@ pub(crate) struct World {
     shared_ports: bool,
     objects: HashMap<ObjectRef, Object>,
     grants: HashMap<String, BTreeSet<ObjectRef>>,
-    slices: HashMap<(String, String), BTreeSet<ObjectRef>>,
-    slots: HashMap<Slot, BTreeSet<ObjectRef>>,
+    slices: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
+    slots: HashMap<Arc<Slot>, BTreeSet<ObjectRef>>,
     policies: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
 }
 
@@ -121,13 +121,13 @@ impl World {
         match object {
             Object::ReferenceGrant(_) => {
                 set(&mut self.grants, reference.namespace.clone(), reference, put);
-                changed.push(Dependency::Grants(reference.namespace.clone()));
+                changed.push(Dependency::Grants(reference.namespace.as_str().into()));
             }
             Object::EndpointSlice(slice) => {
                 if let Some(service) = slice.metadata.labels.get("kubernetes.io/service-name") {
-                    let key = (reference.namespace.clone(), service.clone());
-                    set(&mut self.slices, key.clone(), reference, put);
-                    changed.push(Dependency::Slices(key.0, key.1));
+                    let service = ObjectRef::new(Kind::Service, &reference.namespace, service);
+                    set(&mut self.slices, service.clone(), reference, put);
+                    changed.push(Dependency::Slices(service));
                 }
             }
             other => {
@@ -145,7 +145,7 @@ impl World {
     }
 
     /// The places on ports that the listeners of an object want.
-    fn wanted(&self, reference: &ObjectRef, object: Option<&Object>) -> HashSet<Slot> {
+    fn wanted(&self, reference: &ObjectRef, object: Option<&Object>) -> HashSet<Arc<Slot>> {
         let (gateway, listeners): (_, &[ListenerSpec]) = match object {
             Some(Object::Gateway(gateway)) => (reference.clone(), &gateway.spec.listeners),
             Some(Object::ListenerSet(set)) => {
@@ -158,11 +158,13 @@ impl World {
         };
         let scope = (!self.shared_ports).then_some(gateway);
         let slots = listeners.iter().flat_map(|spec| {
-            [None, Some(listener::hostname(spec).to_owned())].map(|hostname| Slot {
-                scope: scope.clone(),
-                port: spec.port,
-                protocol: spec.protocol.clone(),
-                hostname,
+            [None, Some(listener::hostname(spec).to_owned())].map(|hostname| {
+                Arc::new(Slot {
+                    scope: scope.clone(),
+                    port: spec.port,
+                    protocol: spec.protocol.clone(),
+                    hostname,
+                })
             })
         });
         slots.collect()
@@ -274,7 +276,7 @@ impl<'w> Reader<'w> {
         if from_namespace == to_namespace {
             return true;
         }
-        self.note(Dependency::Grants(to_namespace.to_owned()));
+        self.note(Dependency::Grants(to_namespace.into()));
         let grants = self.world.grants.get(to_namespace).into_iter().flatten();
         grants.filter_map(|reference| self.world.get(reference)).any(|object| {
             let Object::ReferenceGrant(grant) = object else {
@@ -291,9 +293,9 @@ impl<'w> Reader<'w> {
 
     /// The slices of a Service, in the order of their names.
     pub(crate) fn slices(&self, namespace: &str, service: &str) -> Vec<&'w Arc<EndpointSlice>> {
-        let key = (namespace.to_owned(), service.to_owned());
-        self.note(Dependency::Slices(key.0.clone(), key.1.clone()));
-        let members = self.world.slices.get(&key).into_iter().flatten();
+        let service = ObjectRef::new(Kind::Service, namespace, service);
+        let members = self.world.slices.get(&service).into_iter().flatten();
+        self.note(Dependency::Slices(service));
         members
             .filter_map(|reference| match self.world.get(reference) {
                 Some(Object::EndpointSlice(slice)) => Some(slice),
@@ -305,7 +307,7 @@ impl<'w> Reader<'w> {
     /// The Gateways and ListenerSets that want a place on a port, in no order.
     pub(crate) fn wanting(&self, slot: Slot) -> Vec<&'w ObjectRef> {
         let members = self.world.slots.get(&slot).into_iter().flatten().collect();
-        self.note(Dependency::Slot(slot));
+        self.note(Dependency::Slot(slot.into()));
         members
     }
 

@@ -550,8 +550,11 @@ impl Follower {
                 needless.push(key.to_string());
             }
         }
-        self.statuses.extend(output.statuses);
+        let statuses = output.statuses.into_iter();
+        self.statuses
+            .extend(statuses.map(|(reference, status)| (reference, Status::clone(&status))));
         for (reference, list) in output.diagnostics {
+            let list = list.to_vec();
             let before = if list.is_empty() {
                 self.diagnostics.remove(&reference).unwrap_or_default()
             } else {

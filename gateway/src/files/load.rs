@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::SmallVec;
 use weft_crds::{Kind, Object, ObjectRef};
 use weft_translate::{Diagnostic, Level};
 
@@ -27,7 +28,8 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 #[derive(Debug)]
 struct Text {
     text: Box<str>,
-    starts: Vec<usize>,
+    /// Where lines begin. Files are bounded far below what fits.
+    starts: Box<[u32]>,
 }
 
 impl Text {
@@ -36,7 +38,8 @@ impl Text {
         let ends = text
             .match_indices(['\n', '\r'])
             .filter(|(at, end)| *end == "\n" || text.as_bytes().get(at + 1) != Some(&b'\n'));
-        let starts = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
+        let starts = ends.map(|(at, _)| u32::try_from(at + 1).unwrap_or(u32::MAX));
+        let starts = std::iter::once(0).chain(starts).collect();
         Self {
             text: text.into(),
             starts,
@@ -50,7 +53,7 @@ impl Text {
 
     /// All from a line on.
     fn rest(&self, number: usize) -> Option<&str> {
-        self.text.get(*self.starts.get(number.checked_sub(1)?)?..)
+        self.text.get(*self.starts.get(number.checked_sub(1)?)? as usize..)
     }
 }
 
@@ -88,7 +91,7 @@ struct Origin {
     /// The line at which its document begins.
     line: usize,
     /// If the document is a List, which of its items; of Lists in Lists, the outermost first.
-    items: Vec<usize>,
+    items: SmallVec<[u32; 2]>,
 }
 
 impl File {
@@ -133,11 +136,14 @@ impl File {
                 Ok(Some((line, document))) => {
                     let origin = Origin {
                         line,
-                        items: Vec::new(),
+                        items: SmallVec::new(),
                     };
                     file.document(&path, &text, origin, document);
                 }
-                Ok(None) => return file,
+                Ok(None) => {
+                    file.objects.shrink_to_fit();
+                    return file;
+                }
                 Err(error) => {
                     file.broken = true;
                     let remedy = "correct the YAML; what the file held before stays in use";
@@ -238,7 +244,7 @@ impl File {
     fn list(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, origin: &Origin, document: &mut Node) {
         match document.take("items").map(|items| (items.mark, items.kind)) {
             Some((_, tree::NodeKind::Sequence(items))) => {
-                for (at, item) in items.into_iter().enumerate() {
+                for (at, item) in (0..).zip(items) {
                     let mut origin = origin.clone();
                     origin.items.push(at);
                     self.document(path, text, origin, item);
@@ -337,7 +343,7 @@ impl Located {
         let mut node = document.as_ref().map(|(_, document)| document);
         for item in &self.origin.items {
             node = match node.and_then(|list| list.get("items")).map(|items| &items.kind) {
-                Some(tree::NodeKind::Sequence(items)) => items.get(*item),
+                Some(tree::NodeKind::Sequence(items)) => items.get(*item as usize),
                 _ => None,
             };
         }

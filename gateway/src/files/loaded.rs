@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
+    sync::Arc,
 };
 
+use smallvec::SmallVec;
 use weft_crds::ObjectRef;
 
 use super::{
@@ -15,9 +17,9 @@ use super::{
 /// All objects of all files. A file that is read again costs as much as the file holds, whatever the others do.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
-    files: BTreeMap<PathBuf, File>,
-    /// The files in which an object stands; the first counts.
-    holders: HashMap<ObjectRef, BTreeSet<PathBuf>>,
+    files: BTreeMap<Arc<Path>, File>,
+    /// The files in which an object stands, mostly one; the first counts.
+    holders: HashMap<ObjectRef, SmallVec<[Arc<Path>; 1]>>,
 }
 
 impl Loaded {
@@ -27,7 +29,7 @@ impl Loaded {
         if let Some(before) = self.files.remove(path) {
             for reference in before.index.into_keys() {
                 if let Some(holders) = self.holders.get_mut(&reference) {
-                    holders.remove(path);
+                    holders.retain(|holder| **holder != *path);
                     if holders.is_empty() {
                         self.holders.remove(&reference);
                     }
@@ -36,14 +38,14 @@ impl Loaded {
             }
         }
         if let Some(file) = file {
+            let path: Arc<Path> = path.into();
             for reference in file.index.keys() {
-                self.holders
-                    .entry(reference.clone())
-                    .or_default()
-                    .insert(path.to_owned());
+                let holders = self.holders.entry(reference.clone()).or_default();
+                let at = holders.partition_point(|holder| *holder < path);
+                holders.insert(at, path.clone());
                 touched.insert(reference.clone());
             }
-            self.files.insert(path.to_owned(), file);
+            self.files.insert(path, file);
         }
         touched
     }
@@ -54,8 +56,8 @@ impl Loaded {
     }
 
     /// The paths of the files.
-    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.files.keys()
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(AsRef::as_ref)
     }
 
     /// An object. Of one that stands twice, the first counts.
@@ -87,7 +89,7 @@ impl Loaded {
             .flat_map(|file| file.problems.iter().cloned())
             .collect();
         for (reference, holders) in self.holders.iter().filter(|(_, holders)| holders.len() > 1) {
-            let located = |path: &PathBuf| {
+            let located = |path: &Arc<Path>| {
                 let file = self.files.get(path)?;
                 file.objects.get(*file.index.get(reference)?)
             };

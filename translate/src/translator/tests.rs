@@ -78,7 +78,7 @@ fn of_what_is_gone_nothing_is_kept() {
 }
 
 impl Translator {
-    fn sizes(&self) -> [usize; 16] {
+    fn sizes(&self) -> [usize; 18] {
         let Self {
             options: _,
             world,
@@ -97,6 +97,7 @@ impl Translator {
             ancestors,
             statuses,
             diagnostics,
+            alike,
         } = self;
         [
             world.size(),
@@ -115,6 +116,8 @@ impl Translator {
             ancestors.len(),
             statuses.len(),
             diagnostics.len(),
+            alike.0.size(),
+            alike.1.size(),
         ]
     }
 }
