@@ -15,7 +15,8 @@ pub(crate) struct Load {
     pub(crate) p99_us: f64,
 }
 
-fn run(args: &[&str]) -> anyhow::Result<String> {
+/// Runs a program on the core of the load, and gives what it prints.
+pub(crate) fn run(args: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("taskset")
         .args(["-c", "1", "nice", "-n", "-15"])
         .args(args)

@@ -13,10 +13,11 @@ mod routes;
 mod scaling;
 mod scenario;
 mod tls;
+mod udp;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::{peer::Bench, report::Report, scenario::Scenario};
 
@@ -38,10 +39,36 @@ struct Args {
     /// Write the table to docs/benchmarks.md.
     #[arg(long)]
     write: bool,
+    /// Only load and edits of many routes.
+    #[arg(long, conflicts_with = "scenario")]
+    routes: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What the benchmark runs of itself, in processes of their own.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Send datagrams back.
+    #[command(hide = true)]
+    UdpEcho { port: u16 },
+    /// Send datagrams, and wait for their answers.
+    #[command(hide = true)]
+    UdpLoad { port: u16, seconds: u64 },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut args = Args::parse();
+    match args.part {
+        Some(Part::UdpEcho { port }) => return udp::echo(port).map(|()| ExitCode::SUCCESS),
+        Some(Part::UdpLoad { port, seconds }) => return udp::load(port, seconds).map(|()| ExitCode::SUCCESS),
+        None => {}
+    }
+    if args.routes {
+        let (text, met) = routes::measure()?;
+        println!("{text}");
+        return Ok(exit(met));
+    }
     if args.quick {
         (args.rounds, args.seconds) = (1, 1);
     }
@@ -76,17 +103,20 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     drop(bench);
     let mut text = report.table(args.rounds, args.seconds, &described);
+    let mut met = report.gates_hold();
     if args.scenario.is_empty() {
-        text.push_str(&routes::measure()?);
+        let (more, routes_met) = routes::measure()?;
+        text.push_str(&more);
+        met &= routes_met;
         text.push_str(&scaling::measure(args.rounds, args.seconds)?);
     }
     println!("\n{text}");
     if args.write {
         std::fs::write(PathBuf::from("docs/benchmarks.md"), text)?;
     }
-    Ok(if report.gates_hold() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit(met))
+}
+
+fn exit(met: bool) -> ExitCode {
+    if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

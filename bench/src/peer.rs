@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 /// The host all requests are for.
 pub(crate) const HOST: &str = "bench.example";
+/// The name that TLS connections are for which are passed through: one that resolves, since wrk makes the SNI of its URL.
+pub(crate) const PASSED: &str = "localhost";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A process that ends with its owner.
@@ -35,6 +37,12 @@ pub(crate) struct Ports {
     pub(crate) http: u16,
     pub(crate) https: u16,
     pub(crate) h2c: u16,
+    /// TCP, to the origin's HTTP.
+    pub(crate) tcp: u16,
+    /// TLS that is passed through, to the origin's HTTPS.
+    pub(crate) tls: u16,
+    /// Datagrams.
+    pub(crate) udp: u16,
 }
 
 /// Everything that runs.
@@ -42,7 +50,7 @@ pub(crate) struct Bench {
     proxies: BTreeMap<&'static str, (Running, Ports)>,
     origin: Ports,
     versions: Vec<String>,
-    _origin: Running,
+    _origin: [Running; 2],
     _folder: TempDir,
 }
 
@@ -56,10 +64,18 @@ impl Bench {
         let folder = TempDir::new()?;
         let path = folder.path();
         certificate(path)?;
-        let origin_ports = ports()?;
+        let origin_ports = {
+            let ports = ports()?;
+            Ports {
+                tcp: ports.http,
+                tls: ports.https,
+                ..ports
+            }
+        };
         fs::create_dir_all(path.join("www"))?;
         fs::write(path.join("www/1k"), vec![b'x'; 1024])?;
         fs::write(path.join("www/100k"), vec![b'x'; 100 * 1024])?;
+        fs::write(path.join("www/1m"), vec![b'x'; 1024 * 1024])?;
         let origin = spawn(
             1,
             "nginx",
@@ -71,6 +87,8 @@ impl Bench {
             ],
         )?;
         wait(origin_ports.http)?;
+        let here = text(&env::current_exe()?);
+        let echo = spawn(1, &here, &["udp-echo", &origin_ports.udp.to_string()])?;
         let mut proxies = BTreeMap::new();
         let mut versions = Vec::new();
         let weft = weft_binary()?;
@@ -128,7 +146,7 @@ impl Bench {
             proxies.insert(name, (running, ports));
         }
         for (name, (_, ports)) in &proxies {
-            for port in [ports.http, ports.https, ports.h2c] {
+            for port in [ports.http, ports.https, ports.h2c, ports.tcp, ports.tls] {
                 wait(port).with_context(|| format!("{name} does not listen on {port}"))?;
             }
         }
@@ -136,7 +154,7 @@ impl Bench {
             proxies,
             origin: origin_ports,
             versions,
-            _origin: origin,
+            _origin: [origin, echo],
             _folder: folder,
         })
     }
@@ -176,14 +194,14 @@ fn install() -> anyhow::Result<()> {
     let missing = ["nginx", "haproxy", "wrk", "h2load"]
         .into_iter()
         .any(|tool| !on_path(tool));
-    if missing {
-        println!("installing nginx-light, haproxy, wrk and nghttp2-client");
-        let command = "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light haproxy wrk nghttp2-client";
-        let status = Command::new("sh").args(["-c", command]).status()?;
-        ensure!(
-            status.success(),
-            "install nginx-light, haproxy, wrk and nghttp2-client, then run this again"
+    if missing || !Path::new(NGINX_STREAM).exists() {
+        const PACKAGES: &str = "nginx-light libnginx-mod-stream haproxy wrk nghttp2-client";
+        println!("installing {PACKAGES}");
+        let command = format!(
+            "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends {PACKAGES}"
         );
+        let status = Command::new("sh").args(["-c", &command]).status()?;
+        ensure!(status.success(), "install {PACKAGES}, then run this again");
     }
     envoy().map(drop)
 }
@@ -271,6 +289,9 @@ fn ports() -> anyhow::Result<Ports> {
         http: free_port()?,
         https: free_port()?,
         h2c: free_port()?,
+        tcp: free_port()?,
+        tls: free_port()?,
+        udp: free_port()?,
     })
 }
 
@@ -294,10 +315,12 @@ fn certificate(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// nginx's module for TCP and UDP.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 const NGINX_HEAD: &str = "daemon off; master_process off; pid nginx.pid; error_log /dev/null crit; worker_rlimit_nofile 40000;\nevents { worker_connections 18000; }\n";
 
 fn origin_conf(folder: &Path, ports: Ports) -> String {
-    let (root, Ports { http, https, h2c }) = (text(&folder.join("www")), ports);
+    let (root, Ports { http, https, h2c, .. }) = (text(&folder.join("www")), ports);
     let head = NGINX_HEAD.replace("nginx.pid", "origin.pid");
     format!(
         "{head}http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000; keepalive_timeout 600s; open_file_cache max=10 inactive=600s; http2_max_concurrent_streams 1000;\n server {{ listen 127.0.0.1:{http} backlog=4096; root {root}; }}\n server {{ listen 127.0.0.1:{h2c} http2; root {root}; }}\n server {{ listen 127.0.0.1:{https} ssl http2; ssl_certificate {c}; ssl_certificate_key {k}; ssl_session_tickets off; root {root}; }} }}\n",
@@ -307,10 +330,21 @@ fn origin_conf(folder: &Path, ports: Ports) -> String {
 }
 
 fn nginx_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
-    let Ports { http, https, h2c } = ports;
+    let Ports {
+        http,
+        https,
+        h2c,
+        tcp,
+        tls,
+        udp,
+    } = ports;
     let location = "proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host; proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; proxy_buffers 8 32k; proxy_max_temp_file_size 0;";
+    let stream = format!(
+        "stream {{ map $ssl_preread_server_name $passed {{ {PASSED} 127.0.0.1:{}; }}\n server {{ listen 127.0.0.1:{tcp} backlog=4096; proxy_pass 127.0.0.1:{}; proxy_buffer_size 64k; tcp_nodelay on; }}\n server {{ listen 127.0.0.1:{tls} backlog=4096; ssl_preread on; proxy_pass $passed; tcp_nodelay on; }}\n server {{ listen 127.0.0.1:{udp} udp; proxy_pass 127.0.0.1:{}; proxy_timeout 60s; }} }}\n",
+        origin.tls, origin.tcp, origin.udp
+    );
     format!(
-        "{NGINX_HEAD}http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s; http2_max_concurrent_streams 1000; ssl_session_tickets off; ssl_session_cache off; ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\n upstream origin {{ server 127.0.0.1:{o}; keepalive 512; keepalive_requests 100000000; }}\n upstream origin2 {{ server 127.0.0.1:{o2}; keepalive 64; keepalive_requests 100000000; }}\n server {{ listen 127.0.0.1:{http} backlog=4096; server_name {HOST}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{https} ssl http2 backlog=4096; server_name {HOST}; ssl_certificate {c}; ssl_certificate_key {k}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{h2c} http2; server_name {HOST}; location / {{ grpc_set_header X-Forwarded-For $remote_addr; grpc_set_header X-Forwarded-Proto $scheme; grpc_pass grpc://origin2; }} }} }}\n",
+        "load_module {NGINX_STREAM};\n{NGINX_HEAD}{stream}http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s; http2_max_concurrent_streams 1000; ssl_session_tickets off; ssl_session_cache off; ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;\n upstream origin {{ server 127.0.0.1:{o}; keepalive 512; keepalive_requests 100000000; }}\n upstream origin2 {{ server 127.0.0.1:{o2}; keepalive 64; keepalive_requests 100000000; }}\n server {{ listen 127.0.0.1:{http} backlog=4096; server_name {HOST}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{https} ssl http2 backlog=4096; server_name {HOST}; ssl_certificate {c}; ssl_certificate_key {k}; location / {{ {location} }} }}\n server {{ listen 127.0.0.1:{h2c} http2; server_name {HOST}; location / {{ grpc_set_header X-Forwarded-For $remote_addr; grpc_set_header X-Forwarded-Proto $scheme; grpc_pass grpc://origin2; }} }} }}\n",
         o = origin.http,
         o2 = origin.h2c,
         c = text(&folder.join("tls.crt")),
@@ -319,10 +353,28 @@ fn nginx_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
 }
 
 fn haproxy_conf(folder: &Path, ports: Ports, origin: Ports, splice: bool) -> String {
-    let Ports { http, https, h2c } = ports;
-    let splice = if splice { "  option splice-response\n" } else { "" };
+    let Ports {
+        http,
+        https,
+        h2c,
+        tcp,
+        tls,
+        udp: _,
+    } = ports;
+    let (splice, splice_both) = if splice {
+        (
+            "  option splice-response\n",
+            "  option splice-request\n  option splice-response\n",
+        )
+    } else {
+        ("", "")
+    };
+    let streams = format!(
+        "frontend t\n  mode tcp\n  bind 127.0.0.1:{tcp} backlog 4096\n{splice_both}  default_backend bt\nbackend bt\n  mode tcp\n{splice_both}  server s 127.0.0.1:{}\nfrontend p\n  mode tcp\n  bind 127.0.0.1:{tls} backlog 4096\n  tcp-request inspect-delay 5s\n  tcp-request content accept if {{ req.ssl_hello_type 1 }}\n  use_backend bp if {{ req.ssl_sni -i {PASSED} }}\nbackend bp\n  mode tcp\n  server s 127.0.0.1:{}\n",
+        origin.tcp, origin.tls
+    );
     format!(
-        "global\n  nbthread 1\n  maxconn 4000\n  tune.ssl.cachesize 0\n  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256\n  ssl-default-bind-options no-tls-tickets ssl-min-ver TLSv1.3\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n  http-reuse always\n  option forwardfor\n{splice}frontend f\n  http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]\n  bind 127.0.0.1:{http} backlog 4096\n  bind 127.0.0.1:{https} ssl crt {pem} alpn h2,http/1.1 backlog 4096\n  acl host hdr(host) -i {HOST}\n  acl path path_beg /\n  use_backend b if host path\nbackend b\n  server s 127.0.0.1:{o} pool-max-conn 512\nfrontend f2\n  bind 127.0.0.1:{h2c} proto h2\n  http-request set-header X-Forwarded-Proto http\n  acl host hdr(host) -i {HOST}\n  use_backend b2 if host\nbackend b2\n  server s 127.0.0.1:{o2} proto h2\n",
+        "global\n  nbthread 1\n  maxconn 4000\n  tune.ssl.cachesize 0\n  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256\n  ssl-default-bind-options no-tls-tickets ssl-min-ver TLSv1.3\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 600s\n  timeout server 600s\n  http-reuse always\n  option forwardfor\n{splice}frontend f\n  http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]\n  bind 127.0.0.1:{http} backlog 4096\n  bind 127.0.0.1:{https} ssl crt {pem} alpn h2,http/1.1 backlog 4096\n  acl host hdr(host) -i {HOST}\n  acl path path_beg /\n  use_backend b if host path\nbackend b\n  server s 127.0.0.1:{o} pool-max-conn 512\nfrontend f2\n  bind 127.0.0.1:{h2c} proto h2\n  http-request set-header X-Forwarded-Proto http\n  acl host hdr(host) -i {HOST}\n  use_backend b2 if host\nbackend b2\n  server s 127.0.0.1:{o2} proto h2\n{streams}",
         pem = text(&folder.join("tls.pem")),
         o = origin.http,
         o2 = origin.h2c,
@@ -331,6 +383,7 @@ fn haproxy_conf(folder: &Path, ports: Ports, origin: Ports, splice: bool) -> Str
 
 fn envoy_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
     use serde_json::json;
+    let address = |protocol: &str, port: u16| json!({"socket_address": {"protocol": protocol, "address": "127.0.0.1", "port_value": port}});
     let listener = |name: &str, port: u16, cluster: &str, codec: &str, tls: bool| {
         let manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -361,7 +414,7 @@ fn envoy_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
                 },
             }});
         }
-        json!({"name": name, "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}, "filter_chains": [chain]})
+        json!({"name": name, "address": address("TCP", port), "filter_chains": [chain]})
     };
     let cluster = |name: &str, port: u16, http2: bool| {
         let mut cluster = json!({
@@ -377,13 +430,37 @@ fn envoy_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
         }
         cluster
     };
+    let tcp = |cluster: &str| {
+        json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": cluster, "cluster": cluster,
+        }})
+    };
+    let inspector = json!({"name": "envoy.filters.listener.tls_inspector", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"}});
+    let udp = json!({"name": "envoy.filters.udp_listener.udp_proxy", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig",
+        "stat_prefix": "udp",
+        "matcher": {"on_no_match": {"action": {"name": "route", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.Route", "cluster": "udp"}}}},
+    }});
     json!({"static_resources": {
         "listeners": [
             listener("http", ports.http, "h1", "HTTP1", false),
             listener("https", ports.https, "h1", "AUTO", true),
             listener("h2c", ports.h2c, "h2", "HTTP2", false),
+            {"name": "tcp", "address": address("TCP", ports.tcp), "filter_chains": [{"filters": [tcp("tcp")]}]},
+            {"name": "tls", "address": address("TCP", ports.tls), "listener_filters": [inspector], "filter_chains": [
+                {"filter_chain_match": {"server_names": [PASSED]}, "filters": [tcp("tls")]}]},
+            {"name": "udp", "address": address("UDP", ports.udp), "udp_listener_config": {}, "listener_filters": [udp]},
         ],
-        "clusters": [cluster("h1", origin.http, false), cluster("h2", origin.h2c, true)],
+        "clusters": [
+            cluster("h1", origin.http, false),
+            cluster("h2", origin.h2c, true),
+            cluster("tcp", origin.tcp, false),
+            cluster("tls", origin.tls, false),
+            cluster("udp", origin.udp, false),
+        ],
     }})
     .to_string()
 }
@@ -391,9 +468,10 @@ fn envoy_conf(folder: &Path, ports: Ports, origin: Ports) -> String {
 /// Ordinary manifests: what a user would apply.
 fn weft_conf(folder: &Path, ports: Ports, origin: Ports) -> anyhow::Result<String> {
     let secret = |name: &str| -> anyhow::Result<String> { Ok(STANDARD.encode(fs::read(folder.join(name))?)) };
-    let service = |name: &str, port: u16, protocol: &str| {
+    let service = |name: &str, port: u16, further: &str| {
+        let transport = if further.contains("UDP") { "UDP" } else { "TCP" };
         format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: p, port: 80, appProtocol: {protocol}}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: p, port: {port}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n---\n"
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{name: p, port: 80, {further}}}]}}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\nports: [{{name: p, port: {port}, protocol: {transport}}}]\nendpoints: [{{addresses: [127.0.0.1]}}]\n---\n"
         )
     };
     let route = |name: &str, listeners: &[&str], service: &str| {
@@ -406,14 +484,32 @@ fn weft_conf(folder: &Path, ports: Ports, origin: Ports) -> anyhow::Result<Strin
             parents.join(", ")
         )
     };
-    let Ports { http, https, h2c } = ports;
+    let stream = |kind: &str, name: &str, hostnames: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{hostnames}parentRefs: [{{name: bench, sectionName: {name}}}], rules: [{{backendRefs: [{{name: {name}, port: 80}}]}}]}}\n---\n"
+        )
+    };
+    let Ports {
+        http,
+        https,
+        h2c,
+        tcp,
+        tls,
+        udp,
+    } = ports;
     Ok(format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: bench}}\nspec:\n  gatewayClassName: weft\n  listeners:\n  - {{name: http, protocol: HTTP, port: {http}}}\n  - {{name: https, protocol: HTTPS, port: {https}, tls: {{certificateRefs: [{{name: tls}}]}}}}\n  - {{name: h2c, protocol: HTTP, port: {h2c}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: tls}}\ntype: kubernetes.io/tls\ndata: {{tls.crt: {}, tls.key: {}}}\n---\n{}{}{}{}",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: bench}}\nspec:\n  gatewayClassName: weft\n  listeners:\n  - {{name: http, protocol: HTTP, port: {http}}}\n  - {{name: https, protocol: HTTPS, port: {https}, tls: {{certificateRefs: [{{name: tls}}]}}}}\n  - {{name: h2c, protocol: HTTP, port: {h2c}}}\n  - {{name: tcp, protocol: TCP, port: {tcp}}}\n  - {{name: tls, protocol: TLS, port: {tls}, hostname: {PASSED}, tls: {{mode: Passthrough}}}}\n  - {{name: udp, protocol: UDP, port: {udp}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: tls}}\ntype: kubernetes.io/tls\ndata: {{tls.crt: {}, tls.key: {}}}\n---\n{}{}{}{}{}{}{}{}{}{}",
         secret("tls.crt")?,
         secret("tls.key")?,
-        service("h1", origin.http, "http"),
-        service("h2", origin.h2c, "kubernetes.io/h2c"),
+        service("h1", origin.http, "appProtocol: http"),
+        service("h2", origin.h2c, "appProtocol: kubernetes.io/h2c"),
+        service("tcp", origin.tcp, "protocol: TCP"),
+        service("tls", origin.tls, "protocol: TCP"),
+        service("udp", origin.udp, "protocol: UDP"),
         route("h1", &["http", "https"], "h1"),
         route("h2", &["h2c"], "h2"),
+        stream("TCPRoute", "tcp", ""),
+        stream("TLSRoute", "tls", &format!("hostnames: [{PASSED}], ")),
+        stream("UDPRoute", "udp", ""),
     ))
 }

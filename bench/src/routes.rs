@@ -20,10 +20,16 @@ use crate::{
 const EDITS: usize = 30;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Measures among 50 and among 5,000 routes, and says so in Markdown.
-pub(crate) fn measure() -> anyhow::Result<String> {
+/// What is asked for of the most routes (milliseconds, MB).
+const LOAD_MS: f64 = 1000.0;
+const MEMORY_MB: f64 = 40.0;
+const EDIT_MS: f64 = 20.0;
+
+/// Measures among 50 and among 5,000 routes, and says so in Markdown, and whether it is as asked for.
+pub(crate) fn measure() -> anyhow::Result<(String, bool)> {
+    let mut met = true;
     let mut out = String::from(
-        "\n## Many routes\n\n| routes | from start to ready | memory | edit to traffic, median of 30 |\n|---|---|---|---|\n",
+        "\n## Many routes\n\nAsked for: 1 s, 40 MB, 20 ms. Memory is the most that was seen, when it was ready and after the edits.\n\n| routes | from start to ready | memory | edit to traffic, median of 30 |\n|---|---|---|---|\n",
     );
     for count in [50, 5000] {
         let folder = tempfile::tempdir()?;
@@ -56,21 +62,18 @@ pub(crate) fn measure() -> anyhow::Result<String> {
         let running = Running(child);
         until(|| status(admin, "localhost", "/ready") == Some(200))?;
         let loaded = start.elapsed();
-        let memory = pss(running.0.id())?;
+        let at_first = pss(running.0.id())?;
         let mut edits = Vec::new();
         for number in 0..EDITS {
             edits.push(edit(folder.path(), port, number)?.as_secs_f64() * 1000.0);
         }
+        let memory = at_first.max(pss(running.0.id())?) as f64 / 1e6;
+        let (load, edit) = (loaded.as_secs_f64() * 1000.0, median(&edits));
+        met &= load <= LOAD_MS && memory <= MEMORY_MB && edit <= EDIT_MS;
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            out,
-            "| {count} | {:.0} ms | {:.1} MB | {:.1} ms |",
-            loaded.as_secs_f64() * 1000.0,
-            memory as f64 / 1e6,
-            median(&edits)
-        );
+        let _ = writeln!(out, "| {count} | {load:.0} ms | {memory:.1} MB | {edit:.1} ms |");
     }
-    Ok(out)
+    Ok((out, met))
 }
 
 fn route(name: &str, host: &str, path: &str) -> String {

@@ -14,8 +14,8 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::{
     load::{H2load, Load, h2load, wrk},
     measure,
-    peer::{Bench, DIRECT, HOST},
-    tls,
+    peer::{Bench, DIRECT, HOST, PASSED},
+    tls, udp,
 };
 
 /// Connections that lie idle.
@@ -39,6 +39,13 @@ pub(crate) enum Scenario {
     H2c,
     /// HTTP/1.1 at 2,000 requests a second.
     Rate2k,
+    /// A TCP connection for each 1 MB.
+    #[value(name = "tcp_1m")]
+    Tcp1m,
+    /// A new TLS connection for each request, which the proxy does not terminate.
+    TlsPassthrough,
+    /// Datagrams of 256 bytes and their answers, 16 clients.
+    Udp,
     /// Memory of a connection that lies idle.
     Idle,
     /// The same over TLS.
@@ -54,7 +61,7 @@ pub(crate) enum Figures {
 
 impl Scenario {
     /// Memory first, while nothing has been freed that could be used again.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Idle,
         Self::IdleTls,
         Self::H1_1k,
@@ -64,6 +71,9 @@ impl Scenario {
         Self::TlsNew,
         Self::H2c,
         Self::Rate2k,
+        Self::Tcp1m,
+        Self::TlsPassthrough,
+        Self::Udp,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -75,6 +85,9 @@ impl Scenario {
             Self::TlsNew => "tls_new",
             Self::H2c => "h2c",
             Self::Rate2k => "rate2k",
+            Self::Tcp1m => "tcp_1m",
+            Self::TlsPassthrough => "tls_passthrough",
+            Self::Udp => "udp",
             Self::Idle => "idle",
             Self::IdleTls => "idle_tls",
         }
@@ -85,25 +98,27 @@ impl Scenario {
         matches!(self, Self::Idle | Self::IdleTls)
     }
 
-    /// The most that Weft's CPU per request may be, as a ratio to the best peer; bytes where memory is measured.
-    pub(crate) fn gate(self) -> f64 {
-        match self {
+    /// The most that Weft's CPU per request may be, as a ratio to the best peer; bytes where memory is measured. None where
+    /// nothing is promised.
+    pub(crate) fn gate(self) -> Option<f64> {
+        Some(match self {
             Self::H1_1k | Self::H1tls => 0.85,
             Self::H1_100k => 0.90,
             Self::H2tls => 1.05,
             Self::TlsNew => 0.75,
             Self::H2c => 1.0,
-            Self::Rate2k => 0.80,
+            Self::Rate2k | Self::Tcp1m => 0.80,
+            Self::TlsPassthrough | Self::Udp => return None,
             Self::Idle => 1536.0,
             Self::IdleTls => 10_240.0,
-        }
+        })
     }
 
     /// Runs it with one proxy. Nothing is measured where it makes no sense.
     pub(crate) fn run(self, bench: &Bench, name: &str, seconds: u64) -> anyhow::Result<Option<Figures>> {
         let ports = bench.ports(name);
         let Some(pid) = bench.pid(name) else {
-            let plain = matches!(self, Self::H1_1k | Self::Rate2k);
+            let plain = matches!(self, Self::H1_1k | Self::Rate2k | Self::Udp);
             return if plain {
                 Ok(Some(Figures::Load {
                     cpu_us: f64::NAN,
@@ -124,6 +139,10 @@ impl Scenario {
                 };
                 bytes.map(|bytes| Some(Figures::Bytes(bytes)))
             };
+        }
+        // HAProxy has no UDP.
+        if self == Self::Udp && name.starts_with("haproxy") {
+            return Ok(None);
         }
         let before = measure::cpu_ns(pid)?;
         let load = self.load(ports, seconds)?;
@@ -170,6 +189,9 @@ impl Scenario {
                 rate: Some(2000),
                 http1: true,
             }),
+            Self::Tcp1m => wrk(&format!("http://127.0.0.1:{}/1m", ports.tcp), 16, seconds, true),
+            Self::TlsPassthrough => wrk(&format!("https://{PASSED}:{}/1k", ports.tls), 16, seconds, true),
+            Self::Udp => udp::measure(ports.udp, seconds),
             Self::Idle | Self::IdleTls => anyhow::bail!("idle connections are no load"),
         }
     }
