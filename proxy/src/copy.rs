@@ -17,7 +17,6 @@ use crate::{
 
 /// With so much left to move, or so much moved already where nobody knows, a flow is long.
 const LONG: u64 = 64 * 1024;
-const PROVED: u64 = 256 * 1024;
 
 /// Copies `length` bytes, or all until `from` ends, and counts them in `moved`. Says whether `from` sent nothing beyond that.
 pub(crate) async fn copy<A: Stream, B: Stream>(
@@ -48,7 +47,7 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
                 watchdog.touch();
             }
             kept.release(worker);
-            if spliced && length.is_none() && u64::MAX - left >= PROVED {
+            if spliced && length.is_none() && u64::MAX - left >= LONG {
                 proved = true;
                 return Poll::Ready(Ok(()));
             }
