@@ -78,7 +78,7 @@ pub struct SecretName {
 }
 
 /// `status` of an AcmeIssuer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AcmeIssuerStatus {
     /// `Accepted`: it can be used as it is; `Ready`: there is an account with the CA.
