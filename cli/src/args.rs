@@ -3,8 +3,10 @@
 use std::{net::IpAddr, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use weft_gateway::command::{Log, duration, log_format, share};
-use weft_proxy::{AccessLog, LogFormat};
+use weft_proxy::{
+    AccessLog, LogFormat,
+    command::{Log, duration, log_format, share},
+};
 
 use crate::cluster::{check::Check, install::Install, uninstall::Uninstall};
 

@@ -4,8 +4,8 @@ use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, time::Durat
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use weft_gateway::{Standalone, StandaloneOptions, descriptors, files::Sources, names::NamesOptions};
-use weft_proxy::{Limits, Options};
+use weft_gateway::{Standalone, StandaloneOptions, files::Sources, names::NamesOptions};
+use weft_proxy::{Limits, Options, descriptors};
 
 use crate::{analyze::summary, args::Up, log, report::Report, view::View};
 

@@ -1,18 +1,13 @@
 //! The edge. Standalone, it reads manifests from files and runs the data plane in this process, with no cluster; in a
 //! cluster, it runs as a pod of a Gateway and is told by the operator what to serve.
 
-pub mod admin;
 pub mod analyze;
 pub mod cluster;
-pub mod command;
-pub mod descriptors;
 pub mod echo;
 pub mod explain;
 pub mod files;
 pub mod names;
 pub mod standalone;
-mod state;
 mod watch;
 
 pub use standalone::{Standalone, StandaloneOptions};
-pub use state::State;

@@ -14,11 +14,13 @@ use tracing_subscriber::EnvFilter;
 use weft_discovery::Endpoint;
 use weft_gateway::{
     cluster::{Cluster, ClusterOptions, listen_on},
-    command::{Log, duration, log_format, share},
-    descriptors,
     names::NamesOptions,
 };
-use weft_proxy::{Limits, Options};
+use weft_proxy::{
+    Limits, Options,
+    command::{Log, duration, log_format, share},
+    descriptors,
+};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

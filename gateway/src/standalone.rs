@@ -11,16 +11,17 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use weft_crds::{Condition, GatewayStatus, Kind, Object, ObjectRef};
 use weft_model::{Change, Key, ListenerKey, Rejected};
-use weft_proxy::{Options, Proxy};
+use weft_proxy::{
+    Options, Proxy,
+    admin::{self, State},
+};
 use weft_translate::{Code, Edit, Status, Translator};
 
 use crate::{
-    admin,
     analyze::{self, refused},
     echo::Echo,
     files::{File, Level, Loaded, Problem, Sources, SourcesError},
     names::{self, NamesOptions},
-    state::State,
     watch::Watch,
 };
 

@@ -32,11 +32,61 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
         splice::relay(worker, from, to, length, moved, watchdog).await?;
         return Ok(true);
     }
+    let mut copied = 0;
+    let proved = |bytes: &[u8]| {
+        copied += bytes.len() as u64;
+        spliced && length.is_none() && copied >= LONG
+    };
+    match pump(worker, from, to, length, moved, watchdog, proved).await? {
+        Stop::Whole { clean } => return Ok(clean),
+        Stop::Ended => {}
+        Stop::Enough => splice::relay(worker, from, to, None, moved, watchdog).await?,
+    }
+    Ok(true)
+}
+
+/// Copies until `from` ends, or until `enough` says so of what goes over next, which goes over all the same. Says whether
+/// `from` has ended.
+pub(crate) async fn watch<A: Stream, B: Stream>(
+    worker: &Worker,
+    from: &Shared<A>,
+    to: &Shared<B>,
+    moved: &Cell<u64>,
+    watchdog: &Watchdog,
+    enough: impl FnMut(&[u8]) -> bool,
+) -> Result<bool, Broken> {
+    let stop = pump(worker, from, to, None, moved, watchdog, enough).await?;
+    Ok(matches!(stop, Stop::Ended))
+}
+
+/// Where a copy stopped.
+enum Stop {
+    /// All that was asked for has gone over.
+    Whole { clean: bool },
+    /// The sender has ended.
+    Ended,
+    /// No more needs to go by way of a buffer.
+    Enough,
+}
+
+fn pump<A: Stream, B: Stream>(
+    worker: &Worker,
+    from: &Shared<A>,
+    to: &Shared<B>,
+    length: Option<u64>,
+    moved: &Cell<u64>,
+    watchdog: &Watchdog,
+    mut enough: impl FnMut(&[u8]) -> bool,
+) -> impl Future<Output = Result<Stop, Broken>> {
     let mut clean = true;
     let mut left = length.unwrap_or(u64::MAX);
-    let mut proved = false;
-    let mut kept = Kept::default();
-    let copied = poll_fn(|cx| {
+    let mut stop = false;
+    let mut kept = Kept {
+        bytes: Vec::new(),
+        sent: 0,
+        worker,
+    };
+    poll_fn(move |cx| {
         loop {
             while kept.sent < kept.bytes.len() {
                 if watchdog.poll_expired(cx).is_ready() {
@@ -46,13 +96,13 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
                 kept.sent += sent;
                 watchdog.touch();
             }
-            kept.release(worker);
-            if spliced && length.is_none() && u64::MAX - left >= LONG {
-                proved = true;
-                return Poll::Ready(Ok(()));
+            kept.release();
+            if stop {
+                return Poll::Ready(Ok(Stop::Enough));
             }
             if left == 0 {
-                return to.poll_flush(cx).map_err(Broken::client);
+                ready!(to.poll_flush(cx)).map_err(Broken::client)?;
+                return Poll::Ready(Ok(Stop::Whole { clean }));
             }
             if watchdog.poll_expired(cx).is_ready() {
                 return Poll::Ready(Err(Broken::Backend(BodyError::Stalled)));
@@ -68,11 +118,11 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
                 }
             };
             if read == 0 {
-                return if length.is_some() {
-                    Poll::Ready(Err(Broken::Backend(BodyError::Truncated)))
-                } else {
-                    to.poll_flush(cx).map_err(Broken::client)
-                };
+                if length.is_some() {
+                    return Poll::Ready(Err(Broken::Backend(BodyError::Truncated)));
+                }
+                ready!(to.poll_flush(cx)).map_err(Broken::client)?;
+                return Poll::Ready(Ok(Stop::Ended));
             }
             let read = if read as u64 > left {
                 clean = false;
@@ -83,6 +133,7 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
             left -= read as u64;
             moved.set(moved.get() + read as u64);
             watchdog.touch();
+            stop = enough(&scratch[..read]);
             let mut sent = 0;
             while sent < read {
                 match to.poll_write(cx, &scratch[sent..read]) {
@@ -95,28 +146,27 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
                 }
             }
         }
-    });
-    let copied = copied.await;
-    kept.release(worker);
-    copied?;
-    if proved {
-        splice::relay(worker, from, to, None, moved, watchdog).await?;
-    }
-    Ok(clean)
+    })
 }
 
 /// What was read but not yet written.
-#[derive(Default)]
-struct Kept {
+struct Kept<'w> {
     bytes: Vec<u8>,
     sent: usize,
+    worker: &'w Worker,
 }
 
-impl Kept {
-    fn release(&mut self, worker: &Worker) {
+impl Kept<'_> {
+    fn release(&mut self) {
         if self.bytes.capacity() > 0 {
             self.sent = 0;
-            worker.outgoing.give(std::mem::take(&mut self.bytes));
+            self.worker.outgoing.give(std::mem::take(&mut self.bytes));
         }
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.release();
     }
 }

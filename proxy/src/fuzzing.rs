@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::{config::Snapshot, l4::hello::Hello, tls};
+use crate::{config::Snapshot, intercepted::http1, l4::hello::Hello, tls};
 
 /// The TLS side of a port, as its connections have it.
 ///
@@ -49,4 +49,16 @@ impl AsyncRead for Pieces<'_> {
         self.bytes = rest;
         Poll::Ready(Ok(()))
     }
+}
+
+/// What is told of a dialogue of HTTP/1 as it goes over: the statuses of answers that were whole, and why no more is told.
+/// Of each piece, it is said whether it is the client's.
+pub fn observe(pieces: &[(bool, &[u8])]) -> (Vec<u16>, Option<String>) {
+    let (statuses, result) = http1::read(pieces);
+    let over = result.err().map(|over| match over {
+        // What exactly is not clear about a head depends on how much of it has come when that shows.
+        http1::Over::Unclear(_) => "unclear".to_owned(),
+        over => over.to_string(),
+    });
+    (statuses, over)
 }

@@ -5,12 +5,15 @@
 //! written by the codec in [`h1`], HTTP/2 by the h2 crate; what is done to a request is written once for both
 //! (`exchange`), against one view of it ([`fields`]).
 
+pub mod admin;
 mod attempt;
 mod auth;
 pub mod balance;
 mod body;
+pub mod command;
 pub mod config;
 mod copy;
+pub mod descriptors;
 mod downstream;
 mod exchange;
 pub mod fields;
@@ -20,6 +23,7 @@ mod flag;
 pub mod fuzzing;
 mod gather;
 pub mod h1;
+mod intercepted;
 mod io;
 mod l4;
 mod latency;
@@ -40,7 +44,10 @@ mod worker;
 
 pub use config::{Resolution, Snapshot};
 pub use flag::Flag;
+pub use intercepted::{Direction, Intercept, Protocol};
 pub use latency::Latency;
 pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};
 pub use server::Proxy;
-pub use traffic::{ConnectionStats, ListenerStats, RouteStats, ServiceStats, Stats, Traffic};
+pub use traffic::{
+    ConnectionStats, DestinationStats, Intercepted, ListenerStats, RouteStats, ServiceStats, Stats, Traffic,
+};

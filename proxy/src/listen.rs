@@ -6,6 +6,7 @@ use std::{
     rc::Rc,
 };
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
@@ -15,6 +16,7 @@ use weft_model::Transport;
 
 use crate::{
     downstream::{Client, h1, h2},
+    intercepted::{self, Direction},
     io::Prefixed,
     l4,
     tls::PortTls,
@@ -36,6 +38,8 @@ pub(crate) enum Speaks {
     Tls(PortTls),
     Tcp,
     Udp,
+    /// Whatever was on its way elsewhere.
+    Elsewhere(Direction),
 }
 
 /// Binds a port for one worker. Several may bind the same, of this process.
@@ -49,6 +53,10 @@ pub(crate) fn bind(address: IpAddr, port: u16, transport: Transport, shared: boo
     // For UDP this would let another process have the port too.
     socket.set_reuse_address(transport == Transport::Tcp)?;
     socket.set_reuse_port(shared)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // All addresses are those of both families, whatever the system takes for granted.
+        socket.set_only_v6(false)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     if shared {
@@ -64,6 +72,12 @@ pub(crate) fn bind(address: IpAddr, port: u16, transport: Transport, shared: boo
 /// Says whether another process has the port: sockets that share one would quietly take each other's connections.
 pub(crate) fn is_free(address: IpAddr, port: u16, transport: Transport) -> io::Result<()> {
     bind(address, port, transport, false).map(drop)
+}
+
+/// Whether an address could not be bound since there is no such family, or none of its addresses.
+pub(crate) fn is_without(error: &io::Error) -> bool {
+    let error = Errno::from_io_error(error);
+    matches!(error, Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
 }
 
 /// Serves what comes in by a socket until the task is aborted.
@@ -116,6 +130,12 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, speaks: Sp
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
                     l4::tcp::serve(worker, stream, peer, port).await;
+                });
+            }
+            Speaks::Elsewhere(direction) => {
+                tokio::task::spawn_local(async move {
+                    let _guard = guard;
+                    intercepted::serve(worker, stream, peer, port, direction, cells).await;
                 });
             }
             Speaks::Tls(tls) => {
@@ -210,6 +230,14 @@ mod tests {
             cells,
         ));
         let tcp = size_of_val(&l4::tcp::serve(worker.clone(), connect().await, address, 9000));
+        let carried = size_of_val(&intercepted::serve(
+            worker.clone(),
+            connect().await,
+            address,
+            15001,
+            Direction::Outbound,
+            worker.listener(15001),
+        ));
         let through = size_of_val(&l4::tls::serve(
             worker.clone(),
             tls.clone(),
@@ -221,6 +249,7 @@ mod tests {
         assert!(size <= 880, "{size} bytes in clear");
         assert!(secure <= 880, "{secure} bytes over TLS");
         // Two directions that are copied or spliced.
+        assert!(carried <= 1900, "{carried} bytes observed");
         assert!(tcp <= 1600, "{tcp} bytes as it is");
         assert!(through <= 1700, "{through} bytes of TLS as it is");
     }

@@ -5,12 +5,16 @@ use std::{fmt::Write as _, time::Duration};
 
 use crate::{
     config::{Resolution, Snapshot},
-    traffic::{ServiceStats, Stats, Traffic},
+    traffic::{DestinationStats, Intercepted, ServiceStats, Stats, Traffic},
 };
 
 /// Services with series of their own.
 const SERVICES: usize = 50;
+/// Destinations with series of their own.
+const DESTINATIONS: usize = 40;
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// What is said of latencies that have no histogram.
+const QUANTILES: [(&str, f64); 3] = [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)];
 /// Upper bounds of latency buckets, in milliseconds.
 const BOUNDS: [u64; 10] = [1, 2, 5, 10, 25, 50, 100, 250, 1000, 5000];
 
@@ -62,6 +66,9 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot) -> String {
         );
     }
     services(&mut out, stats);
+    if !stats.intercepted.protocols.is_empty() || !stats.intercepted.destinations.is_empty() {
+        intercepted(&mut out, &stats.intercepted);
+    }
     let connections = &stats.connections;
     for (name, help, count) in [
         (
@@ -220,7 +227,7 @@ fn services(out: &mut String, stats: &Stats) {
         "Latency since the start, by quantile.",
     );
     for (service, traffic) in &rows {
-        for (name, share) in [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)] {
+        for (name, share) in QUANTILES {
             let seconds = traffic.latency.quantile(share).as_secs_f64();
             line(
                 out,
@@ -228,6 +235,136 @@ fn services(out: &mut String, stats: &Stats) {
                 &[("service", service), ("quantile", name)],
                 seconds,
             );
+        }
+    }
+}
+
+fn intercepted(out: &mut String, seen: &Intercepted) {
+    family(
+        out,
+        "weft_intercepted_connections",
+        "counter",
+        "Connections carried, by direction and what they turned out to speak.",
+    );
+    for (direction, protocol, count) in &seen.protocols {
+        let labels = [("direction", direction.as_str()), ("protocol", protocol.as_str())];
+        line(out, "weft_intercepted_connections_total", &labels, count);
+    }
+    family(
+        out,
+        "weft_intercepted_lost",
+        "counter",
+        "HTTP/1 connections that are carried on but whose requests can no longer be told apart.",
+    );
+    for (direction, count) in &seen.lost {
+        let labels = [("direction", direction.as_str())];
+        line(out, "weft_intercepted_lost_total", &labels, count);
+    }
+    let mut busiest: Vec<DestinationStats> = seen.destinations.clone();
+    // Those without an address are many already.
+    busiest.sort_by_key(|destination| {
+        let load = destination.connections + destination.failed + destination.traffic.requests();
+        (destination.address.is_none(), std::cmp::Reverse(load))
+    });
+    let rest = busiest.split_off(busiest.len().min(DESTINATIONS));
+    for more in rest {
+        let others = busiest
+            .iter_mut()
+            .find(|others| others.address.is_none() && others.direction == more.direction);
+        match others {
+            Some(others) => others.add(&more),
+            None => busiest.push(DestinationStats { address: None, ..more }),
+        }
+    }
+    let rows: Vec<(String, &DestinationStats)> = busiest
+        .iter()
+        .map(|destination| {
+            let address = destination.address.map(|address| address.to_string());
+            (address.unwrap_or_else(|| "_other".into()), destination)
+        })
+        .collect();
+    destinations(out, &rows);
+}
+
+fn destinations(out: &mut String, rows: &[(String, &DestinationStats)]) {
+    type Column = (&'static str, &'static str, &'static str, fn(&DestinationStats) -> u64);
+    const COLUMNS: [Column; 5] = [
+        ("connections", "counter", "Connections made to a destination.", |d| {
+            d.connections
+        }),
+        (
+            "connect_failures",
+            "counter",
+            "Connections that could not be made.",
+            |d| d.failed,
+        ),
+        (
+            "received_bytes",
+            "counter",
+            "Bytes from clients, of connections that have ended.",
+            |d| d.received,
+        ),
+        (
+            "sent_bytes",
+            "counter",
+            "Bytes to clients, of connections that have ended.",
+            |d| d.sent,
+        ),
+        ("connections_open", "gauge", "Connections to a destination, now.", |d| {
+            d.open
+        }),
+    ];
+    for (name, kind, help, value) in COLUMNS {
+        let name = format!("weft_destination_{name}");
+        family(out, &name, kind, help);
+        let series = if kind == "counter" {
+            format!("{name}_total")
+        } else {
+            name
+        };
+        for (address, destination) in rows {
+            let labels = [("direction", destination.direction.as_str()), ("destination", address)];
+            line(out, &series, &labels, value(destination));
+        }
+    }
+    family(
+        out,
+        "weft_destination_requests",
+        "counter",
+        "Requests seen on the way to a destination, by the class of their status.",
+    );
+    for (address, destination) in rows {
+        for (class, count) in CLASSES
+            .iter()
+            .zip(destination.traffic.classes)
+            .filter(|(_, count)| *count > 0)
+        {
+            let labels = [
+                ("direction", destination.direction.as_str()),
+                ("destination", address),
+                ("class", class),
+            ];
+            line(out, "weft_destination_requests_total", &labels, count);
+        }
+    }
+    family(
+        out,
+        "weft_destination_duration_quantile_seconds",
+        "gauge",
+        "Latency of requests since the start, by quantile.",
+    );
+    for (address, destination) in rows
+        .iter()
+        .filter(|(_, destination)| destination.traffic.requests() > 0)
+    {
+        for (name, share) in QUANTILES {
+            let labels = [
+                ("direction", destination.direction.as_str()),
+                ("destination", address),
+                ("quantile", name),
+            ];
+            let seconds = destination.traffic.latency.quantile(share).as_secs_f64();
+            line(out, "weft_destination_duration_quantile_seconds", &labels, seconds);
         }
     }
 }
@@ -281,7 +418,7 @@ mod tests {
     use weft_model::ServiceKey;
 
     use super::*;
-    use crate::traffic::ServiceStats;
+    use crate::{intercepted::Direction, traffic::ServiceStats};
 
     #[test]
     fn series_stay_below_a_thousand_at_five_thousand_services() {
@@ -294,6 +431,16 @@ mod tests {
             traffic: traffic.clone(),
             endpoints: 1,
         };
+        let destination = |number: u16| DestinationStats {
+            direction: Direction::Outbound,
+            address: Some(([10, 0, 0, 1], number).into()),
+            traffic: traffic.clone(),
+            connections: 1,
+            open: 0,
+            failed: 0,
+            received: 0,
+            sent: 0,
+        };
         let stats = Stats {
             services: (0..5000).map(service).collect(),
             ..Stats::default()
@@ -303,6 +450,18 @@ mod tests {
         assert!(series < 1000, "{series}");
         assert!(text.contains("weft_upstream_requests_total{service=\"_other\",class=\"2xx\"} 24750\n"));
         assert!(text.ends_with("# EOF\n"));
+        let stats = Stats {
+            intercepted: Intercepted {
+                destinations: (0..5000).map(destination).collect(),
+                ..Intercepted::default()
+            },
+            ..Stats::default()
+        };
+        let text = render(&stats, &Snapshot::default());
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert!(series < 1000, "{series}");
+        let others = "weft_destination_connections_total{direction=\"outbound\",destination=\"_other\"} 4960\n";
+        assert!(text.contains(others), "{text}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, mpsc::RecvTimeoutError},
     thread,
@@ -15,10 +16,11 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinHandle,
 };
-use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource, RouteKey};
+use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource, RouteKey, Transport};
 
 use crate::{
     config::{Configuration, Place, Resolution, Snapshot},
+    intercepted::{Direction, Intercept, Seen},
     listen::{self, Speaks},
     log::{self, AccessLogger},
     metrics,
@@ -206,11 +208,10 @@ impl Proxy {
 
     /// Binds a port once for each worker.
     fn open(&self, place: Place, protocol: ListenerProtocol) -> io::Result<Vec<Opened>> {
-        let (port, transport) = place;
+        let port = place.0;
         let bound = port
             .checked_add(self.options.port_offset)
             .ok_or_else(|| io::Error::other("the port and the offset together are over 65535"))?;
-        listen::is_free(self.options.address, bound, transport)?;
         let tls = |alpn| PortTls::new(port, alpn, self.snapshot.clone()).map_err(io::Error::other);
         let speaks = match protocol {
             ListenerProtocol::Http => Speaks::Http,
@@ -219,17 +220,61 @@ impl Proxy {
             ListenerProtocol::Tcp => Speaks::Tcp,
             ListenerProtocol::Udp => Speaks::Udp,
         };
-        self.workers
-            .iter()
-            .map(|_| {
-                let socket = listen::bind(self.options.address, bound, transport, true)?;
-                Ok(Opened {
-                    place,
-                    socket,
-                    speaks: speaks.clone(),
-                })
+        self.bind(self.options.address, bound, place, &speaks)
+    }
+
+    /// Binds an address once for each worker.
+    fn bind(&self, address: IpAddr, bound: u16, place: Place, speaks: &Speaks) -> io::Result<Vec<Opened>> {
+        listen::is_free(address, bound, place.1)?;
+        let opened = self.workers.iter().map(|_| {
+            Ok(Opened {
+                place,
+                socket: listen::bind(address, bound, place.1, true)?,
+                speaks: speaks.clone(),
             })
-            .collect()
+        });
+        opened.collect()
+    }
+
+    /// Takes connections that network rules turn to the ports, and carries them to where they were going. Returns when every
+    /// worker does.
+    ///
+    /// # Errors
+    /// A port cannot be bound.
+    pub async fn intercept(&self, ports: Intercept) -> io::Result<()> {
+        // What leaves is turned to loopback, so that nobody else can even try; what comes, to the address it came to.
+        let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+        let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+        // No change may come in between.
+        let _control = self.configuration.lock().await;
+        let mut opened: HashMap<usize, Vec<Opened>> = HashMap::new();
+        for (direction, port, addresses) in [
+            (Direction::Outbound, ports.outbound, loopback),
+            (Direction::Inbound, ports.inbound, any),
+        ] {
+            let mut bound = false;
+            for address in addresses {
+                // The socket for all addresses takes both families where there are both.
+                if bound && address.is_unspecified() {
+                    break;
+                }
+                let sockets = match self.bind(address, port, (port, Transport::Tcp), &Speaks::Elsewhere(direction)) {
+                    Err(error) if address.is_ipv6() && listen::is_without(&error) => continue,
+                    sockets => sockets.map_err(|error| {
+                        io::Error::new(
+                            error.kind(),
+                            format!("port {port} on {address} cannot be bound: {error}"),
+                        )
+                    })?,
+                };
+                bound = true;
+                for (worker, socket) in sockets.into_iter().enumerate() {
+                    opened.entry(worker).or_default().push(socket);
+                }
+            }
+        }
+        self.replace(&self.snapshot(), &mut opened, &[]).await;
+        Ok(())
     }
 
     fn unbound(&self, port: u16, error: &io::Error) -> String {
@@ -295,6 +340,7 @@ impl Proxy {
             services.insert(entry.service.key.clone(), (Traffic::default(), entry.endpoints.len()));
         }
         let mut stats = Stats::default();
+        let mut seen = Seen::default();
         let mut flags = [0; crate::flag::Flag::COUNT];
         let live = Arc::new(routes.keys().cloned().collect::<HashSet<_>>());
         for worker in &self.workers {
@@ -323,6 +369,7 @@ impl Proxy {
                 *sum += more;
             }
             stats.connections.add(&tally.connections);
+            seen.add(tally.seen);
         }
         stats.routes = routes
             .into_iter()
@@ -345,6 +392,7 @@ impl Proxy {
             .zip(flags)
             .filter(|(_, count)| *count > 0)
             .collect();
+        stats.intercepted = seen.total();
         stats.log_lines_dropped = self.log.as_ref().map_or(0, AccessLogger::dropped);
         stats
     }
@@ -409,7 +457,8 @@ fn tick(workers: &[Arc<Notify>], running: &std::sync::mpsc::Receiver<()>) {
 
 /// The life of a worker.
 async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, ticks: Arc<Notify>) {
-    let mut accepting: HashMap<Place, JoinHandle<()>> = HashMap::new();
+    // Several where a port is bound on several addresses.
+    let mut accepting: HashMap<Place, Vec<JoinHandle<()>>> = HashMap::new();
     let deadlines = worker.clone();
     tokio::task::spawn_local(async move { deadlines.deadlines.keep().await });
     loop {
@@ -428,7 +477,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, ticks: A
                 done,
             }) => {
                 for place in close {
-                    if let Some(task) = accepting.remove(&place) {
+                    for task in accepting.remove(&place).unwrap_or_default() {
                         task.abort();
                         // Aborted is not yet closed: the port may be bound anew right after.
                         let _ = task.await;
@@ -437,7 +486,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, ticks: A
                 worker.replace(snapshot);
                 for Opened { place, socket, speaks } in open {
                     match listen::start(&worker, socket, place.0, speaks) {
-                        Ok(task) => drop(accepting.insert(place, task)),
+                        Ok(task) => accepting.entry(place).or_default().push(task),
                         Err(error) => tracing::error!(port = place.0, %error, "a socket could not be used"),
                     }
                 }
@@ -457,8 +506,8 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, ticks: A
 }
 
 /// Takes no more connections and waits until those that are open have ended, or the time is over.
-async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<Place, JoinHandle<()>>) {
-    for (_, task) in accepting.drain() {
+async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<Place, Vec<JoinHandle<()>>>) {
+    for task in accepting.drain().flat_map(|(_, tasks)| tasks) {
         task.abort();
     }
     worker.start_drain();

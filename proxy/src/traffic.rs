@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, OnceCell},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -9,6 +10,7 @@ use weft_model::{RouteKey, ServiceKey};
 
 use crate::{
     flag::Flag,
+    intercepted::{Direction, Protocol, Seen},
     latency::{Histogram, Latency},
 };
 
@@ -73,6 +75,7 @@ pub(crate) struct Tally {
     pub(crate) listeners: Vec<(u16, Traffic)>,
     pub(crate) flags: [u64; Flag::COUNT],
     pub(crate) connections: ConnectionStats,
+    pub(crate) seen: Seen,
 }
 
 /// Everything counted since the start, summed over the workers.
@@ -88,6 +91,8 @@ pub struct Stats {
     pub flags: Vec<(Flag, u64)>,
     /// Connections.
     pub connections: ConnectionStats,
+    /// Connections that network rules have turned here.
+    pub intercepted: Intercepted,
     /// Lines of the access log dropped since its reader was slow.
     pub log_lines_dropped: u64,
 }
@@ -119,6 +124,49 @@ pub struct ListenerStats {
     pub port: u16,
     /// What was counted.
     pub traffic: Traffic,
+}
+
+/// What was seen of connections that network rules have turned here.
+#[derive(Clone, Debug, Default)]
+pub struct Intercepted {
+    /// By what they turned out to speak.
+    pub protocols: Vec<(Direction, Protocol, u64)>,
+    /// Those of HTTP/1 whose requests could no longer be told apart.
+    pub lost: Vec<(Direction, u64)>,
+    /// Where they went.
+    pub destinations: Vec<DestinationStats>,
+}
+
+/// The connections to one destination.
+#[derive(Clone, Debug)]
+pub struct DestinationStats {
+    /// Which way they went.
+    pub direction: Direction,
+    /// Where they went; none for all destinations that are not counted apart.
+    pub address: Option<SocketAddr>,
+    /// Their requests, of HTTP/1.
+    pub traffic: Traffic,
+    /// Those made, since the start.
+    pub connections: u64,
+    /// Those open now.
+    pub open: u64,
+    /// Those that could not be made.
+    pub failed: u64,
+    /// Bytes from clients, of those that have ended.
+    pub received: u64,
+    /// Bytes to clients, of those that have ended.
+    pub sent: u64,
+}
+
+impl DestinationStats {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.traffic.add(&other.traffic);
+        self.connections += other.connections;
+        self.open += other.open;
+        self.failed += other.failed;
+        self.received += other.received;
+        self.sent += other.sent;
+    }
 }
 
 /// Connections opened so far, and those open now.

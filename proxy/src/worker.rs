@@ -17,6 +17,7 @@ use crate::{
     downstream::{Client, Unserved},
     flag::Flag,
     h1::MessagePool,
+    intercepted::Book,
     l4::L4State,
     log::{AccessLogger, Record, now_ms},
     options::Options,
@@ -42,6 +43,8 @@ pub(crate) struct Worker {
     pub(crate) deadlines: Watchdogs,
     pub(crate) log: Option<AccessLogger>,
     pub(crate) connections: Cell<ConnectionStats>,
+    /// What is counted of connections that network rules turn here.
+    pub(crate) book: Book,
     /// Requests in flight.
     pub(crate) pending: Cell<usize>,
     /// Set when the process is to stop.
@@ -110,6 +113,7 @@ impl Worker {
             deadlines: Watchdogs::default(),
             log,
             connections: Cell::default(),
+            book: Book::default(),
             pending: Cell::new(0),
             draining: Cell::new(false),
             coarse: Cell::new(Instant::now()),
@@ -279,6 +283,7 @@ impl Worker {
                 .collect(),
             flags: std::array::from_fn(|at| self.flags[at].get()),
             connections: self.connections.get(),
+            seen: self.book.read(),
         }
     }
 }

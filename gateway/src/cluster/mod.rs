@@ -14,13 +14,12 @@ use std::{
 use tokio::{sync::watch, task::JoinHandle};
 use weft_discovery::{Endpoint, Sink, Subscriber};
 use weft_model::{Change, GatewayKey, Rejected};
-use weft_proxy::{Options, Proxy};
-
-use crate::{
-    admin::{self, Pages},
-    names::{self, NamesOptions},
-    state::State,
+use weft_proxy::{
+    Options, Proxy,
+    admin::{self, Pages, State},
 };
+
+use crate::names::{self, NamesOptions};
 use store::Store;
 
 /// How to run.

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What HTTP/2 connections begin with (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a client that is sent away has to read why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -229,7 +229,8 @@ async fn read_head<S: Stream>(
     arrived
 }
 
-fn is_preface(bytes: &[u8]) -> bool {
+/// Whether HTTP/2 may have begun.
+pub(crate) fn is_preface(bytes: &[u8]) -> bool {
     let length = bytes.len().min(PREFACE.len());
     length > 0 && bytes[..length] == PREFACE[..length]
 }

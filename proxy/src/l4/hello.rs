@@ -21,6 +21,40 @@ pub(crate) enum HelloError {
     TooLong,
 }
 
+/// A ClientHello of which not all has come.
+#[derive(Default)]
+pub(crate) struct Partial {
+    acceptor: Acceptor,
+    /// Bytes that are part of it so far.
+    taken: usize,
+}
+
+impl Partial {
+    /// Reads on; returns it once all has come. Then, [`Partial::taken`] says where it ends.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Accepted>, HelloError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let took = self.acceptor.read_tls(&mut rest)?;
+            self.taken += took;
+            match self.acceptor.accept() {
+                Ok(Some(accepted)) => return Ok(Some(accepted)),
+                Ok(None) if took > 0 => {}
+                Ok(None) => return Err(HelloError::TooLong),
+                Err((error, _alert)) => return Err(HelloError::NotTls(error)),
+            }
+        }
+        if self.taken > MOST {
+            return Err(HelloError::TooLong);
+        }
+        Ok(None)
+    }
+}
+
+/// The name a ClientHello asks for, in lower case.
+pub(crate) fn sni(hello: &Accepted) -> Option<String> {
+    hello.client_hello().server_name().map(str::to_ascii_lowercase)
+}
+
 /// A ClientHello.
 pub(crate) struct Hello {
     /// For a handshake. It has consumed all but [`Hello::rest`] of the bytes.
@@ -36,32 +70,20 @@ pub(crate) struct Hello {
 impl Hello {
     /// Reads it.
     pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Self, HelloError> {
-        let mut acceptor = Acceptor::default();
+        let mut partial = Partial::default();
         let mut bytes = Vec::with_capacity(USUAL);
-        let mut taken = 0;
         loop {
+            let before = bytes.len();
             if stream.read_buf(&mut bytes).await? == 0 {
                 return Err(HelloError::Closed);
             }
-            while taken < bytes.len() {
-                let took = acceptor.read_tls(&mut &bytes[taken..])?;
-                taken += took;
-                match acceptor.accept() {
-                    Ok(Some(accepted)) => {
-                        return Ok(Self {
-                            sni: accepted.client_hello().server_name().map(str::to_ascii_lowercase),
-                            accepted,
-                            bytes,
-                            rest: taken,
-                        });
-                    }
-                    Ok(None) if took > 0 => {}
-                    Ok(None) => return Err(HelloError::TooLong),
-                    Err((error, _alert)) => return Err(HelloError::NotTls(error)),
-                }
-            }
-            if bytes.len() > MOST {
-                return Err(HelloError::TooLong);
+            if let Some(accepted) = partial.feed(&bytes[before..])? {
+                return Ok(Self {
+                    sni: sni(&accepted),
+                    accepted,
+                    bytes,
+                    rest: partial.taken,
+                });
             }
         }
     }

@@ -2,7 +2,7 @@
 
 mod backend;
 pub(crate) mod hello;
-mod relay;
+pub(crate) mod relay;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod udp;
@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use weft_model::ServiceKey;
@@ -46,13 +46,13 @@ impl L4State {
 
 /// Why a connection or flow is not passed on, or not any more.
 #[derive(Debug)]
-struct Ended {
-    flag: Flag,
+pub(crate) struct Ended {
+    pub(crate) flag: Flag,
     reason: String,
 }
 
 impl Ended {
-    fn new(flag: Flag, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(flag: Flag, reason: impl Into<String>) -> Self {
         Self {
             flag,
             reason: reason.into(),
@@ -66,28 +66,28 @@ impl Ended {
 }
 
 /// What is written down of a connection or a flow when it has ended.
-struct Story {
+pub(crate) struct Story {
     client: SocketAddr,
     port: u16,
-    protocol: &'static str,
+    pub(crate) protocol: Cell<&'static str>,
     started: Instant,
-    sni: RefCell<String>,
+    pub(crate) sni: RefCell<String>,
     rule: RefCell<Option<Arc<L4Rule>>>,
     service: RefCell<Option<ServiceKey>>,
-    endpoint: Cell<Option<SocketAddr>>,
+    pub(crate) endpoint: Cell<Option<SocketAddr>>,
     tries: Cell<u32>,
     /// Bytes from the client.
-    received: Cell<u64>,
+    pub(crate) received: Cell<u64>,
     /// Bytes to the client.
-    sent: Cell<u64>,
+    pub(crate) sent: Cell<u64>,
 }
 
 impl Story {
-    fn new(client: SocketAddr, port: u16, protocol: &'static str) -> Rc<Self> {
+    pub(crate) fn new(client: SocketAddr, port: u16, protocol: &'static str) -> Rc<Self> {
         Rc::new(Self {
             client,
             port,
-            protocol,
+            protocol: Cell::new(protocol),
             started: Instant::now(),
             sni: RefCell::default(),
             rule: RefCell::default(),
@@ -99,8 +99,45 @@ impl Story {
         })
     }
 
+    /// What is spoken on connections whose requests have lines of their own.
+    pub(crate) const HTTP1: &'static str = "HTTP/1.1";
+
+    /// Writes a request that was seen on the connection to the log.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one line")]
+    pub(crate) fn request(
+        &self,
+        worker: &Worker,
+        method: &str,
+        host: &str,
+        path: &str,
+        status: u16,
+        flag: Flag,
+        elapsed: Duration,
+    ) {
+        let Some(log) = &worker.log else { return };
+        if !log.wants(worker.random() as u32, status >= 500 || flag != Flag::None) {
+            return;
+        }
+        let endpoint = self.endpoint.get().map(|address| address.to_string());
+        log.write(&Record {
+            time_ms: now_ms(),
+            client: &self.client.to_string(),
+            protocol: Self::HTTP1,
+            method,
+            host,
+            path,
+            status,
+            duration_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            listener_port: self.port,
+            endpoint: endpoint.as_deref().unwrap_or_default(),
+            tries: 1,
+            flag: flag.as_str(),
+            ..Record::default()
+        });
+    }
+
     /// Counts it and writes it to the log.
-    fn close(&self, worker: &Worker, ended: &Ended) {
+    pub(crate) fn close(&self, worker: &Worker, ended: &Ended) {
         worker.count_connections(|stats| {
             stats.l4_received += self.received.get();
             stats.l4_sent += self.sent.get();
@@ -109,6 +146,9 @@ impl Story {
             worker.count_flag(ended.flag);
         }
         let Some(log) = &worker.log else { return };
+        if self.protocol.get() == Self::HTTP1 && ended.flag == Flag::None {
+            return;
+        }
         if !log.wants(worker.random() as u32, ended.flag != Flag::None) {
             return;
         }
@@ -117,7 +157,7 @@ impl Story {
         log.write(&Record {
             time_ms: now_ms(),
             client: &self.client.to_string(),
-            protocol: self.protocol,
+            protocol: self.protocol.get(),
             host: &self.sni.borrow(),
             duration_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             listener_port: self.port,

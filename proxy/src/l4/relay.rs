@@ -1,6 +1,11 @@
 //! Both directions of a connection.
 
-use std::{cell::Cell, net::Shutdown, pin::pin, time::Duration};
+use std::{
+    cell::Cell,
+    net::Shutdown,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use futures::future::{self, Either};
 use socket2::SockRef;
@@ -37,6 +42,21 @@ pub(super) async fn relay<A: Stream, B: Stream>(
         one_way(worker, client, backend, &story.received, &watchdog).await
     });
     let down = pin!(one_way(worker, backend, client, &story.sent, &watchdog));
+    let ended = both(client, backend, up, down).await;
+    match ended.flag {
+        Flag::Idle => Ended::new(Flag::Idle, format!("nothing moved for {} s", idle.as_secs())),
+        _ => ended,
+    }
+}
+
+/// Drives both directions until both have ended well or one has failed. After a failure both sides are reset: whoever is
+/// still there must not take it for the end of what was to come.
+pub(crate) async fn both<A: Stream, B: Stream>(
+    client: &Shared<A>,
+    backend: &Shared<B>,
+    up: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+    down: Pin<&mut impl Future<Output = Result<(), Broken>>>,
+) -> Ended {
     let (broken, upwards) = match future::select(up, down).await {
         Either::Left((Ok(()), down)) => (down.await, false),
         Either::Right((Ok(()), up)) => (up.await, true),
@@ -44,16 +64,15 @@ pub(super) async fn relay<A: Stream, B: Stream>(
         Either::Right((broken, _)) => (broken, false),
     };
     let Err(broken) = broken else { return Ended::well() };
-    // Whoever is still there must not take it for the end of what was to come.
-    reset(client);
-    reset(backend);
+    client.tcp(abort);
+    backend.tcp(abort);
     // Of a copy, the side that is read from is called the backend.
     let (clients, error) = match broken {
         Broken::Backend(error) => (upwards, error),
         Broken::Client(error) => (!upwards, error),
     };
     match error {
-        BodyError::Stalled => Ended::new(Flag::Idle, format!("nothing moved for {} s", idle.as_secs())),
+        BodyError::Stalled => Ended::new(Flag::Idle, "nothing moved for too long"),
         error if clients => Ended::new(Flag::ClientGone, error.to_string()),
         error => Ended::new(Flag::UpstreamReset, error.to_string()),
     }
@@ -72,13 +91,8 @@ async fn one_way<A: Stream, B: Stream>(
     Ok(())
 }
 
-/// Lets the socket end with a reset when it is closed.
-fn reset<S: Stream>(stream: &Shared<S>) {
-    stream.tcp(abort);
-}
-
 /// Lets a socket end with a reset when it is closed.
-pub(super) fn abort(stream: &TcpStream) {
+pub(crate) fn abort(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     if socket.set_linger(Some(Duration::ZERO)).is_err() {
         let _ = socket.shutdown(Shutdown::Both);

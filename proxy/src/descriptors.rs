@@ -3,7 +3,7 @@
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Asks for as many as the system lets anyone have: what it gives without being asked is a thousand or less, for the sake
-/// of programs that use `select`, and a gateway has more connections than that.
+/// of programs that use `select`, and a proxy has more connections than that.
 pub fn raise() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

@@ -1,8 +1,8 @@
-//! What the command lines of both binaries have in common.
+//! What the command lines of all that run a data plane have in common.
 
 use std::time::Duration;
 
-use weft_proxy::{AccessLog, LogFormat, LogOutput};
+use crate::options::{AccessLog, LogFormat, LogOutput};
 
 /// What the access log is to be: none when off.
 #[derive(Clone, Debug, PartialEq, Eq)]

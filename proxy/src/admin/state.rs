@@ -1,11 +1,11 @@
-//! What the outside may see of a gateway while it runs.
+//! What the outside may see of a data plane while it runs.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
-use weft_proxy::Proxy;
+use crate::Proxy;
 
 /// A data plane, and whether it is ready.
 pub struct State {
@@ -16,7 +16,7 @@ pub struct State {
 
 impl State {
     /// Of a data plane that serves nothing yet.
-    pub(crate) fn new(proxy: Arc<Proxy>) -> Self {
+    pub fn new(proxy: Arc<Proxy>) -> Self {
         Self {
             proxy,
             ready: AtomicBool::new(false),
@@ -37,11 +37,13 @@ impl State {
         (!self.ready.load(Ordering::Acquire)).then_some("the first configuration is not served yet")
     }
 
-    pub(crate) fn set_ready(&self) {
+    /// Says that it serves what it is to serve.
+    pub fn set_ready(&self) {
         self.ready.store(true, Ordering::Release);
     }
 
-    pub(crate) fn set_draining(&self) {
+    /// Says that it is to stop.
+    pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Release);
     }
 }

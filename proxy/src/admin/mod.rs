@@ -1,5 +1,7 @@
 //! The admin address: metrics, health and what is in use. It has a runtime of its own, apart from the data path.
 
+mod state;
+
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response, StatusCode, header};
@@ -13,9 +15,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::net::TcpListener;
 use weft_model::Resource;
-use weft_proxy::{Snapshot, Stats, Traffic};
 
-use crate::state::State;
+pub use self::state::State;
+use crate::{
+    config::Snapshot,
+    traffic::{Stats, Traffic},
+};
 
 const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/names    the names that stand for endpoints, and their addresses, as JSON\n/stats    what was counted, as JSON\n";
 
@@ -126,6 +131,14 @@ fn stats(stats: &Stats) -> serde_json::Value {
         "services": stats.services.iter().map(|service| {
             let mut row = row(service.key.as_str(), &service.traffic);
             row["endpoints"] = service.endpoints.into();
+            row
+        }).collect::<Vec<_>>(),
+        "destinations": stats.intercepted.destinations.iter().map(|destination| {
+            let name = destination.address.map_or_else(|| "_other".to_owned(), |address| address.to_string());
+            let mut row = row(&name, &destination.traffic);
+            row["direction"] = destination.direction.as_str().into();
+            row["connections"] = destination.connections.into();
+            row["open"] = destination.open.into();
             row
         }).collect::<Vec<_>>(),
         "failures": stats.flags.iter().map(|(flag, count)| (flag.as_str(), *count)).collect::<std::collections::BTreeMap<_, _>>(),

@@ -1,0 +1,246 @@
+//! Sees what a connection carries, as it goes over, and counts what can be told of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    time::Instant,
+};
+
+use super::{
+    Direction, Protocol,
+    book::Destination,
+    http1::{Conversation, Heads, Over, Pending},
+};
+use crate::{
+    flag::Flag,
+    h1::{Limits, Refusal},
+    l4::{
+        Ended, Story,
+        hello::{Partial, sni},
+    },
+    traffic::Cells,
+    worker::Worker,
+};
+
+/// With so much left of a body, it need not go by way of a buffer.
+const LONG: u64 = 64 * 1024;
+
+/// Who sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+/// What of a direction can go over unseen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unseen {
+    Nothing,
+    /// So many bytes.
+    Next(u64),
+    /// All there is to come.
+    All,
+}
+
+/// Sees one connection.
+pub(super) struct Observer<'a> {
+    worker: &'a Worker,
+    direction: Direction,
+    /// Where requests of the port are counted.
+    port: &'a Cells,
+    destination: &'a Destination,
+    story: &'a Story,
+    decided: Cell<bool>,
+    state: RefCell<State>,
+}
+
+enum State {
+    /// Nobody has said anything.
+    Quiet,
+    /// The client has begun as TLS does.
+    Hello(Box<Partial>),
+    /// The client has begun as HTTP/1 may.
+    Http(Box<Conversation>),
+    /// There is nothing that could be told of the rest.
+    Blind,
+}
+
+impl<'a> Observer<'a> {
+    pub(super) fn new(
+        worker: &'a Worker,
+        direction: Direction,
+        port: &'a Cells,
+        destination: &'a Destination,
+        story: &'a Story,
+    ) -> Self {
+        Self {
+            worker,
+            direction,
+            port,
+            destination,
+            story,
+            decided: Cell::new(false),
+            state: RefCell::new(State::Quiet),
+        }
+    }
+
+    /// Sees bytes before they go over; says whether what comes next may go over unseen.
+    pub(super) fn see(&self, side: Side, bytes: &[u8]) -> bool {
+        let mut state = self.state.borrow_mut();
+        if matches!(*state, State::Quiet) && side == Side::Client {
+            // A handshake record of any version of TLS.
+            *state = match bytes {
+                [22, 3, ..] | [22] => State::Hello(Box::default()),
+                _ => State::Http(Box::default()),
+            };
+        }
+        let blind = match (&mut *state, side) {
+            (State::Quiet, _) => {
+                self.decide(Protocol::ServerFirst);
+                true
+            }
+            (State::Hello(partial), Side::Client) => match partial.feed(bytes) {
+                Ok(None) => false,
+                Ok(Some(hello)) => {
+                    self.story.sni.replace(sni(&hello).unwrap_or_default());
+                    self.decide(Protocol::Tls);
+                    true
+                }
+                Err(_) => {
+                    self.decide(Protocol::Opaque);
+                    true
+                }
+            },
+            (State::Hello(_), Side::Server) => {
+                self.decide(Protocol::Opaque);
+                true
+            }
+            (State::Http(conversation), _) => match self.follow(conversation, side, bytes) {
+                Ok(()) => {
+                    if conversation.recognised {
+                        self.decide(Protocol::Http1);
+                    }
+                    false
+                }
+                Err(over) => {
+                    self.over(conversation.recognised, over);
+                    true
+                }
+            },
+            (State::Blind, _) => true,
+        };
+        if blind {
+            *state = State::Blind;
+        }
+        unseen(&mut state, side) != Unseen::Nothing
+    }
+
+    fn follow(&self, conversation: &mut Conversation, side: Side, bytes: &[u8]) -> Result<(), Over> {
+        let limits = &self.worker.options.limits;
+        let heads = Heads {
+            pool: &self.worker.messages,
+            limits: Limits {
+                head_bytes: limits.head_bytes,
+                fields: limits.fields,
+            },
+        };
+        match side {
+            Side::Client => conversation.client(bytes, &heads, self.worker.log.is_some()),
+            Side::Server => conversation.server(bytes, &heads, &mut |pending| self.answered(&pending)),
+        }
+    }
+
+    /// HTTP/1 has ended, or it was something else.
+    fn over(&self, recognised: bool, over: Over) {
+        let http1 = match over {
+            Over::Http2 => return self.decide(Protocol::Http2),
+            Over::Upgraded => true,
+            // What is not HTTP is refused by these; the others are of HTTP that is not as it should be.
+            Over::Unclear(Refusal::NotHttp | Refusal::MalformedHead) | Over::Unasked if !recognised => false,
+            _ => {
+                tracing::debug!(reason = %over, "a connection is carried on without its requests being counted");
+                self.worker.book.lost(self.direction);
+                true
+            }
+        };
+        self.decide(if http1 { Protocol::Http1 } else { Protocol::Opaque });
+    }
+
+    /// What of a direction can go over unseen from here on.
+    pub(super) fn unseen(&self, side: Side) -> Unseen {
+        unseen(&mut self.state.borrow_mut(), side)
+    }
+
+    /// What was said to be next has gone over unseen.
+    pub(super) fn passed_over(&self, side: Side) {
+        if let State::Http(conversation) = &mut *self.state.borrow_mut() {
+            match side {
+                Side::Client => *conversation.requests() = Default::default(),
+                Side::Server => conversation.answer_passed(&mut |pending| self.answered(&pending)),
+            }
+        }
+    }
+
+    /// A side says no more.
+    pub(super) fn ended(&self, side: Side) {
+        if let (State::Http(conversation), Side::Server) = (&mut *self.state.borrow_mut(), side) {
+            conversation.server_ended(&mut |pending| self.answered(&pending));
+        }
+    }
+
+    /// The connection has ended: requests that were not answered to the end have failed.
+    pub(super) fn finish(&self, ended: &Ended) {
+        let moved = self.story.received.get() + self.story.sent.get() > 0;
+        self.decide(if moved { Protocol::Opaque } else { Protocol::Silent });
+        if let State::Http(conversation) = &mut *self.state.borrow_mut() {
+            for pending in conversation.unanswered() {
+                let flag = match (ended.flag, pending.status) {
+                    (Flag::None, None) => Flag::UpstreamReset,
+                    (Flag::None | Flag::UpstreamReset, Some(_)) => Flag::Truncated,
+                    (flag, _) => flag,
+                };
+                self.count(&pending, flag);
+            }
+        }
+    }
+
+    /// Counts what the connection speaks, once.
+    fn decide(&self, protocol: Protocol) {
+        if !self.decided.replace(true) {
+            self.story.protocol.set(protocol.logged());
+            self.worker.book.decided(self.direction, protocol);
+        }
+    }
+
+    fn answered(&self, pending: &Pending) {
+        self.count(pending, Flag::None);
+    }
+
+    fn count(&self, pending: &Pending, flag: Flag) {
+        let now = Instant::now();
+        let elapsed = now.saturating_duration_since(pending.started);
+        let status = pending.status.unwrap_or(flag.status());
+        let failed = status >= 500 || matches!(flag, Flag::Truncated | Flag::UpstreamReset);
+        for cells in [self.port, &self.destination.requests] {
+            cells.count(status, failed, elapsed);
+        }
+        if let Some(line) = &pending.line {
+            self.story
+                .request(self.worker, &line.method, &line.host, &line.path, status, flag, elapsed);
+        }
+    }
+}
+
+fn unseen(state: &mut State, side: Side) -> Unseen {
+    use super::http1::Reader;
+    let reader = match state {
+        State::Blind => return Unseen::All,
+        State::Http(conversation) if side == Side::Client => conversation.requests(),
+        State::Http(conversation) => conversation.answers(),
+        State::Quiet | State::Hello(_) => return Unseen::Nothing,
+    };
+    match reader {
+        Reader::Length(left) if *left >= LONG => Unseen::Next(*left),
+        Reader::UntilClose => Unseen::All,
+        _ => Unseen::Nothing,
+    }
+}
