@@ -9,6 +9,7 @@ mod e2e;
 mod fuzz;
 mod generate;
 mod h2spec;
+mod packages;
 mod pebble;
 mod steps;
 mod tools;
@@ -179,6 +180,11 @@ fn test(fast: bool) -> ExitCode {
         "warnings",
     ];
     steps.run("lints", "cargo", &lints);
+    if !fast && cluster::is_root() {
+        steps.step("packages for tests in network namespaces", || {
+            packages::install(&packages::NAMESPACES)
+        });
+    }
     steps.run("tests", "cargo", &["test", "--workspace", "--locked"]);
     if fast {
         steps.skip("HTTP/2 conformance", "left out by --fast");

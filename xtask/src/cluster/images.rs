@@ -29,10 +29,14 @@ const ECHO_ADVANCED: GoProgram = program("echo-advanced", "echo-advanced", ".");
 /// Who runs Weft in its images, by the convention for those who are not root.
 const NOBODY: &str = "65532";
 
-/// Images of Weft's own programs: the name of each, and its program.
-const WEFT: [(&str, &str); 2] = [
-    ("weft.dev/operator:dev", "weft-operator"),
-    ("weft.dev/gateway:dev", "weft-gateway"),
+/// Who the sidecar runs as: interception must tell it from the application.
+const SIDECAR: &str = "1337";
+
+/// Images of Weft's own programs: the name of each, its program, and who runs it.
+const WEFT: [(&str, &str, &str); 3] = [
+    ("weft.dev/operator:dev", "weft-operator", NOBODY),
+    ("weft.dev/gateway:dev", "weft-gateway", NOBODY),
+    ("weft.dev/sidecar:dev", "weft-sidecar", SIDECAR),
 ];
 
 /// What an image is made of.
@@ -121,7 +125,7 @@ impl Image {
 fn weft(profile: &str) -> anyhow::Result<Vec<Image>> {
     let folder = tools::build(profile)?;
     WEFT.into_iter()
-        .map(|(name, program)| {
+        .map(|(name, program, user)| {
             let entrypoint = format!("/usr/local/bin/{program}");
             let program = folder.join(program);
             let mut files = libraries(&program)?;
@@ -131,7 +135,7 @@ fn weft(profile: &str) -> anyhow::Result<Vec<Image>> {
                 names: vec![name],
                 files,
                 entrypoint,
-                user: NOBODY,
+                user,
             })
         })
         .collect()

@@ -11,7 +11,6 @@ mod install;
 mod lifecycle;
 mod machine;
 mod network;
-mod packages;
 mod processes;
 
 use std::{
@@ -29,7 +28,7 @@ use anyhow::{Context as _, bail, ensure};
 pub(crate) use down::down;
 
 use crate::{
-    conformance, e2e,
+    conformance, e2e, packages,
     steps::Steps,
     tools::{self, GoProgram},
 };
@@ -74,7 +73,7 @@ pub(crate) fn up(profile: &str) -> anyhow::Result<()> {
     );
     let _lock = lock("cluster")?;
     fs::create_dir_all(RUN)?;
-    said("packages", packages::install)?;
+    said("packages", || packages::install(&packages::CLUSTER))?;
     let kube = said("Kubernetes, built once in some minutes", || KUBE.build())?;
     let helm = said("helm", tools::helm)?;
     let images = said("images", || images::build(profile))?;

@@ -5,7 +5,13 @@ use std::{path::Path, process::Command};
 use anyhow::{bail, ensure};
 
 /// A program and the Debian package that brings it.
-const NEEDED: [(&str, &str); 12] = [
+type Needed = (&'static str, &'static str);
+
+/// What tests in network namespaces need.
+pub(crate) const NAMESPACES: [Needed; 3] = [("nft", "nftables"), ("ip", "iproute2"), ("setpriv", "util-linux")];
+
+/// What the cluster needs.
+pub(crate) const CLUSTER: [Needed; 12] = [
     ("etcd", "etcd-server"),
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -30,8 +36,8 @@ const FOLDERS: [&str; 6] = [
 ];
 
 /// Installs what is missing, and says so.
-pub(super) fn install() -> anyhow::Result<()> {
-    let missing: Vec<&str> = NEEDED
+pub(crate) fn install(needed: &[Needed]) -> anyhow::Result<()> {
+    let missing: Vec<&str> = needed
         .iter()
         .filter(|(program, _)| !there_is(program))
         .map(|(_, package)| *package)

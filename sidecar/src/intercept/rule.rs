@@ -1,0 +1,140 @@
+//! Rules as nftables has them, as far as they are needed, and how `nft` writes them.
+
+use std::fmt::{self, Display};
+
+use ipnet::IpNet;
+
+/// A table of both families of addresses.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) chains: Vec<Chain>,
+}
+
+/// Rules that the first packet of each connection goes through, at one place of its way.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    pub(super) hook: Hook,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// Where on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// As it leaves a process.
+    Output,
+    /// As it comes in, before it is known whom it is for.
+    Prerouting,
+}
+
+/// Where destinations are changed, relative to everything else that is done at a hook.
+pub(super) const PRIORITY: i32 = -100;
+
+/// What is done with a connection for which all of it is true.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) matches: Vec<Match>,
+    pub(super) action: Action,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// It goes where it wants.
+    Pass,
+    /// It goes to a port of this network namespace.
+    Redirect(u16),
+}
+
+/// Something that is true of a connection or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Match {
+    Tcp,
+    /// This is not its first packet: it was there before the rules.
+    UnderWay,
+    LeavesByLoopback,
+    CameByLoopback,
+    /// A process of this user made it.
+    User(u32),
+    To(IpNet),
+    Port(u16),
+    /// Its destination is not an address of this network namespace.
+    NotForUs,
+    /// Somebody listens where it goes to.
+    Listening,
+}
+
+/// The number of the loopback device, in every network namespace.
+pub(super) const LOOPBACK: u32 = 1;
+
+impl Rule {
+    pub(super) fn pass(matches: impl Into<Vec<Match>>) -> Self {
+        Self {
+            matches: matches.into(),
+            action: Action::Pass,
+        }
+    }
+
+    pub(super) fn redirect(matches: impl Into<Vec<Match>>, port: u16) -> Self {
+        Self {
+            matches: matches.into(),
+            action: Action::Redirect(port),
+        }
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {} {{", self.name)?;
+        for chain in &self.chains {
+            let hook = match chain.hook {
+                Hook::Output => "output",
+                Hook::Prerouting => "prerouting",
+            };
+            writeln!(f, "\tchain {} {{", chain.name)?;
+            writeln!(f, "\t\ttype nat hook {hook} priority {PRIORITY}; policy accept;")?;
+            for rule in &chain.rules {
+                writeln!(f, "\t\t{rule}")?;
+            }
+            writeln!(f, "\t}}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for each in &self.matches {
+            write!(f, "{each} ")?;
+        }
+        match self.action {
+            Action::Pass => write!(f, "accept"),
+            Action::Redirect(port) => write!(f, "redirect to :{port}"),
+        }
+    }
+}
+
+impl Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => write!(f, "meta l4proto tcp"),
+            Self::UnderWay => write!(f, "tcp flags & (fin | syn | rst | ack) != syn"),
+            Self::LeavesByLoopback => write!(f, "oif {LOOPBACK}"),
+            Self::CameByLoopback => write!(f, "iif {LOOPBACK}"),
+            Self::User(uid) => write!(f, "meta skuid {uid}"),
+            Self::To(network) => {
+                let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
+                if network.prefix_len() == network.max_prefix_len() {
+                    write!(f, "{family} daddr {}", network.addr())
+                } else {
+                    write!(f, "{family} daddr {network}")
+                }
+            }
+            Self::Port(port) => write!(f, "tcp dport {port}"),
+            Self::NotForUs => write!(f, "fib daddr type != local"),
+            // Either value of what is asked: that there is a socket to ask is what counts.
+            Self::Listening => write!(f, "socket transparent <= 1"),
+        }
+    }
+}

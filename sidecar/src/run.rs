@@ -1,0 +1,148 @@
+//! The sidecar at work: connections that were turned to it are carried to where they were going, and observed.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{interval, timeout},
+};
+use weft_proxy::{
+    Intercept, Limits, Options, Proxy,
+    admin::{self, Pages, State},
+    command::{Log, duration, log_format, share},
+    descriptors,
+};
+
+use crate::ports::{ADMIN, PROBES, Ports};
+
+/// A sidecar needs few: it stands beside one application.
+const WORKERS: usize = 2;
+
+/// The kernel's own patience with a peer that does not answer is a little over two minutes, which is what an application
+/// would have had without a sidecar.
+const CONNECT: Duration = Duration::from_secs(135);
+
+/// How connections are carried.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    ports: Ports,
+    /// The port of /ready, /live and /metrics, which others reach
+    #[arg(long, default_value_t = PROBES, value_name = "PORT")]
+    probes_port: u16,
+    /// Where all admin pages are
+    #[arg(long, default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN), value_name = "ADDRESS")]
+    admin: SocketAddr,
+    /// Cores to use [default: two, or one if there is only one]
+    #[arg(long, env = "WEFT_WORKERS", value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// How long connections are still carried, and taken, after the pod was told to end
+    #[arg(long, env = "WEFT_DRAIN", default_value = "30s", value_parser = duration, value_name = "TIME")]
+    drain: Duration,
+    /// A line per request or connection: off, json, or text in which {field} stands for a field of the JSON form
+    #[arg(long, env = "WEFT_ACCESS_LOG", default_value = "off", value_parser = log_format, value_name = "FORMAT")]
+    access_log: Log,
+    /// The share of requests in the access log, from 0 to 1; what failed is always in it
+    #[arg(long, env = "WEFT_ACCESS_LOG_SAMPLE", default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
+    access_log_sample: f64,
+}
+
+impl Args {
+    fn options(&self) -> Options {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let workers = NonZeroUsize::new(cores.min(WORKERS)).unwrap_or(NonZeroUsize::MIN);
+        Options {
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            port_offset: 0,
+            workers: self.workers.unwrap_or(workers),
+            // The time to drain is over before the data plane is told to stop: see `drained`.
+            drain: Duration::ZERO,
+            limits: Limits {
+                connect_timeout: CONNECT,
+                ..Limits::default()
+            },
+            access_log: self.access_log.sampled(self.access_log_sample),
+        }
+    }
+}
+
+/// Runs until the pod is told to end.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    descriptors::raise();
+    // The data plane has threads of its own; this one is for the admin pages.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> anyhow::Result<ExitCode> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let proxy = Arc::new(Proxy::start(args.options()).context("the data plane cannot start")?);
+    let state = Arc::new(State::new(proxy.clone()));
+    probes(args.probes_port, &state).await?;
+    let bound = admin::start(args.admin, Pages::All, state.clone()).await;
+    bound.with_context(|| format!("the admin address {} cannot be bound", args.admin))?;
+    proxy
+        .intercept(Intercept {
+            outbound: args.ports.outbound_port,
+            inbound: args.ports.inbound_port,
+        })
+        .await?;
+    state.set_ready();
+    tracing::info!(
+        outbound = args.ports.outbound_port,
+        inbound = args.ports.inbound_port,
+        "connections are carried"
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    state.set_draining();
+    tracing::info!("draining: connections are carried on until the last has ended; a second signal ends them");
+    tokio::select! {
+        () = drained(&proxy, args.drain) => {
+            proxy.shutdown().await;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ = terminate.recv() => Ok(ExitCode::FAILURE),
+        _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Binds the page that the kubelet and Prometheus read, for both families of addresses if there are both.
+async fn probes(port: u16, state: &Arc<State>) -> anyhow::Result<()> {
+    let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    if admin::start(both, Pages::Probes, state.clone()).await.is_ok() {
+        return Ok(());
+    }
+    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+    let bound = admin::start(address, Pages::Probes, state.clone()).await;
+    bound.with_context(|| format!("the address {address} for health and metrics cannot be bound"))?;
+    Ok(())
+}
+
+/// Waits until no connection is open, or the time is over. New ones are still taken: the kubelet tells a sidecar to end once
+/// the application has ended, but other sidecars may not have, and they cannot do without a network.
+async fn drained(proxy: &Proxy, limit: Duration) {
+    let ended = async {
+        let mut look = interval(Duration::from_millis(100));
+        loop {
+            look.tick().await;
+            if proxy.stats().await.connections.open == 0 {
+                return;
+            }
+        }
+    };
+    // What is left when the time is over is told of, and cut, by the data plane.
+    let _ = timeout(limit, ended).await;
+}
