@@ -340,8 +340,8 @@ impl World {
                 effects.gateways.insert(reference.clone());
             }
             Kind::Secret => {
-                let ObjectRef { namespace, name, .. } = reference;
-                effects.secrets.insert(format!("{namespace}/{name}"));
+                let secret = format!("{}/{}", reference.namespace, reference.name);
+                effects.secrets.insert(secret);
             }
             // Few, and seldom changed: which Gateways name them is not worth remembering.
             Kind::GatewayClass | Kind::GatewayParameters => effects.gateways.append(&mut self.all_gateways()),
