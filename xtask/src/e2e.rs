@@ -1,7 +1,5 @@
 //! What Weft must bear in the cluster beside the official suite: the program of `e2e/`, run inside the cluster's network.
 
-use std::process::Command;
-
 use anyhow::ensure;
 
 use crate::{cluster, tools};
@@ -21,14 +19,7 @@ pub(crate) fn scale(args: &[String]) -> anyhow::Result<()> {
 
 fn run(command: &str, args: &[String]) -> anyhow::Result<()> {
     cluster::ensure_up()?;
-    let status = Command::new("cargo")
-        .args(["build", "--locked", "--package", PROGRAM])
-        .status()?;
-    ensure!(
-        status.success(),
-        "{PROGRAM} could not be built: cargo ended with {status}"
-    );
-    let program = tools::target()?.join("debug").join(PROGRAM);
+    let program = tools::build("dev")?.join(PROGRAM);
     let status = cluster::inside(program).arg(command).args(args).status()?;
     ensure!(status.success(), "{PROGRAM} {command} ended with {status}");
     Ok(())
