@@ -77,9 +77,10 @@ impl H2c {
         self.runtime.block_on(self.sender.clone().ready())
     }
 
-    /// Waits for the end of the connection.
+    /// Waits until the other side ends the connection. A GOAWAY of our own might meet a socket that is closed already.
     pub fn closed(self) -> Result<(), h2::Error> {
+        let ended = self.runtime.block_on(self.connection).expect("nothing panicked");
         drop(self.sender);
-        self.runtime.block_on(self.connection).expect("nothing panicked")
+        ended
     }
 }
