@@ -3,6 +3,7 @@
 
 use std::{
     cell::RefCell,
+    future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
@@ -11,12 +12,14 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{io::Stream, worker::Worker};
+use crate::{io::Stream, watchdog::Watchdog, worker::Worker};
 
 /// Beyond this much, what is written waits for the socket.
 const MOST: usize = 64 * 1024;
 /// A piece this large goes out as it is, if nothing stands before it: copying it would cost more than it saves.
 const LARGE: usize = 12 * 1024;
+/// The most that is read and thrown away of a connection that has ended for us.
+const THROWN_AWAY: usize = 256 * 1024;
 
 /// A connection whose writes stay here until [`Flusher::poll`] sends them. To be given to the h2 crate.
 pub(crate) struct Gathered<S>(Rc<Gather<S>>);
@@ -92,6 +95,24 @@ impl<S: Stream> Flusher<S> {
     /// Sends all there is; an error is also seen by the one that reads.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_send(cx, 0)
+    }
+
+    /// Waits until the other side ends as well, or the watchdog has had enough, once nothing more will be sent. A socket
+    /// that is closed while bytes still come is reset, and a reset may overtake what was sent last.
+    pub(crate) async fn linger(&self, watchdog: &Watchdog) {
+        let mut read = 0;
+        poll_fn(|cx| {
+            while read < THROWN_AWAY && watchdog.poll_expired(cx).is_pending() {
+                let mut scratch = self.0.worker.scratch.borrow_mut();
+                let mut buffer = ReadBuf::new(&mut scratch);
+                match ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(cx, &mut buffer)) {
+                    Ok(()) if !buffer.filled().is_empty() => read += buffer.filled().len(),
+                    _ => break,
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 

@@ -98,6 +98,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
                 let stays = worker.serves(client.port) && client.is_trusted(&worker.snapshot());
                 if !stays && !leaving {
                     connection.graceful_shutdown();
+                    watchdog.set_idle(false);
                     leaving = true;
                 }
                 let counted = Counted::new(&streams);
@@ -109,7 +110,12 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
                 });
             }
             Some(Some(Err(error))) => return refused(worker, &client, &error),
-            Some(None) => return,
+            Some(None) => {
+                drop(connection);
+                watchdog.set_idle(false);
+                watchdog.arm(worker.coarse_now(), LEAVING);
+                return flusher.linger(&watchdog).await;
+            }
             None => {
                 let (now, idle) = (worker.coarse_now(), streams.open.get() == 0);
                 if leaving && idle {
@@ -117,8 +123,10 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
                 }
                 let left = (streams.ended.get() + limits.idle_timeout).saturating_duration_since(now);
                 if worker.draining.get() || (idle && left.is_zero()) {
-                    // GOAWAY: what is under way ends, nothing new begins.
+                    // GOAWAY: what is under way ends, nothing new begins. From here on only its own deadline ends it: a
+                    // request may be on its way that was sent before the client knew.
                     connection.graceful_shutdown();
+                    watchdog.set_idle(false);
                     leaving = true;
                 }
                 let wait = if leaving {
