@@ -68,6 +68,8 @@ enum Command {
         /// Only those whose names contain this.
         filter: Option<String>,
     },
+    /// Remove Weft from the cluster, install and remove it as users do, and bring it back.
+    Lifecycle,
     /// Measure 5,000 routes and 1,000 Services in the cluster; --help says what can be other.
     Scale {
         /// Passed on.
@@ -139,6 +141,10 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Failures { filter } => {
             e2e::failures(filter.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lifecycle => {
+            cluster::lifecycle()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Scale { args } => {

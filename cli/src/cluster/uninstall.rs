@@ -86,12 +86,16 @@ async fn find(cluster: &Cluster, args: &Uninstall) -> anyhow::Result<Vec<Doomed>
         let object = api.constrain(&args.place.namespace).get_opt(name).await?;
         found.extend(object.map(|object| (resource(group, kind), object)));
     }
-    found.extend(releases(cluster, args, &found).await?);
     if let Some(api) = cluster.api("apiextensions.k8s.io", "v1", "CustomResourceDefinition") {
         let ours = api.list(&ListParams::default()).await?.into_iter();
         let ours = ours.filter(|crd| crd.data.pointer("/spec/group").is_some_and(|group| group == GROUP));
         found.extend(ours.map(|crd| (resource("apiextensions.k8s.io", "CustomResourceDefinition"), crd)));
     }
+    if args.keep_crds {
+        found.retain(|(resource, _)| resource.kind != "CustomResourceDefinition");
+    }
+    // Of what goes, so that Helm still knows of the definitions where they are kept.
+    found.extend(releases(cluster, args, &found).await?);
     let mut seen = BTreeSet::new();
     let mut doomed = Vec::new();
     for (resource, mut object) in found {
@@ -99,10 +103,9 @@ async fn find(cluster: &Cluster, args: &Uninstall) -> anyhow::Result<Vec<Doomed>
             api_version: resource.api_version.clone(),
             kind: resource.kind.clone(),
         });
-        let kept = args.keep_crds && resource.kind == "CustomResourceDefinition";
         // What belongs to something that goes, goes with it.
         let made = ["Pod", "ReplicaSet", "EndpointSlice", "Endpoints"].contains(&resource.kind.as_str());
-        if !kept && !made && seen.insert(name_of(&object)) {
+        if !made && seen.insert(name_of(&object)) {
             doomed.push(Doomed { resource, object });
         }
     }

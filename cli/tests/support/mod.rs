@@ -23,7 +23,7 @@ use std::{
 use client::{Answer, Http};
 
 /// How long anything may take: far longer than it does, for a machine that does much else.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until something holds.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use super::{inside, install, kubectl, output};
+use super::{ensure_up, inside, install, kubectl, output, until};
 use crate::tools;
 
 /// What an installation consists of, or the operator makes, as `kubectl` names these kinds.
@@ -11,8 +11,10 @@ const KINDS: &str = "deployments,services,serviceaccounts,configmaps,secrets,pod
 const MARK: &str = "weft";
 
 /// Removes what the charts have installed, installs Weft by `weft install`, removes that, and brings the charts back.
-pub(super) fn run() -> anyhow::Result<()> {
-    weft(&["check"])?;
+pub(crate) fn run() -> anyhow::Result<()> {
+    ensure_up()?;
+    tools::build("dev")?;
+    all_is_well()?;
     weft(&["uninstall", "--yes"])?;
     nothing_left(&["namespace/weft-system"])?;
     let images = [
@@ -22,10 +24,23 @@ pub(super) fn run() -> anyhow::Result<()> {
         "weft.dev/gateway:dev",
     ];
     weft(&[&["install", "--apply", "--image-pull-policy", "Never"], &images[..]].concat())?;
-    weft(&["check"])?;
+    all_is_well()?;
     weft(&["uninstall", "--yes"])?;
     nothing_left(&[])?;
     install::charts()
+}
+
+/// Waits until `weft check` finds nothing wrong: what has failed on purpose, or been installed, may still be on its way.
+fn all_is_well() -> anyhow::Result<()> {
+    println!("weft check");
+    let mut said = String::new();
+    let well = until("weft check finds nothing wrong", || {
+        let checked = inside(tools::target()?.join("debug/weft")).arg("check").output()?;
+        said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        Ok(checked.status.success())
+    });
+    print!("{said}");
+    well
 }
 
 fn weft(args: &[&str]) -> anyhow::Result<()> {

@@ -26,6 +26,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 pub(crate) use down::down;
+pub(crate) use lifecycle::run as lifecycle;
 
 use crate::{
     conformance, e2e, packages,
@@ -115,7 +116,7 @@ pub(crate) fn test(steps: &mut Steps) {
         conformance::run(&conformance::Options::of_profiles(), false)
     });
     steps.step("failures under load", || e2e::failures(None));
-    steps.step("installation and removal", lifecycle::run);
+    steps.step("installation and removal", lifecycle);
     if !was_up {
         steps.step("the end of the cluster", down);
     }
