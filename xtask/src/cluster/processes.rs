@@ -58,8 +58,13 @@ pub(super) fn must_live(name: &str) -> anyhow::Result<()> {
 /// The process that was started under a name, if it is still that one.
 pub(super) fn started(name: &str) -> Option<Pid> {
     let Recorded { pid, command, .. } = recorded(name)?;
-    // The command comes last, whatever has not been through yet on the way to it. A process that has ended has none.
-    let running = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).ok()?;
+    let process = format!("/proc/{}", pid.as_raw_pid());
+    let running = fs::read(format!("{process}/cmdline")).ok()?;
+    if running.is_empty() {
+        // While it turns into another program it has no command for a moment; one that has ended has no program either.
+        return fs::read_link(format!("{process}/exe")).is_ok().then_some(pid);
+    }
+    // The command comes last, whatever has not been through yet on the way to it.
     let running = String::from_utf8_lossy(&running);
     running.trim_end_matches('\0').ends_with(&command).then_some(pid)
 }
