@@ -234,10 +234,10 @@ impl Configuration {
 /// Challenges.
 impl Configuration {
     fn put_challenge(&mut self, challenge: Arc<Challenge>) -> Result<bool, String> {
-        let mut challenges = self.next.challenges.as_deref().cloned().unwrap_or_default();
-        let changed = challenges.put(challenge)?;
-        self.next.challenges = Some(Arc::new(challenges));
-        Ok(changed)
+        let challenges = self.next.challenges.get_or_insert_default();
+        let changed = Arc::make_mut(challenges).put(challenge);
+        self.next.challenges.take_if(|challenges| challenges.is_empty());
+        changed
     }
 
     fn remove_challenge(&mut self, key: &ChallengeKey) -> bool {
