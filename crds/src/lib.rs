@@ -9,6 +9,7 @@ mod definition;
 mod gateway;
 mod l4;
 mod meta;
+mod name;
 mod object;
 mod parameters;
 mod policy;
@@ -35,6 +36,7 @@ pub use crate::{
     },
     l4::{BackendRef, L4RouteRule, TcpRoute, TcpRouteSpec, TlsRoute, TlsRouteSpec, UdpRoute, UdpRouteSpec},
     meta::{Metadata, Unread},
+    name::{name_hash, shortened},
     object::{Kind, Object, ObjectName, ObjectRef, ParseError},
     parameters::{
         AccessLogParameters, Autoscaling, GatewayParameters, GatewayParametersSpec, LogLevel, PodParameters, Resources,

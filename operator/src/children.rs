@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value;
 
-/// Selects what was made for Gateways.
-pub(crate) const MANAGED: &str = "app.kubernetes.io/managed-by=weft-operator";
 /// Says what an object was made from.
 pub(crate) const RENDERED: &str = "weft.dev/rendered";
 /// Says, in full, for which Gateway an object was made.

@@ -12,9 +12,10 @@ use kube::{
 };
 use tokio::sync::mpsc;
 use weft_crds::{Kind, Object, ObjectRef};
+use weft_translate::MANAGED_BY;
 
 use crate::{
-    children::{Child, ChildKind, MANAGED},
+    children::{Child, ChildKind},
     metrics::Metrics,
     object::{self, Seen},
 };
@@ -98,7 +99,10 @@ impl Watched {
                  type!=kubernetes.io/dockerconfigjson,type!=kubernetes.io/dockercfg",
             ),
             Self::Kind(_) => watcher::Config::default(),
-            Self::Child(_) => watcher::Config::default().labels(MANAGED),
+            Self::Child(_) => {
+                let (label, operator) = MANAGED_BY;
+                watcher::Config::default().labels(&format!("{label}={operator}"))
+            }
         }
     }
 }

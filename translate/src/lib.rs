@@ -37,3 +37,6 @@ pub use translator::{Edit, Options, Output, Translator};
 
 /// The controller that Weft's GatewayClasses name.
 pub const CONTROLLER: &str = "weft.dev/gateway-controller";
+
+/// The label of what the operator makes, and its value.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft-operator");

@@ -8,11 +8,12 @@ use weft_crds::ObjectRef;
 use weft_translate::acme::{ACCOUNT_TYPE, Account, Issuer, account_secret};
 
 use super::{
-    Report, digest,
+    Report,
     error::AcmeError,
     http::{Http, Patience},
     store::{Held, Store},
 };
+use crate::infrastructure::names::digest;
 
 /// An account, to be used.
 pub(crate) struct Open {
@@ -52,13 +53,8 @@ pub(crate) async fn ensure(
         };
     }
     let of = of(issuer);
-    if let Some(failure) = held
-        .state
-        .failure
-        .as_ref()
-        .filter(|failure| failure.of == of && now < failure.again)
-    {
-        return Ok(Report::at(failure.again));
+    if let Some(again) = held.state.failure.as_ref().and_then(|failure| failure.holds(&of, now)) {
+        return Ok(Report::at(again));
     }
     let state = &held.state;
     if state.credentials.is_some() && state.email == issuer.spec.email && state.failure.is_none() {

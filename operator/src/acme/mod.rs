@@ -33,7 +33,7 @@ pub(crate) use self::{
     error::AcmeError,
     order::{Answered, Job},
 };
-use crate::{infrastructure::names, lease::Claim, queue::Queue, world::Effects};
+use crate::{lease::Claim, queue::Queue, world::Effects};
 
 /// How many are worked on at a time.
 const TASKS: usize = 4;
@@ -352,9 +352,4 @@ fn owner_reference(translator: &Translator, owner: &ObjectRef) -> Option<OwnerRe
         controller: None,
         block_owner_deletion: None,
     })
-}
-
-/// Stands for what something was tried with.
-fn digest(text: &str) -> String {
-    names::digest(text)
 }

@@ -19,11 +19,11 @@ use weft_translate::acme::{Issuer, ORDER_TYPE, Order, Placed, WantedCertificate,
 use super::{
     Report, Said,
     account::{self, Open},
-    digest,
     error::{self, AcmeError},
     renewal::Leaf,
     store::{Held, Issued, SERVER, Store, annotation, is_ours},
 };
+use crate::infrastructure::names::digest;
 
 /// How often the CA is asked how an order stands, at first, and for how long in one go.
 const POLL: RetryPolicy = RetryPolicy::new()
@@ -100,13 +100,7 @@ pub(crate) async fn step(store: &Store, job: &Job, now: Timestamp) -> Result<Rep
         held.state.placed = None;
     }
     let of = digest(&format!("{hosts:?} {:?}", job.issuer.spec));
-    if let Some(failure) = held
-        .state
-        .failure
-        .as_ref()
-        .filter(|failure| failure.of == of && now < failure.again)
-    {
-        let again = failure.again;
+    if let Some(again) = held.state.failure.as_ref().and_then(|failure| failure.holds(&of, now)) {
         store.save(&mut held).await?;
         return Ok(Report::at(again));
     }

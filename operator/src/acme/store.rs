@@ -8,7 +8,10 @@ use kube::{Api, Client, api::PostParams, core::ObjectMeta};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 use weft_crds::ISSUER_ANNOTATION;
-use weft_translate::acme::{MANAGED_BY, STATE};
+use weft_translate::{
+    MANAGED_BY,
+    acme::{self, STATE},
+};
 
 use super::error::AcmeError;
 use crate::{
@@ -174,9 +177,9 @@ impl Store {
 
 /// Whether the operator made the certificate in a Secret.
 pub(crate) fn is_ours(secret: &Secret) -> bool {
-    let labels = secret.metadata.labels.as_ref();
-    labels.is_some_and(|labels| labels.get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1))
-        && annotation(secret, ISSUER_ANNOTATION).is_some()
+    let metadata = &secret.metadata;
+    let both = metadata.labels.as_ref().zip(metadata.annotations.as_ref());
+    both.is_some_and(|(labels, annotations)| acme::is_ours(labels, annotations))
 }
 
 pub(crate) fn annotation<'s>(secret: &'s Secret, name: &str) -> Option<&'s str> {

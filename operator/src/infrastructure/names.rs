@@ -2,6 +2,8 @@
 
 use std::hash::Hasher as _;
 
+use weft_crds::{name_hash, shortened};
+
 /// The name of everything that is made for a Gateway: `NAME-weft`, with a hash in place of what does not fit a DNS label
 /// (RFC 1035).
 pub(crate) fn child(gateway: &str) -> String {
@@ -29,16 +31,12 @@ pub(crate) fn child(gateway: &str) -> String {
         .get(..room.min(cleaned.len()))
         .unwrap_or_default()
         .trim_end_matches('-');
-    format!("{letter}{kept}-{:08x}-weft", hash(gateway))
+    format!("{letter}{kept}-{:08x}-weft", name_hash(gateway))
 }
 
 /// A Gateway's or class's name as the value of a label, which has at most 63 characters.
 pub(crate) fn label(name: &str) -> String {
-    if name.len() <= 63 {
-        return name.to_owned();
-    }
-    let kept = name.get(..54).unwrap_or_default().trim_end_matches(['-', '.']);
-    format!("{kept}-{:08x}", hash(name))
+    shortened(name, "", 63)
 }
 
 fn is_label(name: &str) -> bool {
@@ -47,13 +45,6 @@ fn is_label(name: &str) -> bool {
         && name
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-}
-
-/// FNV-1a: it must never change, for names depend on it.
-fn hash(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
 }
 
 /// A hash of what an object was made from.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde_json::{Map, Value, json};
 use weft_crds::{AccessLogParameters, Gateway, GatewayParametersSpec, LogLevel, PodParameters, ServiceType};
 use weft_model::ListenerProtocol;
+use weft_translate::MANAGED_BY;
 
 use crate::{
     children::{ChildKind, GATEWAY, RENDERED},
@@ -97,7 +98,7 @@ fn text(value: &str) -> Value {
 fn own_labels(input: &Input<'_>) -> Texts {
     [
         ("app.kubernetes.io/name", "weft-gateway".to_owned()),
-        ("app.kubernetes.io/managed-by", "weft-operator".to_owned()),
+        (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
         (
             "gateway.networking.k8s.io/gateway-name",
             names::label(&input.gateway.metadata.name),

@@ -14,9 +14,8 @@ use weft_model::{CertificateKey, Challenge, ChallengeKey, GatewayKey, HostPatter
 
 pub use issuer::{Binding, Issuer};
 pub(crate) use issuer::{resolve, stand};
-pub(crate) use state::is_ours;
 pub use state::{
-    ACCOUNT_TYPE, Account, Failure, MANAGED_BY, ORDER_TYPE, Order, Placed, Renewal, STATE, account_secret, order_secret,
+    ACCOUNT_TYPE, Account, Failure, ORDER_TYPE, Order, Placed, Renewal, STATE, account_secret, is_ours, order_secret,
 };
 
 use crate::{
@@ -91,7 +90,7 @@ impl<'a, 'w> Acme<'a, 'w> {
             return None;
         }
         let there = self.reader.secret(own, &reference.name);
-        if there.is_some_and(|secret| !is_ours(secret)) {
+        if there.is_some_and(|secret| !is_ours(&secret.metadata.labels, &secret.metadata.annotations)) {
             return None;
         }
         if self.reader.options.standalone {
@@ -105,10 +104,7 @@ impl<'a, 'w> Acme<'a, 'w> {
         let order: Option<Order> = self
             .reader
             .secret(own, &order_secret(&reference.name))
-            .and_then(|secret| {
-                let secret: &weft_crds::Secret = secret;
-                state::read(secret, ORDER_TYPE)
-            });
+            .and_then(|secret| state::read(secret, ORDER_TYPE));
         let order = order.unwrap_or_default();
         let key = ChallengeKey::from(format!("{}/{}", self.owner.key(&self.listener.name), reference.name));
         let proof = order.placed.as_ref().and_then(|placed| placed.proofs.get(&host));

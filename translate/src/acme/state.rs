@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use weft_crds::{ISSUER_ANNOTATION, Secret};
+use weft_crds::{ISSUER_ANNOTATION, Secret, shortened};
 use weft_model::{PrivateKeyPem, Proof};
 
-use crate::certificate;
+use crate::{MANAGED_BY, certificate};
 
 /// The type of Secrets that hold an [`Account`].
 pub const ACCOUNT_TYPE: &str = "weft.dev/acme-account";
@@ -16,8 +16,8 @@ pub const ACCOUNT_TYPE: &str = "weft.dev/acme-account";
 pub const ORDER_TYPE: &str = "weft.dev/acme-order";
 /// The entry that holds either.
 pub const STATE: &str = "state.json";
-/// The label of what the operator makes, and its value.
-pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft-operator");
+/// The most that the name of a Secret may have.
+const MOST: usize = 253;
 
 /// An account with a CA.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -87,6 +87,13 @@ pub struct Failure {
     pub of: String,
 }
 
+impl Failure {
+    /// Until when the same, `of` which it is asked again, is left alone.
+    pub fn holds(&self, of: &str, now: Timestamp) -> Option<Timestamp> {
+        (self.of == of && now < self.again).then_some(self.again)
+    }
+}
+
 /// When a certificate is to be renewed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -104,34 +111,17 @@ pub struct Renewal {
 
 /// The Secret with the account that an issuer orders by.
 pub fn account_secret(issuer: &str) -> String {
-    suffixed(issuer, "-acme-account")
+    shortened(issuer, "-acme-account", MOST)
 }
 
 /// The Secret with the order of the certificate that is to be in a Secret.
 pub fn order_secret(certificate: &str) -> String {
-    suffixed(certificate, "-acme-order")
+    shortened(certificate, "-acme-order", MOST)
 }
 
-/// A name has at most 253 characters. One that is cut gets a hash of the whole.
-fn suffixed(name: &str, suffix: &str) -> String {
-    const MOST: usize = 253;
-    if name.len() + suffix.len() <= MOST {
-        return format!("{name}{suffix}");
-    }
-    // FNV-1a: it must never change, for names depend on it.
-    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    let kept = name.get(..MOST - suffix.len() - 9).unwrap_or_default();
-    let kept = kept.trim_end_matches(['-', '.']);
-    format!("{kept}-{hash:08x}{suffix}")
-}
-
-/// Whether the operator made the certificate in a Secret, so that it may replace it.
-pub(crate) fn is_ours(secret: &Secret) -> bool {
-    let metadata = &secret.metadata;
-    metadata.labels.get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1)
-        && metadata.annotations.contains_key(ISSUER_ANNOTATION)
+/// Whether the operator made the certificate in a Secret with these labels and annotations, so that it may replace it.
+pub fn is_ours(labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> bool {
+    labels.get(MANAGED_BY.0).is_some_and(|by| by == MANAGED_BY.1) && annotations.contains_key(ISSUER_ANNOTATION)
 }
 
 /// What the operator has written down; none if it has not, or that is another's Secret.
