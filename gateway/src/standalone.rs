@@ -22,7 +22,7 @@ use crate::{
     echo::Echo,
     files::{File, Level, Loaded, Problem, Sources, SourcesError},
     names::{self, NamesOptions},
-    watch::Watch,
+    watch::{Looks, Watch},
 };
 
 /// How to run.
@@ -176,16 +176,18 @@ impl Reloader {
     }
 
     /// Serves what these files hold now; those that are not there any more hold nothing.
-    async fn apply(&mut self, files: Vec<(PathBuf, bool)>) {
+    async fn apply(&mut self, files: Vec<(PathBuf, Looks)>) {
         let mut before: BTreeMap<ObjectRef, Option<Object>> = BTreeMap::new();
         let mut read_anew = false;
-        for (path, exists) in files {
-            let mut file = exists.then(|| File::read(&path));
-            if let (Some(now), Some(known)) = (&file, self.loaded.file(&path))
-                && now.is_same(known)
-            {
-                continue;
-            }
+        for (path, looks) in files {
+            let mut file = if looks == Looks::Gone {
+                None
+            } else {
+                match File::read_anew(&path, looks == Looks::Filled, self.loaded.file(&path)) {
+                    None => continue,
+                    read => read,
+                }
+            };
             read_anew = true;
             if let Some(file) = file.as_mut().filter(|file| file.broken)
                 && let Some(known) = self.loaded.file(&path)

@@ -42,6 +42,17 @@ struct Waning {
     modified: Option<SystemTime>,
 }
 
+/// How a file that is to be read looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looks {
+    /// It is not there, and was not for long enough that it is meant so.
+    Gone,
+    /// It is empty, likewise.
+    Empty,
+    /// It holds something.
+    Filled,
+}
+
 /// How a file looked, and when.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
@@ -106,11 +117,12 @@ impl Watch {
         while Instant::now() < end && timeout(SETTLE, self.signs.recv()).await.is_ok() {}
     }
 
-    /// The files that are to be read again, each with whether it is still there.
+    /// The files that are to be read again, each with how it looks. It may look otherwise by the time it is read: then there
+    /// is a sign of that, or the next look shows it.
     ///
     /// # Errors
     /// A path that was named cannot be read.
-    pub(crate) fn changed(&mut self) -> Result<Vec<(PathBuf, bool)>, SourcesError> {
+    pub(crate) fn changed(&mut self) -> Result<Vec<(PathBuf, Looks)>, SourcesError> {
         let at = SystemTime::now();
         let files = self.sources.files().inspect_err(|_| self.lost = true)?;
         if std::mem::take(&mut self.lost) {
@@ -124,7 +136,7 @@ impl Watch {
                 continue;
             }
             if is_over(&mut self.waning, path, None, now) {
-                changed.push((path.clone(), false));
+                changed.push((path.clone(), Looks::Gone));
             } else {
                 seen.insert(path.clone(), *before);
             }
@@ -138,7 +150,8 @@ impl Watch {
             }
             self.waning.remove(&path);
             if before.is_none_or(|before| before.may_differ(&found)) {
-                changed.push((path.clone(), true));
+                let looks = if found.length == 0 { Looks::Empty } else { Looks::Filled };
+                changed.push((path.clone(), looks));
             }
             seen.insert(path, Seen { found, at });
         }
@@ -189,7 +202,7 @@ mod tests {
     use super::*;
 
     /// What has changed; asked until something has.
-    fn next(watch: &mut Watch) -> Vec<(PathBuf, bool)> {
+    fn next(watch: &mut Watch) -> Vec<(PathBuf, Looks)> {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
             let changed = watch.changed().expect("the folder is there");
@@ -206,13 +219,13 @@ mod tests {
         let (a, b) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
         fs::write(&a, "a: 1").expect("written");
         let mut watch = Watch::new(Sources::new([folder.path()]));
-        assert_eq!(next(&mut watch), [(a.clone(), true)]);
+        assert_eq!(next(&mut watch), [(a.clone(), Looks::Filled)]);
         fs::write(&b, "b: 1").expect("written");
-        assert!(next(&mut watch).contains(&(b.clone(), true)));
+        assert!(next(&mut watch).contains(&(b.clone(), Looks::Filled)));
         fs::remove_file(&a).expect("removed");
         let first: Vec<_> = watch.changed().expect("it is there");
-        assert!(!first.contains(&(a.clone(), false)), "it may come back");
-        while !next(&mut watch).contains(&(a.clone(), false)) {}
+        assert!(!first.contains(&(a.clone(), Looks::Gone)), "it may come back");
+        while !next(&mut watch).contains(&(a.clone(), Looks::Gone)) {}
     }
 
     #[test]
@@ -221,10 +234,10 @@ mod tests {
         let a = folder.path().join("a.yaml");
         fs::write(&a, "a: 1").expect("written");
         let mut watch = Watch::new(Sources::new([&a]));
-        assert_eq!(next(&mut watch), [(a.clone(), true)]);
+        assert_eq!(next(&mut watch), [(a.clone(), Looks::Filled)]);
         fs::write(&a, "").expect("written");
         let begun = Instant::now();
-        assert_eq!(next(&mut watch), [(a.clone(), true)]);
+        assert_eq!(next(&mut watch), [(a.clone(), Looks::Empty)]);
         assert!(begun.elapsed() >= GRACE);
     }
 

@@ -97,11 +97,23 @@ struct Origin {
 impl File {
     /// Reads a file.
     pub fn read(path: &Path) -> Self {
-        let text = if path.as_os_str() == STANDARD_INPUT {
-            whole(io::stdin())
-        } else {
-            open(path).and_then(whole)
-        };
+        Self::of(path, text(path))
+    }
+
+    /// Reads a file that has changed and that, when it was looked at, was `filled` or was empty. None if there is nothing to
+    /// do: it holds what it held before, or was emptied or removed meanwhile, and the next look says whether it stays so.
+    pub(crate) fn read_anew(path: &Path, filled: bool, before: Option<&Self>) -> Option<Self> {
+        let text = text(path);
+        let known = before.and_then(|before| before.text.as_ref());
+        match (&text, known) {
+            (Ok(text), _) if filled && text.is_empty() => None,
+            (Err(error), _) if filled && error.kind() == io::ErrorKind::NotFound => None,
+            (Ok(text), Some(known)) if **text == *known.text => None,
+            _ => Some(Self::of(path, text)),
+        }
+    }
+
+    fn of(path: &Path, text: io::Result<String>) -> Self {
         match text {
             Ok(text) => Self::parse(path, &text),
             Err(error) => Self {
@@ -232,14 +244,6 @@ impl File {
 }
 
 impl File {
-    /// Whether it holds the same text as another, so that nothing is to be done.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        match (&self.text, &other.text) {
-            (Some(text), Some(other)) => text.text == other.text,
-            _ => false,
-        }
-    }
-
     /// Unpacks what `kubectl get -o yaml` writes.
     fn list(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, origin: &Origin, document: &mut Node) {
         match document.take("items").map(|items| (items.mark, items.kind)) {
@@ -274,6 +278,15 @@ impl File {
     pub fn keep_objects_of(&mut self, before: &Self) {
         self.objects.clone_from(&before.objects);
         self.index.clone_from(&before.index);
+    }
+}
+
+/// What a file holds.
+fn text(path: &Path) -> io::Result<String> {
+    if path.as_os_str() == STANDARD_INPUT {
+        whole(io::stdin())
+    } else {
+        open(path).and_then(whole)
     }
 }
 
@@ -499,6 +512,23 @@ mod tests {
             file.problems[0].place.as_ref().expect("placed").to_string(),
             "a.yaml:7:5"
         );
+    }
+
+    #[test]
+    fn what_holds_the_same_is_not_read_anew_nor_what_is_empty_or_gone_only_now() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.yaml");
+        let anew = |filled, before: Option<&File>| File::read_anew(&path, filled, before).is_some();
+        assert!(!anew(true, None), "it is not there");
+        for (content, read) in [(&b""[..], false), (b"a: 1", true), (b"\xff", true)] {
+            fs::write(&path, content).expect("written");
+            assert_eq!(anew(true, None), read, "{content:?}");
+        }
+        fs::write(&path, "").expect("written");
+        assert!(anew(false, None), "it was empty for long");
+        fs::write(&path, "a: 1").expect("written");
+        assert!(!anew(true, Some(&File::read(&path))));
+        assert!(anew(true, Some(&File::parse(&path, "a: 2"))));
     }
 
     #[test]
