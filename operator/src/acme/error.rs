@@ -18,6 +18,9 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What makes of a problem's type its name (RFC 8555, 6.7).
 const TYPES: &str = "urn:ietf:params:acme:error:";
 
+/// The problem of a nonce that the CA does not take (any more).
+pub(super) const NONCE: &str = "badNonce";
+
 /// Why something does not go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AcmeError {
@@ -39,6 +42,9 @@ pub(crate) enum AcmeError {
     /// There is no account with the CA yet.
     #[error("there is no account with the CA yet")]
     NoAccount,
+    /// The CA has refused several nonces one after the other, as it may (RFC 8555, 6.5): nothing is wrong.
+    #[error("the CA has refused every nonce so far")]
+    Nonce,
     /// The CA said no, or nothing.
     #[error("{message}")]
     Ca {
@@ -62,6 +68,7 @@ impl AcmeError {
     /// What a client's error comes to.
     pub(crate) fn of(error: &instant_acme::Error, patience: &Patience) -> Self {
         let reason = match name(error) {
+            Some(NONCE) => return Self::Nonce,
             Some("rateLimited") => "RateLimited",
             Some("accountDoesNotExist") => "AccountGone",
             Some("externalAccountRequired" | "invalidContact" | "unsupportedContact" | "userActionRequired") => {
@@ -91,7 +98,9 @@ impl AcmeError {
     pub(crate) fn failure(&self, before: Option<&Failure>, of: &str, now: Timestamp) -> Option<Failure> {
         let (reason, after) = match self {
             Self::Ca { reason, after, .. } => (*reason, *after),
-            Self::Api(_) | Self::Forbidden(_) | Self::Foreign(_) | Self::NotHeld | Self::NoAccount => return None,
+            Self::Api(_) | Self::Forbidden(_) | Self::Foreign(_) | Self::NotHeld | Self::NoAccount | Self::Nonce => {
+                return None;
+            }
         };
         let count = before.filter(|before| before.of == of).map_or(0, |before| before.count) + 1;
         let (first, most) = if reason == "Unreachable" { UNREACHABLE } else { REFUSED };
@@ -161,5 +170,11 @@ mod tests {
         let away = AcmeError::of(&instant_acme::Error::Other("refused".into()), &Patience::default());
         assert_eq!(wait(&away), 10);
         assert!(AcmeError::NoAccount.failure(None, "a", now()).is_none());
+    }
+
+    #[test]
+    fn refused_nonces_are_no_failure() {
+        let error = AcmeError::of(&problem("badNonce"), &Patience::default());
+        assert!(error.failure(None, "a", now()).is_none());
     }
 }

@@ -330,7 +330,7 @@ async fn place(job: &Job, open: &Open, replaced: Option<&Leaf>) -> Result<instan
     if let Some(id) = replaced.and_then(|leaf| leaf.id.clone()) {
         match open.account.new_order(&new().replaces(id)).await {
             Ok(order) => return Ok(order),
-            Err(error) if matches!(error::name(&error), Some("rateLimited")) => return Err(error),
+            Err(error) if matches!(error::name(&error), Some("rateLimited" | error::NONCE)) => return Err(error),
             // It is another account's, was replaced already, or the CA knows nothing of it.
             Err(error) => tracing::debug!(%error, "the order does not say which certificate it replaces"),
         }
