@@ -761,6 +761,8 @@ fn features() -> Vec<SupportedFeature> {
         "HTTPRouteRequestTimeout",
         "HTTPRouteResponseHeaderModification",
         "HTTPRouteRetry",
+        "HTTPRouteRetryBackendTimeout",
+        "HTTPRouteRetryConnectionError",
         "HTTPRouteSchemeRedirect",
         "ListenerSet",
         "ReferenceGrant",
