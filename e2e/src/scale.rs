@@ -14,8 +14,9 @@ use serde_json::json;
 
 use crate::{
     cluster::{Cluster, eventually},
-    load::{Load, Target, status},
-    scene::{Scene, route},
+    failures::churn::live_edits,
+    load::{Load, Report, Target, status},
+    scene::{OPERATOR, SYSTEM, Scene, route},
 };
 
 /// How much, and how often.
@@ -40,6 +41,8 @@ const OPERATOR_CORES: f64 = 0.1;
 const GATEWAY_MB: f64 = 40.0;
 /// Objects that are made at a time.
 const AT_ONCE: usize = 16;
+/// Edits under load, beside those that are timed.
+const LIVE_EDITS: usize = 1000;
 /// How long the operator is watched at rest.
 const REST: Duration = Duration::from_secs(20);
 
@@ -89,10 +92,11 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let churn = tokio::spawn(churn(scene.cluster.clone(), scene.namespace.clone(), options.routes));
     let busy = edits(&scene, "busy", options.edits).await?;
     churn.abort();
-    let traffic = load.stop().await;
+    let mut traffic = vec![("while routes were edited", load.stop().await)];
 
     let operator = memory(&processes("weft-operator")?)?;
     let gateway = memory(&processes("weft-gateway")?)?;
+    traffic.extend(disturb(&scene).await?);
     println!(
         "\n| what | figure | wanted |\n|---|---|---|\n\
          | {} HTTPRoutes and {} Services from `apply` to traffic | {:.1} s | - |\n\
@@ -103,8 +107,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
          | the same under churn, p99 | {:.1} ms | {P99_MS} |\n\
          | operator at rest, cores | {cores:.3} | {OPERATOR_CORES} |\n\
          | operator, MB | {operator:.1} | {OPERATOR_MB} |\n\
-         | gateway, MB | {gateway:.1} | {GATEWAY_MB} |\n\
-         | requests that failed meanwhile | {} of {} | 0 |",
+         | gateway, MB | {gateway:.1} | {GATEWAY_MB} |",
         options.routes,
         options.services,
         filled.as_secs_f64(),
@@ -113,9 +116,13 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
         quiet.at(0.99),
         busy.at(0.5),
         busy.at(0.99),
-        traffic.failures,
-        traffic.requests,
     );
+    for (when, report) in &traffic {
+        println!(
+            "| requests that failed {when} | {} of {} | 0 |",
+            report.failures, report.requests
+        );
+    }
     scene.end().await?;
     let met = [
         quiet.at(0.5) <= P50_MS,
@@ -125,13 +132,37 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
         cores <= OPERATOR_CORES,
         operator <= OPERATOR_MB,
         gateway <= GATEWAY_MB,
-        traffic.failures == 0,
+        traffic.iter().all(|(_, report)| report.nothing_failed().is_ok()),
     ];
     Ok(if met.iter().all(|met| *met) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What operators of a cluster do to it, each under load and with all routes there.
+async fn disturb(scene: &Scene) -> anyhow::Result<Vec<(&'static str, Report)>> {
+    let target = scene.target("web.example", "/");
+    let mut traffic = Vec::new();
+    let load = Load::start(target.clone(), 8);
+    live_edits(scene, LIVE_EDITS).await?;
+    traffic.push(("in 1,000 live edits", load.stop().await));
+    for (when, namespace, deployment) in [
+        ("while backends were restarted", &*scene.namespace, "web".to_owned()),
+        (
+            "while gateways were restarted",
+            &scene.namespace,
+            scene.deployment().await?,
+        ),
+        ("while operators were restarted", SYSTEM, OPERATOR.to_owned()),
+    ] {
+        let load = Load::start(target.clone(), 8);
+        scene.cluster.restart(namespace, &deployment).await?;
+        load.more(200).await?;
+        traffic.push((when, load.stop().await));
+    }
+    Ok(traffic)
 }
 
 /// Makes the Services and the routes to them.

@@ -11,11 +11,29 @@ use crate::{
 
 /// Routes come, change and go, weights move, listeners come and go.
 pub(super) async fn a_thousand_live_edits(cluster: &Cluster) -> anyhow::Result<()> {
-    const EDITS: usize = 1000;
     let scene = Scene::new(cluster, "edits", 2, 2).await?;
     let namespace = scene.namespace.as_str();
     let load = Load::start(scene.target("web.example", "/"), 16);
-    for number in 0..EDITS {
+    live_edits(&scene, 1000).await?;
+    load.more(500).await?;
+    let last = scene.target("last.example", "/");
+    scene
+        .cluster
+        .apply(&route(namespace, "last", "last.example", "web"))
+        .await?;
+    eventually("the last edit is served", async || Ok(status(&last).await? == 200)).await?;
+    load.stop().await.nothing_failed()?;
+    eventually("the Gateway is programmed", async || {
+        scene.cluster.holds("Gateway", namespace, "edge", "Programmed").await
+    })
+    .await?;
+    scene.end().await
+}
+
+/// Edits what traffic goes by, again and again: the route that is asked for, routes beside it, its Service, its Gateway.
+pub(crate) async fn live_edits(scene: &Scene, count: usize) -> anyhow::Result<()> {
+    let namespace = scene.namespace.as_str();
+    for number in 0..count {
         let other = format!("other-{}", number % 20);
         match number % 5 {
             0 => {
@@ -55,19 +73,7 @@ pub(super) async fn a_thousand_live_edits(cluster: &Cluster) -> anyhow::Result<(
             _ => scene.cluster.delete("HTTPRoute", namespace, &other).await?,
         }
     }
-    load.more(500).await?;
-    let last = scene.target("last.example", "/");
-    scene
-        .cluster
-        .apply(&route(namespace, "last", "last.example", "web"))
-        .await?;
-    eventually("the last edit is served", async || Ok(status(&last).await? == 200)).await?;
-    load.stop().await.nothing_failed()?;
-    eventually("the Gateway is programmed", async || {
-        scene.cluster.holds("Gateway", namespace, "edge", "Programmed").await
-    })
-    .await?;
-    scene.end().await
+    Ok(())
 }
 
 /// A Service of a thousand endpoints, most of which come and go.

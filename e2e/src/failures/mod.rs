@@ -1,7 +1,7 @@
 //! Parts of the cluster fail while requests are made. Nothing is lost, and what is said of everything is true at the end.
 
 mod api;
-mod churn;
+pub(crate) mod churn;
 mod control;
 mod pods;
 mod refused;
