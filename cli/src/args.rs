@@ -101,6 +101,9 @@ pub(crate) struct Explain {
     /// The method.
     #[arg(long, default_value = "GET")]
     pub(crate) method: String,
+    /// A pod in the mesh asks, in this namespace: the URL's host is a Service, like http://reviews.shop/.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub(crate) from: Option<String>,
     /// The form of the answer.
     #[arg(long, short, value_enum, default_value_t = Report::Text)]
     pub(crate) output: Report,

@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Explain) -> anyhow::Result<ExitCode> {
-    let question = Question::new(&args.url, &args.method, &args.headers)?;
+    let question = Question::new(&args.url, &args.method, &args.headers)?.asked_from(args.from.clone());
     let loaded = Sources::new(&args.paths).load()?;
     let explanation = explain(&loaded, &question);
     print(&match args.output {
@@ -67,6 +67,7 @@ fn text(explanation: &Explanation, asked: &str) -> String {
             }
         }
         (Verdict::Closed, _) => lines.push("  closed    no route takes its connection".into()),
+        (Verdict::Unrouted, _) => lines.push("  unrouted  no route is for it: it goes where it was going".into()),
         (Verdict::NoPort, _) => lines.push("  nothing listens on that port".into()),
         (Verdict::NoListener, _) => lines.push("  answers   404: no listener answers for that host".into()),
         _ => lines.push("  answers   404: no route takes it".into()),

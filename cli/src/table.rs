@@ -70,7 +70,7 @@ pub(crate) fn tables(applied: &Applied) -> String {
                 }
             }
             // That nothing is ordered standalone is said where a listener goes without its certificate.
-            Status::GatewayClass(_) | Status::AcmeIssuer(_) => {}
+            Status::GatewayClass(_) | Status::XMesh(_) | Status::AcmeIssuer(_) => {}
         }
     }
     let more = if well > 0 {

@@ -344,3 +344,105 @@ spec:
     assert!(text.contains("out.yaml:17:5") && text.contains("W0101"), "{text}");
     assert!(text.contains("W0312"), "{text}");
 }
+
+/// A Service with the producer's routes and the one of a consumer.
+const MESH: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {weft.dev/mesh: observe}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: web, labels: {weft.dev/mesh: secure}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: shop}
+spec:
+  clusterIP: 10.96.0.7
+  ports: [{name: http, port: 80}, {name: db, port: 5432}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews-v2, namespace: shop}
+spec:
+  ports: [{port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: producer, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews, port: 80}]
+  hostnames: [elsewhere.example]
+  rules:
+  - matches: [{path: {value: /v2}}]
+    backendRefs: [{name: reviews-v2, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: consumer, namespace: web}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews, namespace: shop, port: 80}]
+  rules:
+  - backendRefs: [{name: reviews-v2, namespace: shop, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: outside, namespace: elsewhere}
+spec:
+  parentRefs: [{group: '', kind: Service, name: reviews, namespace: shop}]
+  rules:
+  - backendRefs: [{name: reviews-v2, namespace: shop, port: 80}]
+";
+
+#[test]
+fn routes_of_the_mesh_are_translated_and_told_apart_from_those_without_effect() {
+    let text = stdout(&run_with(MESH, &["analyze", "-"]));
+    assert!(
+        text.contains("info[W0314]: the namespace elsewhere takes no part in the mesh"),
+        "{text}"
+    );
+    assert!(text.contains("0 errors, 0 warnings"), "{text}");
+    let told: Value = serde_json::from_slice(&run_with(MESH, &["translate", "-"]).stdout).expect("JSON");
+    let frontends = told["resources"].as_array().expect("a list").iter();
+    let frontends: Vec<&Value> = frontends.filter(|resource| resource["kind"] == "frontend").collect();
+    let keys: Vec<&Value> = frontends.iter().map(|frontend| &frontend["key"]).collect();
+    assert_eq!(keys, ["Service/shop/reviews:80", "Service/shop/reviews:80/web"]);
+    assert_eq!(frontends[1]["clients"], "web");
+    assert_eq!(frontends[0]["addresses"], serde_json::json!(["10.96.0.7"]));
+}
+
+#[test]
+fn explain_answers_for_clients_in_the_mesh() {
+    let explain = |url: &str, from: &str| stdout(&run_with(MESH, &["explain", url, "--from", from, "-"]));
+    let producer = "  route     HTTPRoute/shop/producer/0, match 0\n";
+    for url in [
+        "http://reviews/v2",
+        "http://reviews.shop/v2",
+        "http://reviews.shop.svc.cluster.local./v2",
+        "http://10.96.0.7/v2",
+    ] {
+        let text = explain(url, "shop");
+        assert!(text.contains(producer), "{url}: {text}");
+    }
+    let text = explain("http://reviews.shop/other", "shop");
+    assert!(text.contains("  answers   404: no route takes it\n"), "{text}");
+    let text = explain("http://reviews.shop/other", "web");
+    assert!(
+        text.contains("  route     HTTPRoute/web/consumer/0, match 0\n"),
+        "{text}"
+    );
+    for (url, from) in [
+        ("http://reviews/v2", "web"),
+        ("http://reviews.shop:5432/v2", "shop"),
+        ("https://reviews.shop:80/v2", "shop"),
+        ("http://reviews-v2.shop/v2", "shop"),
+    ] {
+        let text = explain(url, from);
+        assert!(
+            text.contains("  unrouted  no route is for it: it goes where it was going\n"),
+            "{url}: {text}"
+        );
+    }
+    let text = stdout(&run_with(MESH, &["explain", "http://reviews.shop/v2", "-"]));
+    assert!(text.contains("  nothing listens on that port\n"), "{text}");
+}

@@ -8,6 +8,7 @@ mod core;
 mod definition;
 mod gateway;
 mod l4;
+mod mesh;
 mod meta;
 mod name;
 mod object;
@@ -35,6 +36,7 @@ pub use crate::{
         ListenerTlsSpec, NamespacesFrom, ParametersReference, ReferenceGrant, ReferenceGrantSpec, SelectorRequirement,
     },
     l4::{BackendRef, L4RouteRule, TcpRoute, TcpRouteSpec, TlsRoute, TlsRouteSpec, UdpRoute, UdpRouteSpec},
+    mesh::{MESH_LABEL, Stage, UnknownStage, XMesh, XMeshSpec},
     meta::{Metadata, Unread},
     name::{name_hash, shortened},
     object::{Kind, Object, ObjectName, ObjectRef, ParseError},
@@ -60,6 +62,6 @@ pub use crate::{
     },
     status::{
         AddressStatus, AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
-        ParentStatus, PolicyStatus, RouteKindStatus, RouteStatus, SupportedFeature, XBackendStatus,
+        MeshStatus, ParentStatus, PolicyStatus, RouteKindStatus, RouteStatus, SupportedFeature, XBackendStatus,
     },
 };

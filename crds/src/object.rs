@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute,
     HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
-    XBackend, XBackendTrafficPolicy,
+    XBackend, XBackendTrafficPolicy, XMesh,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.
@@ -89,6 +89,7 @@ kinds! {
     GrpcRoute(GrpcRoute) = "gateway.networking.k8s.io" "GRPCRoute" namespaced,
     XBackend(XBackend) = "gateway.networking.x-k8s.io" "XBackend" namespaced,
     XBackendTrafficPolicy(XBackendTrafficPolicy) = "gateway.networking.x-k8s.io" "XBackendTrafficPolicy" namespaced,
+    XMesh(XMesh) = "gateway.networking.x-k8s.io" "XMesh" cluster,
     BackendTlsPolicy(BackendTlsPolicy) = "gateway.networking.k8s.io" "BackendTLSPolicy" namespaced,
     TlsRoute(TlsRoute) = "gateway.networking.k8s.io" "TLSRoute" namespaced,
     TcpRoute(TcpRoute) = "gateway.networking.k8s.io" "TCPRoute" namespaced,

@@ -52,6 +52,11 @@ impl ParentReference {
             .filter(|_| self.group == gateway_group())
             .find(|kind| kind.name() == self.kind)
     }
+
+    /// Whether a Service is meant, as its clients in the mesh see it (GEP-1294).
+    pub fn is_service(&self) -> bool {
+        self.group.is_empty() && self.kind == Kind::Service.name()
+    }
 }
 
 /// Where requests go (`BackendObjectReference`).

@@ -38,6 +38,16 @@ pub struct SupportedFeature {
     pub name: String,
 }
 
+/// `status` of an XMesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshStatus {
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+    /// What the mesh can do, sorted.
+    pub supported_features: Vec<SupportedFeature>,
+}
+
 /// `status` of a Gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

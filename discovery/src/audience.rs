@@ -1,23 +1,27 @@
-//! Which Gateways use a resource.
+//! Whose data planes use a resource.
 //!
-//! Resources point up: a route names its listeners, a workload its services. Whoever has a listener needs the routes
-//! attached to it, the services these routes use, the workloads that answer for them, the certificates that are shown and
+//! Resources point up: a route names its listeners and frontends, a workload its services. Whoever has one of these needs
+//! the routes attached to it, the services these routes use, the workloads that answer for them, the certificates that are shown and
 //! the roots by which either side is trusted. So an audience flows along the links from the listeners down, and a change re-does only what lies below it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
-use weft_model::{GatewayKey, Key, Resource, TrustRoots};
+use weft_model::{Key, ListenerKey, Resource, TrustRoots};
 
-/// The Gateways that use something.
-pub(crate) type Gateways = Arc<BTreeSet<GatewayKey>>;
+use crate::party::Party;
+
+/// Who uses something.
+pub(crate) type Parties = Arc<BTreeSet<Party>>;
 
 /// Who uses what.
 #[derive(Debug, Default)]
-pub(crate) struct Audience {
+pub(crate) struct Audiences {
     known: HashMap<Key, Known>,
+    /// What each uses.
+    used: HashMap<Party, HashSet<Key>>,
     /// What a resource names, whether that exists or not.
     names: HashMap<Key, BTreeSet<Key>>,
     /// The same the other way round.
@@ -26,18 +30,23 @@ pub(crate) struct Audience {
 
 #[derive(Debug)]
 struct Known {
-    /// Of a listener or a challenge, the Gateway it belongs to: where all audience comes from.
-    owner: Option<GatewayKey>,
-    gateways: Gateways,
+    /// Of a listener or a challenge, the Gateway it belongs to; of a frontend, its clients: where all audience comes from.
+    owner: Option<Party>,
+    parties: Parties,
 }
 
 /// For whom a resource has changed: those that used it, and those that use it now.
-pub(crate) type Affected = HashMap<Key, BTreeSet<GatewayKey>>;
+pub(crate) type Affected = HashMap<Key, BTreeSet<Party>>;
 
-impl Audience {
+impl Audiences {
     /// Those that use a resource; none if it does not exist.
-    pub(crate) fn of(&self, key: &Key) -> Option<&Gateways> {
-        self.known.get(key).map(|known| &known.gateways)
+    pub(crate) fn of(&self, key: &Key) -> Option<&Parties> {
+        self.known.get(key).map(|known| &known.parties)
+    }
+
+    /// What a party uses.
+    pub(crate) fn used_by(&self, party: &Party) -> impl Iterator<Item = &Key> {
+        self.used.get(party).into_iter().flatten()
     }
 
     /// Takes over that resources are new or other than before (`Some`), or gone, and says for whom what has changed.
@@ -53,29 +62,31 @@ impl Audience {
                 Some(resource) => {
                     let known = self.known.entry(key.clone()).or_insert_with(|| Known {
                         owner: None,
-                        gateways: Gateways::default(),
+                        parties: Parties::default(),
                     });
                     known.owner = match resource {
-                        Resource::Listener(listener) => Some(listener.gateway.clone()),
-                        Resource::Challenge(challenge) => Some(challenge.gateway.clone()),
+                        Resource::Listener(listener) => Some(Party::Gateway(listener.gateway.clone())),
+                        Resource::Challenge(challenge) => Some(Party::Gateway(challenge.gateway.clone())),
+                        Resource::Frontend(frontend) => Some(match &frontend.clients {
+                            Some(namespace) => Party::Sidecars(namespace.as_str().into()),
+                            None => Party::Mesh,
+                        }),
                         _ => None,
                     };
-                    Some(known.gateways.clone())
+                    Some(known.parties.clone())
                 }
-                None => self.known.remove(key).map(|known| known.gateways),
+                None => self.forget(key),
             };
             let users = affected.entry(key.clone()).or_default();
-            users.extend(before.iter().flat_map(|gateways| gateways.iter().cloned()));
+            users.extend(before.iter().flat_map(|parties| parties.iter().cloned()));
         }
         while let Some((_, key)) = due.pop_first() {
             let Some(known) = self.known.get(&key) else { continue };
             let now = self.derive(&key, known);
-            if now != *known.gateways {
+            if now != *known.parties {
                 let users = affected.entry(key.clone()).or_default();
-                users.extend(known.gateways.union(&now).cloned());
-                if let Some(known) = self.known.get_mut(&key) {
-                    known.gateways = Arc::new(now);
-                }
+                users.extend(known.parties.union(&now).cloned());
+                self.settle(&key, now);
                 due.extend(self.below(&key));
             } else if let Some(users) = affected.get_mut(&key) {
                 users.extend(now);
@@ -84,14 +95,45 @@ impl Audience {
         affected
     }
 
+    /// Takes over who uses a resource.
+    fn settle(&mut self, key: &Key, now: BTreeSet<Party>) {
+        let Some(known) = self.known.get_mut(key) else { return };
+        let before = std::mem::replace(&mut known.parties, Arc::new(now));
+        let now = known.parties.clone();
+        for party in now.difference(&before) {
+            self.used.entry(party.clone()).or_default().insert(key.clone());
+        }
+        for party in before.difference(&now) {
+            self.unused(party, key);
+        }
+    }
+
+    /// Forgets a resource, and says who used it.
+    fn forget(&mut self, key: &Key) -> Option<Parties> {
+        let parties = self.known.remove(key)?.parties;
+        for party in parties.iter() {
+            self.unused(party, key);
+        }
+        Some(parties)
+    }
+
+    fn unused(&mut self, party: &Party, key: &Key) {
+        if let Some(used) = self.used.get_mut(party) {
+            used.remove(key);
+            if used.is_empty() {
+                self.used.remove(party);
+            }
+        }
+    }
+
     /// The audience of a resource, from those above it.
-    fn derive(&self, key: &Key, known: &Known) -> BTreeSet<GatewayKey> {
+    fn derive(&self, key: &Key, known: &Known) -> BTreeSet<Party> {
         if let Some(owner) = &known.owner {
             return BTreeSet::from([owner.clone()]);
         }
         let above = self.neighbours(key).filter(|other| rank(other) < rank(key));
         let audiences = above.filter_map(|above| self.of(above));
-        audiences.flat_map(|gateways| gateways.iter().cloned()).collect()
+        audiences.flat_map(|parties| parties.iter().cloned()).collect()
     }
 
     fn neighbours(&self, key: &Key) -> impl Iterator<Item = &Key> {
@@ -126,10 +168,10 @@ impl Audience {
     }
 }
 
-/// How far below the listeners a kind is.
+/// How far below listeners and frontends a kind is.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::Listener(_) | Key::Challenge(_) => 0,
+        Key::Listener(_) | Key::Frontend(_) | Key::Challenge(_) => 0,
         Key::Route(_) | Key::L4Route(_) => 1,
         Key::Service(_) => 2,
         Key::Workload(_) | Key::Certificate(_) | Key::TrustBundle(_) => 3,
@@ -151,11 +193,11 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
             shown.chain(trusted.cloned().map(Key::TrustBundle)).collect()
         }
         Resource::Route(route) => {
-            let listeners = route.listeners.iter().cloned().map(Key::Listener);
+            let listeners = route.listeners.iter().map(attachment);
             listeners.chain(route.services().cloned().map(Key::Service)).collect()
         }
         Resource::L4Route(route) => {
-            let listeners = route.listeners.iter().cloned().map(Key::Listener);
+            let listeners = route.listeners.iter().map(attachment);
             listeners.chain(route.services().cloned().map(Key::Service)).collect()
         }
         Resource::Workload(workload) => workload.services.keys().cloned().map(Key::Service).collect(),
@@ -171,6 +213,17 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
                 .chain(trusted.iter().cloned().map(Key::TrustBundle))
                 .collect()
         }
-        Resource::Certificate(_) | Resource::Challenge(_) | Resource::TrustBundle(_) => BTreeSet::new(),
+        Resource::Certificate(_) | Resource::Challenge(_) | Resource::TrustBundle(_) | Resource::Frontend(_) => {
+            BTreeSet::new()
+        }
+    }
+}
+
+/// What a route is attached to.
+fn attachment(listener: &ListenerKey) -> Key {
+    if listener.is_frontend() {
+        Key::Frontend(listener.clone())
+    } else {
+        Key::Listener(listener.clone())
     }
 }

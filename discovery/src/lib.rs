@@ -1,18 +1,20 @@
 //! The stream between the operator and its data planes: delta xDS (subscribe, versions, ACK and NACK, resumption after a
 //! reconnect), in which Weft's own [`weft_model`] resources travel as JSON.
 //!
-//! The operator hands every change to a [`Publisher`], which knows what each Gateway uses and mails to each connected
+//! The operator hands every change to a [`Publisher`], which knows what each Gateway uses and what the mesh does, and mails to each connected
 //! data plane the names of what has changed for it. A session sends what is due, in the order in which nothing is ever
 //! named before it is there, and never more than the data plane has said it took. What the data plane said last is in
 //! [`Publisher::replicas`], for the statuses.
 
 mod audience;
+mod party;
 mod publisher;
 mod session;
 mod subscribe;
 mod transport;
 mod wire;
 
+pub use party::DataPlane;
 pub use publisher::{Epoch, Publisher, Replica, Replicas};
 pub use session::{Authenticate, Denied, Server};
 pub use subscribe::{Endpoint, Sink, SubscribeError, Subscriber};

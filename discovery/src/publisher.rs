@@ -8,7 +8,11 @@ use std::{
 use tokio::sync::{Notify, watch};
 use weft_model::{Change, GatewayKey, Key, Resource};
 
-use crate::{audience::Audience, wire::Encoded};
+use crate::{
+    audience::Audiences,
+    party::{DataPlane, Party},
+    wire::Encoded,
+};
 
 /// Counts what was published, from 1. A data plane that has taken an epoch has taken all before it.
 pub type Epoch = u64;
@@ -39,32 +43,41 @@ pub struct Publisher(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     replicas: watch::Sender<Replicas>,
+    refused: watch::Sender<BTreeMap<Key, String>>,
+    sidecars: watch::Sender<usize>,
 }
 
 #[derive(Default)]
 struct State {
     epoch: Epoch,
     resources: HashMap<Key, Arc<Encoded>>,
-    audience: Audience,
+    audiences: Audiences,
     mailboxes: HashMap<u64, Mailbox>,
+    /// Who looks into which.
+    of_party: HashMap<Party, BTreeSet<u64>>,
+    /// The namespaces in the mesh.
+    mesh: BTreeSet<String>,
+    /// What sidecars refuse: how many, and in the words of the last.
+    refused: BTreeMap<Key, (usize, String)>,
     last_mailbox: u64,
 }
 
 /// The names of what has changed for one session since it last looked. Names that wait are the same name once, so it is
 /// bounded by what there is.
 struct Mailbox {
-    gateway: GatewayKey,
+    of: DataPlane,
     changed: BTreeSet<Key>,
     mail: Arc<Notify>,
 }
 
-/// One session's view: what its Gateway uses.
+/// One session's view: what its data plane uses.
 pub(crate) struct Subscription {
     publisher: Publisher,
     id: u64,
-    gateway: GatewayKey,
-    replica: String,
+    of: DataPlane,
     mail: Arc<Notify>,
+    /// What the data plane said last.
+    said: Mutex<Replica>,
 }
 
 impl Default for Publisher {
@@ -79,6 +92,8 @@ impl Publisher {
         Self(Arc::new(Inner {
             state: Mutex::default(),
             replicas: watch::Sender::new(Replicas::new()),
+            refused: watch::Sender::new(BTreeMap::new()),
+            sidecars: watch::Sender::new(0),
         }))
     }
 
@@ -110,18 +125,61 @@ impl Publisher {
             };
         }
         let State {
-            audience, mailboxes, ..
+            audiences,
+            mailboxes,
+            of_party,
+            ..
         } = &mut *state;
-        let affected = audience.update(&changed);
-        for mailbox in mailboxes.values_mut() {
-            let keys = affected
-                .iter()
-                .filter(|(_, gateways)| gateways.contains(&mailbox.gateway));
-            mailbox.changed.extend(keys.map(|(key, _)| key.clone()));
-            // Those for whom nothing has changed have taken the epoch at once, which they learn here too.
-            mailbox.mail.notify_one();
+        let mut due = BTreeSet::new();
+        for (key, parties) in audiences.update(&changed) {
+            for id in parties.iter().filter_map(|party| of_party.get(party)).flatten() {
+                if let Some(mailbox) = mailboxes.get_mut(id) {
+                    mailbox.changed.insert(key.clone());
+                    due.insert(*id);
+                }
+            }
+        }
+        for (id, mailbox) in mailboxes {
+            // Data planes of Gateways for which nothing has changed have taken the epoch at once, which they learn here too.
+            if due.contains(id) || matches!(mailbox.of, DataPlane::Gateway { .. }) {
+                mailbox.mail.notify_one();
+            }
         }
         state.epoch
+    }
+
+    /// Says which namespaces are in the mesh: sidecars in others are told nothing.
+    pub fn set_mesh(&self, namespaces: BTreeSet<String>) {
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.mesh, namespaces);
+        let State {
+            audiences,
+            mailboxes,
+            of_party,
+            mesh,
+            ..
+        } = &mut *state;
+        for namespace in before.symmetric_difference(mesh) {
+            let of = Party::Sidecars(namespace.as_str().into());
+            for id in of_party.get(&of).into_iter().flatten() {
+                if let Some(mailbox) = mailboxes.get_mut(id) {
+                    let parties = mailbox.of.parties();
+                    let used = parties.iter().flat_map(|party| audiences.used_by(party));
+                    mailbox.changed.extend(used.cloned());
+                    mailbox.mail.notify_one();
+                }
+            }
+        }
+    }
+
+    /// What sidecars that are connected refuse, in the words of one of them.
+    pub fn refused_by_sidecars(&self) -> watch::Receiver<BTreeMap<Key, String>> {
+        self.0.refused.subscribe()
+    }
+
+    /// How many sidecars are connected.
+    pub fn sidecars(&self) -> watch::Receiver<usize> {
+        self.0.sidecars.subscribe()
     }
 
     /// What the data planes have said; it tells when that changes. A data plane is in it while it is connected.
@@ -129,31 +187,74 @@ impl Publisher {
         self.0.replicas.subscribe()
     }
 
-    /// Opens a session's view, everything that the Gateway uses being mail to begin with.
-    pub(crate) fn subscribe(&self, gateway: GatewayKey, replica: &str) -> Subscription {
+    /// Opens a session's view, everything that the data plane uses being mail to begin with.
+    pub(crate) fn subscribe(&self, of: DataPlane) -> Subscription {
         let mail = Arc::new(Notify::new());
         let mut state = self.state();
-        let used = |key: &&Key| state.audience.of(key).is_some_and(|users| users.contains(&gateway));
-        let changed = state.resources.keys().filter(used).cloned().collect();
+        let parties = of.parties();
+        let used = parties.iter().flat_map(|party| state.audiences.used_by(party));
+        let changed = used.cloned().collect();
         state.last_mailbox += 1;
         let id = state.last_mailbox;
+        for party in parties {
+            state.of_party.entry(party).or_default().insert(id);
+        }
         state.mailboxes.insert(
             id,
             Mailbox {
-                gateway: gateway.clone(),
+                of: of.clone(),
                 changed,
                 mail: mail.clone(),
             },
         );
+        self.count_sidecars(&state);
         drop(state);
         mail.notify_one();
         Subscription {
             publisher: self.clone(),
             id,
-            gateway,
-            replica: replica.to_owned(),
+            of,
             mail,
+            said: Mutex::default(),
         }
+    }
+
+    /// Takes over that a sidecar refuses other things than before.
+    fn count_refused(&self, before: &BTreeMap<Key, String>, now: &BTreeMap<Key, String>) {
+        let mut state = self.state();
+        let refused = &mut state.refused;
+        for (key, reason) in now {
+            let (count, said) = refused.entry(key.clone()).or_default();
+            *count += 1;
+            said.clone_from(reason);
+        }
+        for key in before.keys() {
+            if let Some((count, _)) = refused.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    refused.remove(key);
+                }
+            }
+        }
+        let all: BTreeMap<Key, String> = refused
+            .iter()
+            .map(|(key, (_, reason))| (key.clone(), reason.clone()))
+            .collect();
+        // Told while nobody else counts, so that what is told last is what holds.
+        self.0.refused.send_if_modified(|known| {
+            let differs = *known != all;
+            *known = all;
+            differs
+        });
+    }
+
+    fn count_sidecars(&self, state: &State) {
+        let count = state.of_party.get(&Party::Mesh).map_or(0, BTreeSet::len);
+        self.0.sidecars.send_if_modified(|known| {
+            let differs = *known != count;
+            *known = count;
+            differs
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -177,44 +278,80 @@ impl Subscription {
         (changed.unwrap_or_default(), epoch)
     }
 
-    /// A resource, if it is there and the Gateway uses it.
+    /// Who subscribes.
+    pub(crate) fn data_plane(&self) -> &DataPlane {
+        &self.of
+    }
+
+    /// A resource, if it is there and the data plane uses it.
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Encoded>> {
         let state = self.publisher.state();
-        let used = state
-            .audience
-            .of(key)
-            .is_some_and(|users| users.contains(&self.gateway));
+        let users = state.audiences.of(key)?;
+        let used = match &self.of {
+            DataPlane::Gateway { gateway, .. } => users.contains(&Party::Gateway(gateway.clone())),
+            DataPlane::Sidecar { namespace, .. } => {
+                let own = |party: &Party| match party {
+                    Party::Gateway(_) => false,
+                    Party::Mesh => true,
+                    Party::Sidecars(of) => **of == **namespace,
+                };
+                state.mesh.contains(namespace) && users.iter().any(own)
+            }
+        };
         used.then(|| state.resources.get(key).cloned()).flatten()
     }
 
     /// Says what the data plane has said.
     pub(crate) fn report(&self, replica: &Replica) {
-        self.publisher.0.replicas.send_if_modified(|replicas| {
-            let known = replicas.entry(self.gateway.clone()).or_default();
-            if known.get(&self.replica) == Some(replica) {
-                return false;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        match &self.of {
+            DataPlane::Gateway { gateway, replica: name } => {
+                self.publisher.0.replicas.send_if_modified(|replicas| {
+                    let known = replicas.entry(gateway.clone()).or_default();
+                    if known.get(name) == Some(replica) {
+                        return false;
+                    }
+                    known.insert(name.clone(), replica.clone());
+                    true
+                });
             }
-            known.insert(self.replica.clone(), replica.clone());
-            true
-        });
+            // There are many, of which only what is wrong is kept.
+            DataPlane::Sidecar { .. } if said.refused != replica.refused => {
+                self.publisher.count_refused(&said.refused, &replica.refused);
+                said.refused.clone_from(&replica.refused);
+            }
+            DataPlane::Sidecar { .. } => {}
+        }
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.publisher.state().mailboxes.remove(&self.id);
-        let other = {
-            let state = self.publisher.state();
-            // A data plane that has come back before its old session was seen to end has another.
-            state.mailboxes.values().any(|mailbox| mailbox.gateway == self.gateway)
+        let mut state = self.publisher.state();
+        state.mailboxes.remove(&self.id);
+        for party in self.of.parties() {
+            if let Some(ids) = state.of_party.get_mut(&party) {
+                ids.remove(&self.id);
+                if ids.is_empty() {
+                    state.of_party.remove(&party);
+                }
+            }
+        }
+        self.publisher.count_sidecars(&state);
+        let DataPlane::Gateway { gateway, replica } = &self.of else {
+            drop(state);
+            return self.report(&Replica::default());
         };
+        // A data plane that has come back before its old session was seen to end has another.
+        let other = state.of_party.contains_key(&Party::Gateway(gateway.clone()));
+        drop(state);
         self.publisher.0.replicas.send_if_modified(|replicas| {
-            let Some(known) = replicas.get_mut(&self.gateway) else {
+            let Some(known) = replicas.get_mut(gateway) else {
                 return false;
             };
-            let gone = known.remove(&self.replica).is_some();
+            let gone = known.remove(replica).is_some();
             if known.is_empty() && !other {
-                replicas.remove(&self.gateway);
+                replicas.remove(gateway);
             }
             gone
         });

@@ -10,11 +10,12 @@ use std::{
 use futures::Stream;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming, metadata::MetadataMap};
-use weft_model::{GatewayKey, Key};
+use weft_model::Key;
 
 use crate::{
+    party::DataPlane,
     publisher::{Epoch, Publisher, Replica, Subscription},
-    wire::{self, Delivered, RESPONSE_BYTES, Request, Response, TypeUrl},
+    wire::{self, Delivered, RESPONSE_BYTES, Request, Response, TypeUrl, Version},
 };
 
 /// Responses that may wait for an answer. Until then what changes is gathered, each name once.
@@ -22,21 +23,16 @@ const WINDOW: usize = 8;
 
 /// Decides who may subscribe to what.
 pub trait Authenticate: Send + Sync + 'static {
-    /// The name of the data plane that showed this bearer token, if it may have what the Gateway uses.
-    fn authenticate(
-        &self,
-        token: &str,
-        gateway: &GatewayKey,
-        replica: &str,
-    ) -> impl Future<Output = Result<(), Denied>> + Send;
+    /// Whether who showed this bearer token is the data plane that it says it is.
+    fn authenticate(&self, token: &str, data_plane: &DataPlane) -> impl Future<Output = Result<(), Denied>> + Send;
 }
 
 /// Why a data plane may not subscribe.
 #[derive(Debug, thiserror::Error)]
 pub enum Denied {
     /// The token is not valid, or not for this.
-    #[error("the token does not prove a data plane of the Gateway {0}: {1}")]
-    Token(GatewayKey, String),
+    #[error("the token does not prove {0}: {1}")]
+    Token(DataPlane, String),
     /// It could not be found out.
     #[error("the token could not be checked: {0}")]
     Unavailable(String),
@@ -66,17 +62,17 @@ impl<A: Authenticate> Server<A> {
         }
     }
 
-    async fn admit(&self, metadata: &MetadataMap, first: &Request) -> Result<(GatewayKey, String), Status> {
+    async fn admit(&self, metadata: &MetadataMap, first: &Request) -> Result<DataPlane, Status> {
         let node = first.node.as_ref();
         let node = node.ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
-        let (gateway, replica) = (GatewayKey::from(node.cluster.as_str()), node.id.clone());
+        let data_plane = DataPlane::of_node(node);
         let token = metadata.get("authorization").and_then(|value| value.to_str().ok());
         let token = token.and_then(|value| value.strip_prefix("Bearer "));
         let token = token.ok_or_else(|| Status::unauthenticated("no bearer token was shown"))?;
-        match self.authenticate.authenticate(token, &gateway, &replica).await {
-            Ok(()) => Ok((gateway, replica)),
+        match self.authenticate.authenticate(token, &data_plane).await {
+            Ok(()) => Ok(data_plane),
             Err(denied @ Denied::Token(..)) => {
-                tracing::warn!(%gateway, replica, reason = %denied, "a data plane was turned away");
+                tracing::warn!(%data_plane, reason = %denied, "a data plane was turned away");
                 Err(Status::unauthenticated(denied.to_string()))
             }
             Err(denied @ Denied::Unavailable(_)) => Err(Status::unavailable(denied.to_string())),
@@ -98,14 +94,14 @@ impl<A: Authenticate> wire::Service for Server<A> {
         let (metadata, _, mut requests) = request.into_parts();
         let first = requests.message().await?;
         let first = first.ok_or_else(|| Status::cancelled("the stream ended before it began"))?;
-        let (gateway, replica) = self.admit(&metadata, &first).await?;
-        tracing::info!(%gateway, replica, "a data plane has connected");
+        let data_plane = self.admit(&metadata, &first).await?;
+        tracing::info!(%data_plane, "a data plane has connected");
         let (sender, mut receiver) = mpsc::channel(1);
-        let session = Session::new(self.publisher.subscribe(gateway.clone(), &replica));
+        let session = Session::new(self.publisher.subscribe(data_plane.clone()));
         tokio::spawn(async move {
             let ended = session.run(first, requests, &sender).await;
             if let Err(status) = ended {
-                tracing::info!(%gateway, replica, reason = %status, "the stream to a data plane has ended");
+                tracing::info!(%data_plane, reason = %status, "the stream to a data plane has ended");
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -119,7 +115,7 @@ struct Session {
     subscription: Subscription,
     subscribed: BTreeSet<TypeUrl>,
     /// The versions the data plane was told, or said it had.
-    known: HashMap<Key, String>,
+    known: HashMap<Key, Option<Version>>,
     /// What may have to be told. Its order is that of arrival.
     changed: BTreeSet<Key>,
     /// What is to be taken away once nothing more is to be told, in the reverse order.
@@ -215,7 +211,7 @@ impl Session {
                 let key = kind.key(&name);
                 // It may be gone or changed: it is looked at like any other.
                 self.changed.insert(key.clone());
-                self.known.insert(key, version);
+                self.known.insert(key, Version::parse(&version));
             }
         }
         Ok(())
@@ -244,7 +240,8 @@ impl Session {
     /// Says what the data plane has taken, once it has answered for all that was due.
     fn report(&mut self) {
         let settled = !self.is_due() && self.unanswered.is_empty();
-        if settled && self.subscribed.len() == TypeUrl::ALL.len() {
+        let kinds = self.subscription.data_plane().kinds();
+        if settled && kinds.iter().all(|kind| self.subscribed.contains(kind)) {
             self.replica.taken = self.epoch;
         }
         self.subscription.report(&self.replica);
@@ -270,7 +267,7 @@ impl Session {
                 continue;
             };
             self.gone.remove(&key);
-            if self.known.get(&key) == Some(&encoded.version) {
+            if self.known.get(&key) == Some(&Some(encoded.version)) {
                 continue;
             }
             let full = bytes > 0 && bytes + encoded.json.len() > RESPONSE_BYTES;
@@ -280,7 +277,7 @@ impl Session {
             }
             kind = Some(this);
             bytes += encoded.json.len();
-            self.known.insert(key.clone(), encoded.version.clone());
+            self.known.insert(key.clone(), Some(encoded.version));
             resources.push((key, encoded));
         }
         self.changed.extend(due);
@@ -320,7 +317,7 @@ impl Session {
         };
         let resources = resources.into_iter().map(|(key, encoded)| Delivered {
             name: wire::name(&key).to_owned(),
-            version: encoded.version.clone(),
+            version: encoded.version.text(),
             resource: Some(prost_types::Any {
                 type_url: kind.as_str().to_owned(),
                 value: encoded.json.to_vec(),

@@ -10,11 +10,12 @@ use std::{
 
 use tokio::sync::mpsc;
 use tonic::{Code, Status, metadata::MetadataValue};
-use weft_model::{Change, GatewayKey, Key, Rejected, Resource};
+use weft_model::{Change, Key, Rejected, Resource};
 
 use crate::{
+    party::DataPlane,
     transport::{self, TransportError},
-    wire::{self, Client, MESSAGE_BYTES, Node, Request, Response, TypeUrl},
+    wire::{self, Client, MESSAGE_BYTES, Request, Response, TypeUrl},
 };
 
 /// Waits between attempts to connect double from the first to the second.
@@ -63,21 +64,18 @@ pub enum SubscribeError {
 /// Keeps a data plane up to date.
 pub struct Subscriber<S> {
     endpoint: Endpoint,
-    node: Node,
+    of: DataPlane,
     sink: S,
     /// What is known, with its version: told after a reconnect, so that it is not sent again.
     known: HashMap<Key, String>,
 }
 
 impl<S: Sink> Subscriber<S> {
-    /// For the data plane `replica` (its pod's name) of a Gateway.
-    pub fn new(endpoint: Endpoint, gateway: &GatewayKey, replica: &str, sink: S) -> Self {
+    /// For a data plane.
+    pub fn new(endpoint: Endpoint, of: DataPlane, sink: S) -> Self {
         Self {
             endpoint,
-            node: Node {
-                id: replica.to_owned(),
-                cluster: gateway.to_string(),
-            },
+            of,
             sink,
             known: HashMap::new(),
         }
@@ -115,9 +113,10 @@ impl<S: Sink> Subscriber<S> {
         let origin = transport::origin(&self.endpoint)?;
         let mut client = Client::with_origin(channel, origin).max_decoding_message_size(MESSAGE_BYTES);
         let (answers, mut queue) = mpsc::channel::<Request>(ANSWERS);
-        for kind in TypeUrl::ALL {
+        let kinds = self.of.kinds();
+        for kind in kinds {
             // The queue has room for these.
-            let _ = answers.try_send(self.subscription(kind));
+            let _ = answers.try_send(self.subscription(*kind));
         }
         let requests = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
         let mut request = tonic::Request::new(requests);
@@ -138,7 +137,7 @@ impl<S: Sink> Subscriber<S> {
                 return Err(ended(Status::unavailable("it is going away")));
             };
             told.extend(TypeUrl::parse(&response.type_url));
-            let all = !response.system_version_info.is_empty() && told.len() == TypeUrl::ALL.len();
+            let all = !response.system_version_info.is_empty() && told.len() == kinds.len();
             let answer = self.take(response).await;
             if all {
                 self.sink.synced().await;
@@ -153,7 +152,7 @@ impl<S: Sink> Subscriber<S> {
     fn subscription(&self, kind: TypeUrl) -> Request {
         let known = self.known.iter().filter(|(key, _)| TypeUrl::of(key) == kind);
         Request {
-            node: Some(self.node.clone()),
+            node: Some(self.of.node()),
             type_url: kind.as_str().to_owned(),
             resource_names_subscribe: vec!["*".to_owned()],
             initial_resource_versions: known

@@ -75,13 +75,15 @@ pub enum TypeUrl {
     Route,
     /// Rules of TLSRoutes, TCPRoutes and UDPRoutes.
     L4Route,
+    /// Service ports that have routes.
+    Frontend,
     /// Listeners.
     Listener,
 }
 
 impl TypeUrl {
     /// All of them, in the order in which they are subscribed to.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Certificate,
         Self::TrustBundle,
         Self::Challenge,
@@ -89,6 +91,7 @@ impl TypeUrl {
         Self::Service,
         Self::Route,
         Self::L4Route,
+        Self::Frontend,
         Self::Listener,
     ];
 
@@ -102,6 +105,7 @@ impl TypeUrl {
             Self::Service => "weft.dev/model.v1.Service",
             Self::Route => "weft.dev/model.v1.Route",
             Self::L4Route => "weft.dev/model.v1.L4Route",
+            Self::Frontend => "weft.dev/model.v1.Frontend",
             Self::Listener => "weft.dev/model.v1.Listener",
         }
     }
@@ -121,6 +125,7 @@ impl TypeUrl {
             Key::Service(_) => Self::Service,
             Key::Route(_) => Self::Route,
             Key::L4Route(_) => Self::L4Route,
+            Key::Frontend(_) => Self::Frontend,
             Key::Listener(_) => Self::Listener,
         }
     }
@@ -135,6 +140,7 @@ impl TypeUrl {
             Self::Service => Key::Service(name.into()),
             Self::Route => Key::Route(name.into()),
             Self::L4Route => Key::L4Route(name.into()),
+            Self::Frontend => Key::Frontend(name.into()),
             Self::Listener => Key::Listener(name.into()),
         }
     }
@@ -149,7 +155,7 @@ pub(crate) fn name(key: &Key) -> &str {
         Key::Workload(key) => key.as_str(),
         Key::Service(key) => key.as_str(),
         Key::Route(key) | Key::L4Route(key) => key.as_str(),
-        Key::Listener(key) => key.as_str(),
+        Key::Frontend(key) | Key::Listener(key) => key.as_str(),
     }
 }
 
@@ -158,7 +164,23 @@ pub(crate) fn name(key: &Key) -> &str {
 pub(crate) struct Encoded {
     pub(crate) json: Bytes,
     /// Made from the content, so that it is the same at every replica of the operator.
-    pub(crate) version: String,
+    pub(crate) version: Version,
+}
+
+/// The version of a resource. There is one for each that each data plane knows, so it is small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version(u64);
+
+impl Version {
+    /// As it travels.
+    pub(crate) fn text(self) -> String {
+        format!("{:016x}", self.0)
+    }
+
+    /// What a data plane says it has; none if no operator has said so.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
 }
 
 impl Encoded {
@@ -167,7 +189,7 @@ impl Encoded {
         // Its keys are fixed. Were they others after an upgrade, resources would be sent once more, and that is all.
         let mut hasher = std::hash::DefaultHasher::new();
         std::hash::Hasher::write(&mut hasher, &json);
-        let version = format!("{:016x}", std::hash::Hasher::finish(&hasher));
+        let version = Version(std::hash::Hasher::finish(&hasher));
         Ok(Self {
             json: json.into(),
             version,

@@ -28,6 +28,7 @@ fn tls() -> Arc<ServerConfig> {
         let mut translator = Translator::new(Options {
             controller_name: CONTROLLER.into(),
             standalone: true,
+            mesh: false,
         });
         let changes = translator.apply(edits.collect()).changes;
         let snapshot = Configuration::new().apply(changes).snapshot;

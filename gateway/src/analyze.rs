@@ -18,17 +18,18 @@ pub struct Analysis {
     pub statuses: Vec<(ObjectRef, Status)>,
 }
 
-/// A translator as standalone mode has it.
-pub(crate) fn translator() -> Translator {
+/// A translator as standalone mode has it. Manifests may be for a cluster, which has a mesh; what is served here has none.
+pub(crate) fn translator(mesh: bool) -> Translator {
     Translator::new(Options {
         controller_name: CONTROLLER.into(),
         standalone: true,
+        mesh,
     })
 }
 
 /// Translates manifests and gathers what is wrong with them.
 pub fn analyze(loaded: &Loaded) -> Analysis {
-    let mut translator = translator();
+    let mut translator = translator(true);
     let output = translator.apply(
         loaded
             .objects()

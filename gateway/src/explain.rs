@@ -10,6 +10,8 @@ use weft_translate::Edit;
 
 use crate::{analyze::translator, files::Loaded};
 
+mod mesh;
+
 /// A request that is asked about.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -19,6 +21,8 @@ pub struct Question {
     pub method: Method,
     /// The header fields. `Host` stands for the URL's.
     pub headers: HeaderMap,
+    /// Present: a client in the mesh asks, in this namespace, and the URL's host is a Service.
+    pub from: Option<String>,
 }
 
 /// Why a question cannot be asked.
@@ -62,7 +66,17 @@ impl Question {
             url: parsed,
             method,
             headers: fields,
+            from: None,
         })
+    }
+
+    /// The same, asked by a client in the mesh if a namespace is given.
+    #[must_use]
+    pub fn asked_from(self, namespace: Option<String>) -> Self {
+        Self {
+            from: namespace,
+            ..self
+        }
     }
 
     fn port(&self) -> u16 {
@@ -83,7 +97,15 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
         .objects()
         .map(|located| Edit::Put(located.object.clone()))
         .collect();
-    let snapshot = configuration.apply(translator().apply(edits).changes).snapshot;
+    let changes = translator(question.from.is_some()).apply(edits).changes;
+    let changes = match &question.from {
+        None => changes,
+        Some(namespace) => match mesh::as_seen_from(namespace, question, changes) {
+            Some(changes) => changes,
+            None => return mesh::unrouted(),
+        },
+    };
+    let snapshot = configuration.apply(changes).snapshot;
     let host = question
         .headers
         .get(http::header::HOST)

@@ -97,7 +97,7 @@ impl Standalone {
         let (sender, applied) = watch::channel(Applied::default());
         let mut reloader = Reloader {
             loaded: Loaded::default(),
-            translator: analyze::translator(),
+            translator: analyze::translator(false),
             echo: options.echo.then(Echo::default),
             proxy: proxy.clone(),
             refused: HashMap::new(),

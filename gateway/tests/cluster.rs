@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::{PATIENCE, ask, dns::Dns, free_port, get, proxy, until};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use weft_crds::{Kind, Object};
-use weft_discovery::{Authenticate, Denied, Endpoint, Publisher, Server};
+use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Publisher, Server};
 use weft_gateway::{
     cluster::{Cluster, ClusterOptions},
     names::NamesOptions,
@@ -27,7 +27,7 @@ const NAME: &str = "operator.weft.dev";
 struct Anyone;
 
 impl Authenticate for Anyone {
-    async fn authenticate(&self, _: &str, _: &GatewayKey, _: &str) -> Result<(), Denied> {
+    async fn authenticate(&self, _: &str, _: &DataPlane) -> Result<(), Denied> {
         Ok(())
     }
 }
@@ -134,6 +134,7 @@ async fn it_serves_what_it_is_told_and_goes_on_with_that_when_the_operator_is_aw
     let mut translator = Translator::new(weft_translate::Options {
         controller_name: CONTROLLER.to_owned(),
         standalone: false,
+        mesh: false,
     });
 
     let cluster = start(folder.path(), address).await;
@@ -217,6 +218,7 @@ async fn a_name_does_not_lead_to_the_node() {
     let mut translator = Translator::new(weft_translate::Options {
         controller_name: CONTROLLER.to_owned(),
         standalone: false,
+        mesh: false,
     });
     dns.say(name, &["127.0.0.1"], 0);
     let cluster = start_with(folder.path(), operator.address, names).await;

@@ -51,7 +51,9 @@ key! {
     GatewayKey
 }
 key! {
-    /// `namespace/gateway/listener` of a Gateway, `ListenerSet/namespace/set/listener` of a ListenerSet.
+    /// What routes are attached to: `namespace/gateway/listener` of a Gateway, `ListenerSet/namespace/set/listener` of a
+    /// ListenerSet, `Service/namespace/name:port` of a Service port in the mesh, with `/clients` after it where it is
+    /// only for the clients in that namespace.
     ListenerKey
 }
 key! {
@@ -82,6 +84,7 @@ key! {
 
 impl ListenerKey {
     const SET: &str = "ListenerSet/";
+    const SERVICE: &str = "Service/";
 
     /// The key of a listener of a Gateway.
     pub fn of_gateway(namespace: &str, gateway: &str, listener: &str) -> Self {
@@ -91,6 +94,22 @@ impl ListenerKey {
     /// The key of a listener of a ListenerSet.
     pub fn of_set(namespace: &str, set: &str, listener: &str) -> Self {
         Self(format!("{}{namespace}/{set}/{listener}", Self::SET).into())
+    }
+
+    /// The key of a Service port as all clients in the mesh see it.
+    pub fn of_service(namespace: &str, name: &str, port: u16) -> Self {
+        Self(format!("{}{namespace}/{name}:{port}", Self::SERVICE).into())
+    }
+
+    /// The key of a Service port as the clients in one namespace see it.
+    pub fn of_consumers(namespace: &str, name: &str, port: u16, clients: &str) -> Self {
+        Self(format!("{}{namespace}/{name}:{port}/{clients}", Self::SERVICE).into())
+    }
+
+    /// Whether it is that of a [`crate::Frontend`], not of a listener. A namespace has no upper-case letters, so that none
+    /// is taken for it.
+    pub fn is_frontend(&self) -> bool {
+        self.0.starts_with(Self::SERVICE)
     }
 }
 
@@ -176,6 +195,19 @@ mod tests {
             (service.kind(), backend.kind()),
             (ServiceKind::Service, ServiceKind::XBackend)
         );
+    }
+
+    #[test]
+    fn frontends_are_told_from_listeners() {
+        let all = ListenerKey::of_service("n", "a", 80);
+        let one = ListenerKey::of_consumers("n", "a", 80, "clients");
+        assert_eq!(
+            (all.as_str(), one.as_str()),
+            ("Service/n/a:80", "Service/n/a:80/clients")
+        );
+        assert!(all.is_frontend() && one.is_frontend());
+        assert!(!ListenerKey::of_gateway("n", "a", "http").is_frontend());
+        assert!(!ListenerKey::of_set("n", "a", "http").is_frontend());
     }
 
     #[test]

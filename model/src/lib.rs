@@ -8,6 +8,7 @@
 mod certificate;
 mod challenge;
 mod filter;
+mod frontend;
 mod host;
 mod key;
 mod l4;
@@ -23,6 +24,7 @@ pub use challenge::{Challenge, Proof};
 pub use filter::{
     AuthProtocol, Cors, ExternalAuth, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite,
 };
+pub use frontend::Frontend;
 pub use host::{HostPattern, HostPatternError};
 pub use key::{
     CertificateKey, ChallengeKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, ServiceKind, TrustBundleKey,

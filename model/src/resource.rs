@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Certificate, CertificateKey, Challenge, ChallengeKey, L4Route, Listener, ListenerKey, Route, RouteKey, Service,
-    ServiceKey, TrustBundle, TrustBundleKey, Workload, WorkloadKey,
+    Certificate, CertificateKey, Challenge, ChallengeKey, Frontend, L4Route, Listener, ListenerKey, Route, RouteKey,
+    Service, ServiceKey, TrustBundle, TrustBundleKey, Workload, WorkloadKey,
 };
 
 /// A resource of any kind.
@@ -27,6 +27,8 @@ pub enum Resource {
     Route(Arc<Route>),
     /// A rule of a TLSRoute, TCPRoute or UDPRoute.
     L4Route(Arc<L4Route>),
+    /// A Service port that has routes.
+    Frontend(Arc<Frontend>),
     /// A listener.
     Listener(Arc<Listener>),
 }
@@ -49,6 +51,8 @@ pub enum Key {
     Route(RouteKey),
     /// That of a rule of a TLSRoute, TCPRoute or UDPRoute.
     L4Route(RouteKey),
+    /// That of a Service port that has routes.
+    Frontend(ListenerKey),
     /// A listener's.
     Listener(ListenerKey),
 }
@@ -83,6 +87,7 @@ impl Resource {
             Self::Service(service) => Key::Service(service.key.clone()),
             Self::Route(route) => Key::Route(route.key.clone()),
             Self::L4Route(route) => Key::L4Route(route.key.clone()),
+            Self::Frontend(frontend) => Key::Frontend(frontend.key.clone()),
             Self::Listener(listener) => Key::Listener(listener.key.clone()),
         }
     }
@@ -106,6 +111,7 @@ impl fmt::Display for Key {
             Self::Workload(key) => write!(f, "workload {key}"),
             Self::Service(key) => write!(f, "service {key}"),
             Self::Route(key) | Self::L4Route(key) => write!(f, "route {key}"),
+            Self::Frontend(key) => write!(f, "frontend {key}"),
             Self::Listener(key) => write!(f, "listener {key}"),
         }
     }

@@ -60,6 +60,10 @@ pub(crate) struct Parts {
     pub(crate) world: World,
     pub(crate) news: mpsc::Receiver<(Watched, News)>,
     pub(crate) replicas: watch::Receiver<Replicas>,
+    /// What sidecars refuse.
+    pub(crate) refused: watch::Receiver<BTreeMap<Key, String>>,
+    /// How many sidecars are connected.
+    pub(crate) sidecars: watch::Receiver<usize>,
     pub(crate) claim: watch::Receiver<Claim>,
     pub(crate) roots: watch::Receiver<String>,
     /// What the other replicas of the operator know.
@@ -135,6 +139,11 @@ impl Controller {
                     self.heed(effects);
                 }
                 Ok(()) = self.parts.replicas.changed() => self.heard(),
+                Ok(()) = self.parts.refused.changed() => self.heard(),
+                Ok(()) = self.parts.sidecars.changed() => {
+                    let count = *self.parts.sidecars.borrow_and_update();
+                    self.parts.metrics.sidecars.set(i64::try_from(count).unwrap_or(i64::MAX));
+                }
                 Ok(()) = self.parts.reports.changed() => self.reported(),
                 Some(answer) = self.parts.asked.recv() => drop(answer.send(self.report())),
                 Ok(()) = self.parts.claim.changed() => self.claimed(),
@@ -246,14 +255,15 @@ impl Controller {
     fn heard(&mut self) {
         let now = Instant::now();
         let before = std::mem::replace(&mut self.replicas, self.parts.replicas.borrow_and_update().clone());
+        let by_sidecars = self.parts.refused.borrow_and_update().clone();
         let metrics = &self.parts.metrics;
         let replicas = || self.replicas.values().flat_map(BTreeMap::values);
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         metrics.data_planes.set(count(replicas().count()));
-        metrics
-            .refused
-            .set(count(replicas().map(|replica| replica.refused.len()).sum()));
-        let refused = refused_of_routes(&self.replicas);
+        metrics.refused.set(count(
+            by_sidecars.len() + replicas().map(|replica| replica.refused.len()).sum::<usize>(),
+        ));
+        let refused = refused_of_routes(&self.replicas, &by_sidecars);
         let differs = |route: &&ObjectRef| self.refused.get(route) != refused.get(route);
         let routes: BTreeSet<ObjectRef> = self
             .refused
@@ -532,6 +542,10 @@ impl Controller {
         let seen = world.seen(reference)?;
         let current = seen.status();
         let merged = match world.translator.status_of(reference) {
+            // Of a route of others nothing is said.
+            Some(Status::Route(route)) if route.parents.is_empty() => {
+                merge::clear(&current, &self.parts.controller_name)?
+            }
             Some(status) => {
                 let desired = self.complete(reference, status, seen)?;
                 merge::merge(&current, &desired, &self.parts.controller_name, Timestamp::now())?
@@ -754,23 +768,26 @@ async fn make(client: &Client, steps: Vec<Step>) -> (Vec<Child>, Result<(), Appl
 }
 
 /// What data planes refuse of each route.
-fn refused_of_routes(replicas: &Replicas) -> BTreeMap<ObjectRef, Vec<(Key, String)>> {
+fn refused_of_routes(
+    replicas: &Replicas,
+    by_sidecars: &BTreeMap<Key, String>,
+) -> BTreeMap<ObjectRef, Vec<(Key, String)>> {
     let mut found: BTreeMap<ObjectRef, BTreeMap<Key, String>> = BTreeMap::new();
-    for replica in replicas.values().flat_map(BTreeMap::values) {
-        for (key, reason) in &replica.refused {
-            let (Key::Route(route) | Key::L4Route(route)) = key else {
-                continue;
-            };
-            let mut parts = route.as_str().split('/');
-            let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
-                continue;
-            };
-            let Some(kind) = Kind::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(kind)) else {
-                continue;
-            };
-            let reference = ObjectRef::new(*kind, namespace, name);
-            found.entry(reference).or_default().insert(key.clone(), reason.clone());
-        }
+    let by_replicas = replicas.values().flat_map(BTreeMap::values);
+    let by_replicas = by_replicas.flat_map(|replica| &replica.refused);
+    for (key, reason) in by_sidecars.iter().chain(by_replicas) {
+        let (Key::Route(route) | Key::L4Route(route)) = key else {
+            continue;
+        };
+        let mut parts = route.as_str().split('/');
+        let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let Some(kind) = Kind::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(kind)) else {
+            continue;
+        };
+        let reference = ObjectRef::new(*kind, namespace, name);
+        found.entry(reference).or_default().insert(key.clone(), reason.clone());
     }
     found
         .into_iter()

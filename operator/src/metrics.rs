@@ -36,8 +36,10 @@ pub(crate) struct Metrics {
     pub(crate) changes: Counter,
     /// What the last edits cost, translated and published.
     pub(crate) translation: Histogram,
-    /// Data planes that are connected to this replica.
+    /// Data planes of Gateways that are connected to this replica.
     pub(crate) data_planes: Gauge,
+    /// Sidecars that are.
+    pub(crate) sidecars: Gauge,
     /// What data planes refuse.
     pub(crate) refused: Gauge,
     /// Whether this replica writes.
@@ -52,6 +54,7 @@ impl Metrics {
         let (watch_events, watch_errors) = (Family::default(), Family::default());
         let (writes, queued) = (Family::default(), Family::default());
         let (changes, data_planes, refused) = (Counter::default(), Gauge::default(), Gauge::default());
+        let sidecars = Gauge::default();
         let (leader, resources) = (Gauge::default(), Gauge::default());
         let buckets = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
         let translation = Histogram::new(buckets);
@@ -75,8 +78,13 @@ impl Metrics {
         );
         registry.register(
             "data_planes",
-            "Data planes connected to this replica",
+            "Data planes of Gateways connected to this replica",
             Gauge::clone(&data_planes),
+        );
+        registry.register(
+            "sidecars",
+            "Sidecars connected to this replica",
+            Gauge::clone(&sidecars),
         );
         registry.register("refused", "Resources that data planes refuse", Gauge::clone(&refused));
         registry.register("leader", "Whether this replica writes", Gauge::clone(&leader));
@@ -90,6 +98,7 @@ impl Metrics {
             changes,
             translation,
             data_planes,
+            sidecars,
             refused,
             leader,
             resources,

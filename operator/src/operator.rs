@@ -94,6 +94,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         world,
         news,
         replicas: publisher.replicas(),
+        refused: publisher.refused_by_sidecars(),
+        sidecars: publisher.sidecars(),
         claim,
         roots,
         reports,

@@ -1,4 +1,4 @@
-//! Whether a data plane is one of the Gateway it names: its token must be of the service account made for that Gateway.
+//! Whether a data plane is the one it names: its token must be of the service account made for its Gateway, or of its pod.
 
 use std::{
     collections::HashMap,
@@ -8,8 +8,7 @@ use std::{
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
-use weft_discovery::{Authenticate, Denied};
-use weft_model::GatewayKey;
+use weft_discovery::{Authenticate, DataPlane, Denied};
 
 use crate::infrastructure::names;
 
@@ -120,28 +119,41 @@ fn read(status: &TokenReviewStatus) -> Result<Bearer, String> {
     })
 }
 
-/// Whether that is a data plane of the Gateway, under the name it gives itself.
-fn permits(bearer: &Bearer, gateway: &GatewayKey, replica: &str) -> Result<(), String> {
-    let (namespace, name) = gateway.as_str().split_once('/').unwrap_or_default();
-    let account = names::child(name);
-    if (bearer.namespace.as_str(), &bearer.account) != (namespace, &account) {
-        return Err(format!(
-            "it is of the service account {}/{}, and not of {namespace}/{account}",
-            bearer.namespace, bearer.account
-        ));
-    }
-    match &bearer.pod {
-        Some(pod) if pod != replica => Err(format!("it is of the pod {pod}, and not of {replica}")),
-        _ => Ok(()),
+/// Whether that is the data plane, under the name it gives itself.
+fn permits(bearer: &Bearer, data_plane: &DataPlane) -> Result<(), String> {
+    match data_plane {
+        DataPlane::Gateway { gateway, replica } => {
+            let (namespace, name) = gateway.as_str().split_once('/').unwrap_or_default();
+            let account = names::child(name);
+            if (bearer.namespace.as_str(), &bearer.account) != (namespace, &account) {
+                return Err(format!(
+                    "it is of the service account {}/{}, and not of {namespace}/{account}",
+                    bearer.namespace, bearer.account
+                ));
+            }
+            match &bearer.pod {
+                Some(pod) if pod != replica => Err(format!("it is of the pod {pod}, and not of {replica}")),
+                _ => Ok(()),
+            }
+        }
+        // Whatever its account: a sidecar is beside an application and has the application's.
+        DataPlane::Sidecar { namespace, pod } => match &bearer.pod {
+            Some(own) if (&bearer.namespace, own) == (namespace, pod) => Ok(()),
+            Some(own) => Err(format!(
+                "it is of the pod {}/{own}, and not of {namespace}/{pod}",
+                bearer.namespace
+            )),
+            None => Err("it is of no pod: a sidecar needs a projected service account token".to_owned()),
+        },
     }
 }
 
 impl Authenticate for Tokens {
-    async fn authenticate(&self, token: &str, gateway: &GatewayKey, replica: &str) -> Result<(), Denied> {
+    async fn authenticate(&self, token: &str, data_plane: &DataPlane) -> Result<(), Denied> {
         let bearer = self.bearer(token).await?;
         bearer
-            .and_then(|bearer| permits(&bearer, gateway, replica))
-            .map_err(|why| Denied::Token(gateway.clone(), why))
+            .and_then(|bearer| permits(&bearer, data_plane))
+            .map_err(|why| Denied::Token(data_plane.clone(), why))
     }
 }
 
@@ -169,7 +181,7 @@ mod tests {
     }
 
     fn judged(status: &TokenReviewStatus, gateway: &str, replica: &str) -> Result<(), String> {
-        permits(&read(status)?, &GatewayKey::from(gateway), replica)
+        permits(&read(status)?, &DataPlane::of_gateway(gateway.into(), replica))
     }
 
     #[test]
@@ -194,6 +206,24 @@ mod tests {
             TokenReviewStatus::default(),
         ] {
             assert!(judged(&status, "shop/edge", "edge-weft-1").is_err(), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn a_sidecar_is_the_pod_that_its_token_was_made_for() {
+        let judged = |status: &TokenReviewStatus| permits(&read(status)?, &DataPlane::sidecar("shop", "web-1"));
+        for account in ["default", "web"] {
+            let user = format!("system:serviceaccount:shop:{account}");
+            assert_eq!(judged(&status(&user, "weft.dev", Some("web-1"))), Ok(()));
+        }
+        let user = "system:serviceaccount:shop:default";
+        for status in [
+            status(user, "weft.dev", Some("web-2")),
+            status("system:serviceaccount:other:default", "weft.dev", Some("web-1")),
+            status(user, "https://kubernetes.default.svc", Some("web-1")),
+            status(user, "weft.dev", None),
+        ] {
+            assert!(judged(&status).is_err(), "{status:?}");
         }
     }
 }

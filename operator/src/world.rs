@@ -12,7 +12,7 @@ use std::{
 
 use kube::api::ApiResource;
 use tokio::sync::watch;
-use weft_crds::{EndpointSlice, Kind, Object, ObjectRef};
+use weft_crds::{EndpointSlice, Kind, Object, ObjectRef, Stage};
 use weft_discovery::{Epoch, Publisher};
 use weft_model::{Challenge, ChallengeKey, Change, GatewayKey, Key, ListenerKey, Resource};
 use weft_translate::{Edit, Options, Translator};
@@ -77,6 +77,9 @@ pub(crate) struct World {
     myself: Myself,
     /// and where the others are by them.
     others: watch::Sender<BTreeSet<IpAddr>>,
+    /// The namespaces in the mesh, and whether they are others than published.
+    mesh: BTreeSet<String>,
+    mesh_changed: bool,
     /// The last epoch that was published,
     epoch: Epoch,
     /// and the last that had to do with a Gateway.
@@ -91,6 +94,7 @@ impl World {
             translator: Translator::new(Options {
                 controller_name: controller_name.to_owned(),
                 standalone: false,
+                mesh: true,
             }),
             publisher,
             metrics,
@@ -105,6 +109,8 @@ impl World {
             own: BTreeMap::new(),
             myself,
             others: watch::Sender::new(BTreeSet::new()),
+            mesh: BTreeSet::new(),
+            mesh_changed: false,
             epoch: 0,
             epochs: HashMap::new(),
         }
@@ -174,6 +180,22 @@ impl World {
                 changed
             });
         }
+    }
+
+    /// Looks whether a namespace has come into the mesh, or left it.
+    fn notice_mesh(&mut self, reference: &ObjectRef, object: Option<&Object>) {
+        if reference.kind != Kind::Namespace {
+            return;
+        }
+        let takes_part = match object {
+            Some(Object::Namespace(namespace)) => matches!(Stage::of(&namespace.metadata.labels), Ok(Some(_))),
+            _ => false,
+        };
+        self.mesh_changed |= if takes_part {
+            self.mesh.insert(reference.name.clone())
+        } else {
+            self.mesh.remove(&reference.name)
+        };
     }
 
     /// The last epoch that was published.
@@ -267,6 +289,7 @@ impl World {
                     }
                 }
                 self.notice_others(&object.reference(), Some(&object));
+                self.notice_mesh(&object.reference(), Some(&object));
                 edits.push(Edit::Put(object));
             }
             News::Unreadable(reference) => self.list(watched, &reference),
@@ -329,6 +352,7 @@ impl World {
     fn gone(&mut self, reference: ObjectRef, edits: &mut Vec<Edit>, effects: &mut Effects) {
         self.seen.remove(&reference);
         self.notice_others(&reference, None);
+        self.notice_mesh(&reference, None);
         self.touch(&reference, effects);
         edits.push(Edit::Delete(reference));
     }
@@ -386,6 +410,9 @@ impl World {
         self.metrics.changes.inc_by(output.changes.len() as u64);
         if !output.changes.is_empty() || self.epoch == 0 {
             self.epoch = self.publisher.publish(output.changes);
+        }
+        if std::mem::take(&mut self.mesh_changed) {
+            self.publisher.set_mesh(self.mesh.clone());
         }
         effects.acme |= output.acme;
         let changed = output.statuses.into_iter().map(|(reference, _)| reference);
@@ -500,6 +527,32 @@ mod tests {
         assert!(effects.complete && effects.gateways.contains(&reference("edge")));
         assert_eq!((world.epoch(), world.translator.size()), (1, 1));
         assert_eq!(world.ports(&reference("edge")), BTreeSet::from([(80, Transport::Tcp)]));
+    }
+
+    #[test]
+    fn a_namespace_is_in_the_mesh_for_as_long_as_it_has_a_stage() {
+        let namespace = |name: &str, stage: &str| {
+            let value = json!({
+                "apiVersion": "v1", "kind": "Namespace",
+                "metadata": {"name": name, "uid": name, "labels": {"weft.dev/mesh": stage}},
+            });
+            let object = serde_json::from_value(value).expect("an object");
+            let (seen, object) = object::read(Kind::Namespace, object).expect("readable");
+            (Watched::Kind(Kind::Namespace), News::Put(Box::new(seen), object))
+        };
+        let (mut world, _) = listed(vec![
+            namespace("a", "observe"),
+            namespace("b", "enabled"),
+            namespace("c", "strict"),
+        ]);
+        let is = |world: &World, names: &[&str]| assert!(world.mesh.iter().eq(names), "{:?}", world.mesh);
+        is(&world, &["a", "c"]);
+        let gone = News::Delete(ObjectRef::new(Kind::Namespace, "", "c"));
+        world.take([namespace("b", "secure"), (Watched::Kind(Kind::Namespace), gone)]);
+        is(&world, &["a", "b"]);
+        world.take([namespace("a", "")]);
+        is(&world, &["b"]);
+        assert!(!world.mesh_changed, "it was published");
     }
 
     #[test]

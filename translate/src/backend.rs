@@ -18,18 +18,28 @@ pub(crate) struct Unresolved {
     pub(crate) found: Option<ObjectRef>,
 }
 
+/// The route that refers to something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Referrer<'r> {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: &'r str,
+    /// It is for the mesh alone. What it leads to its clients could reach without it, so that it needs no grants for Services
+    /// (GEP-1294).
+    pub(crate) in_mesh: bool,
+}
+
 /// Finds the Service port that a route refers to: for a UDPRoute one of UDP, for any other one of TCP. What is spoken over
 /// it (`appProtocol`) matters to routes that look at requests.
 pub(crate) fn resolve(
     reader: &Reader<'_>,
-    kind: Kind,
-    namespace: &str,
+    from: Referrer<'_>,
     reference: &BackendObjectReference,
     path: &str,
 ) -> Result<ServiceKey, Box<Unresolved>> {
     if xbackend::is_meant(reference) {
-        return xbackend::resolve(reader, kind, namespace, reference, path);
+        return xbackend::resolve(reader, from, reference, path);
     }
+    let Referrer { kind, namespace, .. } = from;
     let fail = |reason, code: Code, field: &str, message: String, remedy: String| {
         let path = if field.is_empty() {
             path.to_owned()
@@ -57,7 +67,7 @@ pub(crate) fn resolve(
     }
     let to = reference.namespace.as_deref().unwrap_or(namespace);
     let full = format!("{to}/{}", reference.name);
-    if !reader.permits((kind, namespace), ("", "Service", to, &reference.name)) {
+    if !from.in_mesh && !reader.permits((kind, namespace), ("", "Service", to, &reference.name)) {
         let message = format!(
             "no ReferenceGrant in {to} lets {kind}s of {namespace} use the Service {}",
             reference.name

@@ -176,6 +176,9 @@ pub(crate) fn claims(rule: &Resource, listeners: &[(&ListenerKey, Option<&HostPa
     let mut found = Vec::new();
     for at in 0..matches {
         for (listener, own) in listeners {
+            // Whoever sends to a Service's address means it, whatever host is asked for (GEP-1294).
+            let any = listener.is_frontend() && matches!(rule, Rule::Http(_));
+            let hostnames: &[HostPattern] = if any { &[] } else { hostnames };
             // Two hostnames of a route may come to the same on a listener.
             for hostname in shared(hostnames, *own) {
                 let claim = Claim { rule: rule.clone(), at };

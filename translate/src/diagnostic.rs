@@ -90,6 +90,8 @@ codes! {
     NoEndpoints = "W0311" Info "a backend has no endpoints";
     BackendInvalid = "W0312" Error "a backend is there, but cannot be served as it is";
     BackendInClear = "W0313" Warning "requests leave the cluster in clear";
+    NoMesh = "W0314" Info "a route is for the mesh, and has no effect";
+    RouteConflict = "W0315" Error "a port of a Service has routes of another kind";
     Shadowed = "W0401" Warning "a match can never win";
     PolicyTarget = "W0501" Warning "a policy names a target that it cannot hold for";
     PolicyConflict = "W0502" Warning "another policy for the same target comes first";

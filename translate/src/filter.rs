@@ -7,7 +7,7 @@ use weft_model::{
 };
 
 use crate::{
-    backend::{self, Unresolved},
+    backend::{self, Referrer, Unresolved},
     diagnostic::{Code, Diagnostic},
     world::Reader,
 };
@@ -36,17 +36,11 @@ enum Failure {
 }
 
 /// Lowers filters, in their order.
-pub(crate) fn lower(
-    reader: &Reader<'_>,
-    kind: Kind,
-    namespace: &str,
-    filters: &[HttpRouteFilter],
-    path: &str,
-) -> Lowered {
+pub(crate) fn lower(reader: &Reader<'_>, from: Referrer<'_>, filters: &[HttpRouteFilter], path: &str) -> Lowered {
     let mut lowered = Lowered::default();
     for (at, filter) in filters.iter().enumerate() {
         let path = format!("{path}[{at}]");
-        match one(reader, kind, namespace, filter, &path, &mut lowered) {
+        match one(reader, from, filter, &path, &mut lowered) {
             Ok(filter) => lowered.filters.push(filter),
             Err(failure) => lowered.fail(failure),
         }
@@ -78,12 +72,12 @@ impl Lowered {
 
 fn one(
     reader: &Reader<'_>,
-    kind: Kind,
-    namespace: &str,
+    from: Referrer<'_>,
     filter: &HttpRouteFilter,
     path: &str,
     lowered: &mut Lowered,
 ) -> Result<Filter, Failure> {
+    let kind = from.kind;
     let missing = |field: &str| {
         let message = format!("a filter of type {} needs {field}", filter.filter_type);
         Failure::Refused(Box::new(Code::MissingField.at(path, message, format!("add {field}"))))
@@ -137,7 +131,7 @@ fn one(
         "RequestMirror" => {
             let mirror = filter.request_mirror.as_ref().ok_or_else(|| missing("requestMirror"))?;
             let path = format!("{path}.requestMirror.backendRef");
-            let service = match backend::resolve(reader, kind, namespace, &mirror.backend_ref, &path) {
+            let service = match backend::resolve(reader, from, &mirror.backend_ref, &path) {
                 Ok(service) => Some(service),
                 Err(unresolved) => {
                     lowered.unresolved.push(*unresolved);
@@ -173,8 +167,7 @@ fn one(
             let auth = filter.external_auth.as_ref().ok_or_else(|| missing("externalAuth"))?;
             let at = format!("{path}.externalAuth.backendRef");
             // Without a server to ask nothing passes: the rule is broken.
-            let service =
-                backend::resolve(reader, kind, namespace, &auth.backend_ref, &at).map_err(Failure::Unresolved)?;
+            let service = backend::resolve(reader, from, &auth.backend_ref, &at).map_err(Failure::Unresolved)?;
             Filter::ExternalAuth(external_auth(auth, service))
         }
         "ExtensionRef" => {

@@ -27,7 +27,7 @@ impl Lowering<'_, '_> {
         };
         for (at, reference) in rule.backend_refs.iter().enumerate() {
             let path = format!("{path}.backendRefs[{at}]");
-            let resolved = backend::resolve(self.reader, self.kind, self.namespace, &reference.backend, &path);
+            let resolved = backend::resolve(self.reader, self.from, &reference.backend, &path);
             let target = match resolved {
                 Ok(service) => BackendTarget::Service(service),
                 Err(unresolved) => {

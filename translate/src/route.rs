@@ -10,14 +10,16 @@ use weft_crds::{
     ParentStatus, RouteStatus, TcpRoute, TlsRoute, UdpRoute,
 };
 use weft_model::{
-    BackendTarget, HostPattern, ListenerKey, Resource, Route, RouteKey, RouteKind, RouteOwner, ServiceKey,
+    BackendTarget, Frontend, HostPattern, ListenerKey, Resource, Route, RouteKey, RouteKind, RouteOwner, ServiceKey,
 };
 
 use crate::{
+    backend::Referrer,
     claim::{self, Claim, Ground},
     diagnostic::{Code, Diagnostic, Level},
     l4,
     listener::ListenerState,
+    mesh,
     owner::Listeners,
     rule::{LoweredRule, Lowering},
     status::condition,
@@ -30,8 +32,10 @@ use crate::{
 pub(crate) struct RouteResult {
     /// Its rules.
     pub(crate) rules: Box<[Resource]>,
-    /// The listeners it counts for, by key.
+    /// The listeners and Service ports it counts for, by key.
     pub(crate) attached: Box<[Attachment]>,
+    /// The Service ports in the mesh that it counts for.
+    pub(crate) frontends: Box<[Arc<Frontend>]>,
     /// The Gateways through which requests come to it.
     pub(crate) gateways: Box<[ObjectRef]>,
     /// The objects it names as backends that cannot be served.
@@ -39,13 +43,13 @@ pub(crate) struct RouteResult {
     pub(crate) diagnostics: Box<[Diagnostic]>,
 }
 
-/// A listener that a route counts for.
+/// A listener, or a Service port in the mesh, that a route counts for.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     pub(crate) listener: ListenerKey,
     /// The listener's.
     hostname: Option<HostPattern>,
-    /// Whether the listener is.
+    /// Whether it is served.
     served: bool,
 }
 
@@ -114,6 +118,11 @@ impl<'w> Source<'w> {
             Kind::UdpRoute => Self::Udp(reader.udp_route(namespace, name)?),
             _ => Self::Http(reader.http_route(namespace, name)?),
         })
+    }
+
+    /// Whether all its parents are Services: no Gateway leads to it.
+    fn in_mesh(&self) -> bool {
+        !self.parents().is_empty() && self.parents().iter().all(ParentReference::is_service)
     }
 
     fn kind(&self) -> RouteKind {
@@ -202,19 +211,32 @@ impl<'w> Source<'w> {
     }
 }
 
-/// Derives a route; none if there is no such route.
-pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Derived> {
-    let namespace = reference.namespace.as_str();
+/// A route, whatever its parents are.
+struct Lowered<'w> {
+    route: Source<'w>,
+    hostnames: Vec<HostPattern>,
+    rules: Vec<LoweredRule>,
+    /// Of those, what is wrong with the route as a whole.
+    diagnostics: Vec<Diagnostic>,
+    /// Why nothing of it can be served.
+    invalid: Option<String>,
+}
+
+fn lower<'w>(reader: &Reader<'w>, reference: &ObjectRef) -> Option<Lowered<'w>> {
     let route = Source::read(reader, reference)?;
-    let (mut status, mut diagnostics) = (RouteStatus::default(), Vec::new());
+    let mut diagnostics = Vec::new();
     let refused = route.validate();
     let hostnames = hostnames(route.hostnames(), &mut diagnostics);
     diagnostics.extend(refused);
+    let from = Referrer {
+        kind: reference.kind,
+        namespace: &reference.namespace,
+        in_mesh: route.in_mesh(),
+    };
     let lowering = Lowering {
         reader,
-        kind: reference.kind,
+        from,
         metadata: route.metadata(),
-        namespace,
     };
     let rules = route.lower(&lowering);
     // What the API server would have refused is not served; everything else is, if anything of it can be.
@@ -226,43 +248,70 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Deriv
     let all_unserved = !rules.is_empty() && rules.iter().all(|rule| !rule.unserved.is_empty());
     let invalid = refused.chain(unserved.filter(|_| all_unserved)).next();
     let invalid = invalid.map(|first| first.message.clone());
+    Some(Lowered {
+        route,
+        hostnames,
+        rules,
+        diagnostics,
+        invalid,
+    })
+}
+
+/// What a route that can be served names as its parents; none if there is no such route or it cannot.
+pub(crate) fn parents<'w>(reader: &Reader<'w>, reference: &ObjectRef) -> Option<&'w [ParentReference]> {
+    let lowered = lower(reader, reference)?;
+    lowered.invalid.is_none().then(|| lowered.route.parents())
+}
+
+/// Derives a route; none if there is no such route.
+pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Derived> {
+    let Lowered {
+        route,
+        hostnames,
+        rules,
+        mut diagnostics,
+        invalid,
+    } = lower(reader, reference)?;
+    let mut status = RouteStatus::default();
     let resolved = resolved(&rules, route.metadata().generation());
-    let (mut attached, mut gateways, mut unserved) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut attached, mut frontends) = (BTreeMap::new(), BTreeMap::new());
+    let (mut gateways, mut unserved) = (BTreeSet::new(), BTreeSet::new());
     if route.parents().is_empty() {
         let message = "the route has no parentRefs, so nothing sends it requests";
         diagnostics.push(Code::NoParent.at("spec.parentRefs", message, "name the Gateway it is for"));
     }
     for (at, parent) in route.parents().iter().enumerate() {
         let path = format!("spec.parentRefs[{at}]");
-        let Some(owner) = parent.listener_owner() else {
-            continue;
+        let found = if parent.is_service() {
+            mesh::attach(reader, reference, parent, &path, &mut diagnostics)
+        } else {
+            to_listeners(reader, reference, parent, &path, &hostnames, &mut diagnostics)
         };
-        let Some(owning) = reader.listeners(parent, namespace) else {
-            let whose = parent.namespace.as_deref().unwrap_or(namespace);
-            // One that is there is another controller's.
-            if reader.object(ObjectRef::new(owner, whose, &parent.name)).is_none() {
-                let message = format!("there is no {owner} {whose}/{}", parent.name);
-                let remedy = "create it, or correct the name";
-                let path = format!("{path}.name");
-                diagnostics.push(Code::ParentNotFound.at(path, message, remedy));
-            }
-            continue;
-        };
-        let found = attach(reader, reference.kind, namespace, parent, owning, &hostnames);
+        // One that is not ours: nothing is said of it.
+        let Some(found) = found else { continue };
         let generation = route.metadata().generation();
         let mut conditions = Vec::new();
         let accepted = match (found, &invalid) {
             (Ok(_), Some(why)) => condition("Accepted", false, "UnsupportedValue", why, generation),
             (Ok(found), None) => {
-                gateways.insert(owning.gateway.clone());
-                attached.extend(found.iter().map(|listener| (&listener.key, *listener)));
+                match found {
+                    Found::Listeners { gateway, listeners } => {
+                        gateways.insert(gateway.clone());
+                        let listeners = listeners.into_iter().map(Attachment::to_listener);
+                        attached.extend(listeners.map(|attachment| (attachment.listener.clone(), attachment)));
+                    }
+                    Found::Frontends(found) => {
+                        let attachments = found.iter().map(|frontend| Attachment::to_frontend(frontend));
+                        attached.extend(attachments.map(|attachment| (attachment.listener.clone(), attachment)));
+                        frontends.extend(found.into_iter().map(|frontend| (frontend.key.clone(), frontend)));
+                    }
+                }
                 conditions.extend(partially_invalid(&rules, generation));
                 condition("Accepted", true, "Accepted", "The route is attached", generation)
             }
-            (Err((code, reason, message)), _) => {
-                let remedy = "see the listeners there: their names, ports, hostnames and allowedRoutes";
-                diagnostics.push(code.at(path, &message, remedy));
-                condition("Accepted", false, reason, message, generation)
+            (Err(refused), _) => {
+                diagnostics.push(refused.code.at(path, &refused.message, refused.remedy));
+                condition("Accepted", false, refused.reason, refused.message, generation)
             }
         };
         conditions.splice(..0, [accepted, resolved.clone()]);
@@ -279,8 +328,8 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Deriv
             unserved.extend(unresolved.found.clone());
         }
     }
-    let served = attached.values().filter(|listener| listener.model.is_some());
-    let served: Vec<ListenerKey> = served.map(|listener| listener.key.clone()).collect();
+    let served = attached.values().filter(|attachment| attachment.served);
+    let served: Vec<ListenerKey> = served.map(|attachment| attachment.listener.clone()).collect();
     let rules = if served.is_empty() || invalid.is_some() {
         Vec::new()
     } else {
@@ -291,7 +340,8 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Deriv
         rules: rules
             .map(|(at, rule)| model(reference, &route, at, rule, &served, &hostnames))
             .collect(),
-        attached: attached.into_values().map(Attachment::new).collect(),
+        attached: attached.into_values().collect(),
+        frontends: frontends.into_values().collect(),
         gateways: gateways.into_iter().collect(),
         unserved: unserved.into_iter().collect(),
         diagnostics: diagnostics.into(),
@@ -300,11 +350,19 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Deriv
 }
 
 impl Attachment {
-    fn new(listener: &ListenerState) -> Self {
+    fn to_listener(listener: &ListenerState) -> Self {
         Self {
             listener: listener.key.clone(),
             hostname: listener.hostname.clone(),
             served: listener.model.is_some(),
+        }
+    }
+
+    fn to_frontend(frontend: &Frontend) -> Self {
+        Self {
+            listener: frontend.key.clone(),
+            hostname: None,
+            served: true,
         }
     }
 }
@@ -324,7 +382,59 @@ fn hostnames(texts: &[String], diagnostics: &mut Vec<Diagnostic>) -> Vec<HostPat
     hostnames
 }
 
-type Refused = (Code, &'static str, String);
+/// What a parent has come to for a route.
+pub(crate) enum Found<'g> {
+    /// The listeners that take it.
+    Listeners {
+        /// The Gateway that has them.
+        gateway: &'g ObjectRef,
+        listeners: Vec<&'g ListenerState>,
+    },
+    /// The ports of a Service in the mesh.
+    Frontends(Vec<Arc<Frontend>>),
+}
+
+/// Why a parent does not take a route.
+pub(crate) struct Refused {
+    pub(crate) code: Code,
+    /// That of the condition.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    pub(crate) remedy: &'static str,
+}
+
+/// Finds what a Gateway or a ListenerSet comes to for a route; none if it is not ours.
+fn to_listeners<'w>(
+    reader: &Reader<'w>,
+    reference: &ObjectRef,
+    parent: &ParentReference,
+    path: &str,
+    hostnames: &[HostPattern],
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Result<Found<'w>, Refused>> {
+    let (owner, namespace) = (parent.listener_owner()?, reference.namespace.as_str());
+    let Some(owning) = reader.listeners(parent, namespace) else {
+        let whose = parent.namespace.as_deref().unwrap_or(namespace);
+        // One that is there is another controller's.
+        if reader.object(ObjectRef::new(owner, whose, &parent.name)).is_none() {
+            let message = format!("there is no {owner} {whose}/{}", parent.name);
+            let remedy = "create it, or correct the name";
+            diagnostics.push(Code::ParentNotFound.at(format!("{path}.name"), message, remedy));
+        }
+        return None;
+    };
+    let found = attach(reader, reference.kind, namespace, parent, owning, hostnames);
+    let gateway = &owning.gateway;
+    Some(match found {
+        Ok(listeners) => Ok(Found::Listeners { gateway, listeners }),
+        Err((code, reason, message)) => Err(Refused {
+            code,
+            reason,
+            message,
+            remedy: "see the listeners there: their names, ports, hostnames and allowedRoutes",
+        }),
+    })
+}
 
 /// Finds the listeners of a Gateway or a ListenerSet that take a route.
 fn attach<'g>(
@@ -334,7 +444,7 @@ fn attach<'g>(
     parent: &ParentReference,
     owning: &'g Listeners,
     hostnames: &[HostPattern],
-) -> Result<Vec<&'g ListenerState>, Refused> {
+) -> Result<Vec<&'g ListenerState>, (Code, &'static str, String)> {
     let named: Vec<_> = owning
         .listeners
         .iter()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use regex_automata::meta::Regex;
 use weft_crds::{
     GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRouteMatch, HttpRouteRule,
-    Kind, Metadata, RetrySpec,
+    Metadata, RetrySpec,
 };
 use weft_model::{
     Backend, BackendTarget, CookiePath, Filter, HeaderMatch, PathMatch, QueryMatch, Retry, RouteMatch,
@@ -13,7 +13,7 @@ use weft_model::{
 };
 
 use crate::{
-    backend::{self, Unresolved},
+    backend::{self, Referrer, Unresolved},
     diagnostic::{Code, Diagnostic},
     duration, filter, session,
     world::Reader,
@@ -41,9 +41,8 @@ pub(crate) struct LoweredRule {
 /// What a rule is lowered with.
 pub(crate) struct Lowering<'r, 'w> {
     pub(crate) reader: &'r Reader<'w>,
-    pub(crate) kind: Kind,
+    pub(crate) from: Referrer<'r>,
     pub(crate) metadata: &'r Metadata,
-    pub(crate) namespace: &'r str,
 }
 
 impl Lowering<'_, '_> {
@@ -116,7 +115,7 @@ impl Lowering<'_, '_> {
 
     fn session(&self, spec: Option<&weft_crds::SessionPersistence>, path: &str, lowered: &mut LoweredRule) {
         let Some(spec) = spec else { return };
-        let seed = session::seed(self.kind, self.metadata);
+        let seed = session::seed(self.from.kind, self.metadata);
         let path = format!("{path}.sessionPersistence");
         lowered.session = Some(session::lower(
             spec,
@@ -134,13 +133,7 @@ impl Lowering<'_, '_> {
         references: &[HttpBackendRef],
         path: &str,
     ) -> LoweredRule {
-        let rule_filters = filter::lower(
-            self.reader,
-            self.kind,
-            self.namespace,
-            filters,
-            &format!("{path}.filters"),
-        );
+        let rule_filters = filter::lower(self.reader, self.from, filters, &format!("{path}.filters"));
         let mut lowered = LoweredRule {
             name,
             matches: Vec::new(),
@@ -156,7 +149,7 @@ impl Lowering<'_, '_> {
         };
         for (at, reference) in references.iter().enumerate() {
             let path = format!("{path}.backendRefs[{at}]");
-            let resolved = backend::resolve(self.reader, self.kind, self.namespace, &reference.backend, &path);
+            let resolved = backend::resolve(self.reader, self.from, &reference.backend, &path);
             let target = match resolved {
                 Ok(service) => BackendTarget::Service(service),
                 Err(unresolved) => {
@@ -166,13 +159,7 @@ impl Lowering<'_, '_> {
                     target
                 }
             };
-            let own = filter::lower(
-                self.reader,
-                self.kind,
-                self.namespace,
-                &reference.filters,
-                &format!("{path}.filters"),
-            );
+            let own = filter::lower(self.reader, self.from, &reference.filters, &format!("{path}.filters"));
             lowered.diagnostics.extend(own.diagnostics);
             lowered.unresolved.extend(own.unresolved);
             lowered.unserved.extend(own.unserved);

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use weft_crds::{
-    AcmeIssuerStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, PolicyStatus, RouteStatus,
-    XBackendStatus,
+    AcmeIssuerStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, MeshStatus, PolicyStatus,
+    RouteStatus, XBackendStatus,
 };
 
 /// The status of an object, in the API's form but for `lastTransitionTime`, which whoever writes it adds.
@@ -12,6 +12,8 @@ use weft_crds::{
 pub enum Status {
     /// Of a GatewayClass.
     GatewayClass(GatewayClassStatus),
+    /// Of an XMesh.
+    XMesh(MeshStatus),
     /// Of a Gateway.
     Gateway(GatewayStatus),
     /// Of a ListenerSet.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef, SupportedFeature};
+use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef};
 use weft_model::{CertificateKey, Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
 
 use crate::{
@@ -14,9 +14,10 @@ use crate::{
     backend_tls,
     claim::Claims,
     diagnostic::{Code, Diagnostic},
+    features, mesh,
     owner::{self, Listeners, Owner},
     parameters,
-    route::{self, RouteResult},
+    route::{self, Attachment, RouteResult},
     service::{self, ServiceResult},
     status::{Status, condition},
     traffic_policy,
@@ -31,6 +32,8 @@ pub struct Options {
     pub controller_name: String,
     /// There is one process for everything: Gateways of every class are ours, and those on one port share it.
     pub standalone: bool,
+    /// There may be sidecars, to which routes of Services are told.
+    pub mesh: bool,
 }
 
 /// A change of the world.
@@ -62,6 +65,7 @@ pub struct Output {
 /// Something to derive. The order is that of the stages: what comes later reads what came before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Node {
+    /// How a GatewayClass or an XMesh stands.
     Class(ObjectRef),
     /// The listeners of a Gateway or a ListenerSet.
     Listeners(ObjectRef),
@@ -100,7 +104,7 @@ pub struct Translator {
     /// The services a workload answers for.
     serving: HashMap<WorkloadKey, BTreeSet<ServiceKey>>,
     resources: BTreeMap<Key, Resource>,
-    /// How many owners of listeners, and services, need a certificate or a trust bundle.
+    /// How many owners of listeners, and services, need a certificate or a trust bundle, and how many routes a frontend.
     shared: HashMap<Key, usize>,
     /// The Gateways through which requests come to a Service, each with the number of routes.
     ancestors: HashMap<ObjectRef, BTreeMap<ObjectRef, usize>>,
@@ -156,7 +160,7 @@ impl Translator {
                 Edit::Delete(reference) => (reference, None),
             };
             match reference.kind {
-                Kind::GatewayClass => {
+                Kind::GatewayClass | Kind::XMesh => {
                     run.dirty.insert(Node::Class(reference.clone()));
                 }
                 Kind::Gateway | Kind::ListenerSet => {
@@ -317,6 +321,9 @@ impl Translator {
 
     fn class(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
         let status = self.read(node, |reader| {
+            if reference.kind == Kind::XMesh {
+                return mesh::stand(reader, &reference.name).map(Status::XMesh);
+            }
             let class = reader.gateway_class("", &reference.name)?;
             (class.spec.controller_name == reader.options.controller_name).then(|| {
                 let generation = class.metadata.generation();
@@ -327,7 +334,7 @@ impl Translator {
                 };
                 Status::GatewayClass(GatewayClassStatus {
                     conditions: vec![accepted],
-                    supported_features: features(),
+                    supported_features: features::of_gateways(),
                 })
             })
         });
@@ -501,7 +508,9 @@ impl Translator {
         run.dirty.insert(Node::Diagnosis(reference.clone()));
         let changed = self.claims.replace(&before.claims(), &after.claims());
         run.dirty.extend(changed.into_iter().map(Node::Diagnosis));
-        for attached in before.attached.iter().filter(|old| !after.is_attached(&old.listener)) {
+        let listener = |attached: &&Attachment| !attached.listener.is_frontend();
+        let gone = before.attached.iter().filter(|old| !after.is_attached(&old.listener));
+        for attached in gone.filter(listener) {
             let count = self.attached.entry(attached.listener.clone()).or_default();
             *count -= 1;
             if *count == 0 {
@@ -509,10 +518,15 @@ impl Translator {
             }
             run.dirty.insert(Node::OwnerStatus(Owner::of(&attached.listener)));
         }
-        for attached in after.attached.iter().filter(|new| !before.is_attached(&new.listener)) {
+        let new = after.attached.iter().filter(|new| !before.is_attached(&new.listener));
+        for attached in new.filter(listener) {
             *self.attached.entry(attached.listener.clone()).or_default() += 1;
             run.dirty.insert(Node::OwnerStatus(Owner::of(&attached.listener)));
         }
+        let frontends = |route: &RouteResult| -> Vec<Resource> {
+            route.frontends.iter().cloned().map(Resource::Frontend).collect()
+        };
+        self.share(run, &frontends(&before), frontends(&after));
         self.count_ancestors(run, &before, &after);
         let (old, new) = (before.services(), after.services());
         for &key in new.difference(&old) {
@@ -718,64 +732,6 @@ impl Translator {
             derived: run.derived,
         }
     }
-}
-
-/// What of Gateway API is served, sorted.
-fn features() -> Vec<SupportedFeature> {
-    const FEATURES: &[&str] = &[
-        "BackendTLSPolicy",
-        "BackendTLSPolicySANValidation",
-        "GRPCRoute",
-        "GRPCRouteNamedRouteRule",
-        "Gateway",
-        "GatewayAddressEmpty",
-        "GatewayBackendClientCertificate",
-        "GatewayFrontendClientCertificateValidation",
-        "GatewayFrontendClientCertificateValidationInsecureFallback",
-        "GatewayHTTPListenerIsolation",
-        "GatewayHTTPSListenerDetectMisdirectedRequests",
-        "GatewayInfrastructure",
-        "GatewayPort8080",
-        "GatewayStaticAddresses",
-        "HTTPRoute",
-        "HTTPRoute303RedirectStatusCode",
-        "HTTPRoute307RedirectStatusCode",
-        "HTTPRoute308RedirectStatusCode",
-        "HTTPRouteBackendProtocolH2C",
-        "HTTPRouteBackendProtocolWebSocket",
-        "HTTPRouteBackendRequestHeaderModification",
-        "HTTPRouteBackendTimeout",
-        "HTTPRouteCORS",
-        "HTTPRouteDestinationPortMatching",
-        "HTTPRouteHostRewrite",
-        "HTTPRouteMethodMatching",
-        "HTTPRouteNamedRouteRule",
-        "HTTPRouteParentRefPort",
-        "HTTPRoutePathRedirect",
-        "HTTPRoutePathRewrite",
-        "HTTPRoutePortRedirect",
-        "HTTPRouteQueryParamMatching",
-        "HTTPRouteRequestMirror",
-        "HTTPRouteRequestMultipleMirrors",
-        "HTTPRouteRequestPercentageMirror",
-        "HTTPRouteRequestTimeout",
-        "HTTPRouteResponseHeaderModification",
-        "HTTPRouteRetry",
-        "HTTPRouteRetryBackendTimeout",
-        "HTTPRouteRetryConnectionError",
-        "HTTPRouteSchemeRedirect",
-        "ListenerSet",
-        "ReferenceGrant",
-        "TCPRoute",
-        "TLSRoute",
-        "TLSRouteModeMixed",
-        "TLSRouteModeTerminate",
-        "UDPRoute",
-    ];
-    FEATURES
-        .iter()
-        .map(|name| SupportedFeature { name: (*name).into() })
-        .collect()
 }
 
 #[cfg(test)]

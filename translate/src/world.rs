@@ -9,11 +9,12 @@ use std::{
 use weft_crds::{
     AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute,
     HttpRoute, Kind, ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service,
-    TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy,
+    TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
+use weft_model::ListenerProtocol;
 
 use crate::{
-    listener,
+    listener, mesh,
     owner::Listeners,
     policy::{self, Policy},
     translator::Options,
@@ -34,6 +35,17 @@ pub(crate) enum Dependency {
     Slot(Arc<Slot>),
     /// Which policies name an object as their target.
     Policies(ObjectRef),
+    /// Which routes name a Service as their parent.
+    Attaching(Arc<Place>),
+}
+
+/// A place that routes of one protocol may want: a Service, as its clients see it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) service: ObjectRef,
+    /// Of consumers' routes, the namespace they are for.
+    pub(crate) clients: Option<Box<str>>,
+    pub(crate) protocol: ListenerProtocol,
 }
 
 /// A place on a port that listeners may dispute.
@@ -56,6 +68,7 @@ pub(crate) struct World {
     slices: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
     slots: HashMap<Arc<Slot>, BTreeSet<ObjectRef>>,
     policies: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
+    attaching: HashMap<Arc<Place>, BTreeSet<ObjectRef>>,
 }
 
 /// Puts a member into an index, or takes it out.
@@ -83,6 +96,7 @@ impl World {
             slices: HashMap::new(),
             slots: HashMap::new(),
             policies: HashMap::new(),
+            attaching: HashMap::new(),
         }
     }
 
@@ -103,6 +117,11 @@ impl World {
         for slot in had.symmetric_difference(&has) {
             set(&mut self.slots, slot.clone(), reference, has.contains(slot));
             changed.push(Dependency::Slot(slot.clone()));
+        }
+        let (had, has) = (places(reference, before.as_ref()), places(reference, after.as_ref()));
+        for place in had.symmetric_difference(&has) {
+            set(&mut self.attaching, place.clone(), reference, has.contains(place));
+            changed.push(Dependency::Attaching(place.clone()));
         }
         if let Some(before) = &before {
             self.index(reference, before, false, &mut changed);
@@ -173,7 +192,8 @@ impl World {
     /// How many entries there are, indexes included.
     #[cfg(test)]
     pub(crate) fn size(&self) -> usize {
-        self.objects.len() + self.grants.len() + self.slices.len() + self.slots.len() + self.policies.len()
+        let of_owners = self.slots.len() + self.policies.len() + self.attaching.len();
+        self.objects.len() + self.grants.len() + self.slices.len() + of_owners
     }
 
     /// The policies that name an object as their target.
@@ -188,6 +208,19 @@ impl World {
     pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
         self.objects.get(reference)
     }
+}
+
+/// The places that a route wants among those that attach to Services.
+fn places(reference: &ObjectRef, object: Option<&Object>) -> HashSet<Arc<Place>> {
+    let parents: &[ParentReference] = match object {
+        Some(Object::HttpRoute(route)) => &route.spec.parent_refs,
+        Some(Object::GrpcRoute(route)) => &route.spec.parent_refs,
+        Some(Object::TlsRoute(route)) => &route.spec.parent_refs,
+        Some(Object::TcpRoute(route)) => &route.spec.parent_refs,
+        _ => return HashSet::new(),
+    };
+    let places = parents.iter().filter_map(|parent| mesh::place(reference, parent));
+    places.map(Arc::new).collect()
 }
 
 /// Reads the world and what was derived from it, and notes everything read.
@@ -250,6 +283,7 @@ impl<'w> Reader<'w> {
         service: Service -> Service;
         secret: Secret -> Secret;
         xbackend: XBackend -> XBackend;
+        xmesh: XMesh -> XMesh;
         traffic_policy: XBackendTrafficPolicy -> XBackendTrafficPolicy;
         gateway_parameters: GatewayParameters -> GatewayParameters;
         acme_issuer: AcmeIssuer -> AcmeIssuer;
@@ -308,6 +342,13 @@ impl<'w> Reader<'w> {
     pub(crate) fn wanting(&self, slot: Slot) -> Vec<&'w ObjectRef> {
         let members = self.world.slots.get(&slot).into_iter().flatten().collect();
         self.note(Dependency::Slot(slot.into()));
+        members
+    }
+
+    /// The routes that want a place, in the order of their names.
+    pub(crate) fn attaching(&self, place: Place) -> Vec<&'w ObjectRef> {
+        let members = self.world.attaching.get(&place).into_iter().flatten().collect();
+        self.note(Dependency::Attaching(place.into()));
         members
     }
 

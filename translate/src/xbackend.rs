@@ -9,7 +9,7 @@ use weft_crds::{
 use weft_model::{BackendProtocol, BackendTls, ClientIdentity, HostPattern, NamedEndpoint, Resource, ServiceKey};
 
 use crate::{
-    backend::Unresolved,
+    backend::{Referrer, Unresolved},
     backend_tls, certificate,
     diagnostic::{Code, Diagnostic},
     listener::Problem,
@@ -103,11 +103,11 @@ pub(crate) fn is_meant(reference: &BackendObjectReference) -> bool {
 /// Finds the XBackend that a route refers to.
 pub(crate) fn resolve(
     reader: &Reader<'_>,
-    kind: Kind,
-    namespace: &str,
+    from: Referrer<'_>,
     reference: &BackendObjectReference,
     path: &str,
 ) -> Result<ServiceKey, Box<Unresolved>> {
+    let Referrer { kind, namespace, .. } = from;
     let to = reference.namespace.as_deref().unwrap_or(namespace);
     let name = &reference.name;
     let full = format!("{KIND} {to}/{name}");

@@ -135,6 +135,9 @@ fn shown(status: &Status) -> Shown {
         Status::GatewayClass(class) => Shown::Conditions {
             conditions: lines(&class.conditions),
         },
+        Status::XMesh(mesh) => Shown::Conditions {
+            conditions: lines(&mesh.conditions),
+        },
         Status::AcmeIssuer(issuer) => Shown::Conditions {
             conditions: lines(&issuer.conditions),
         },

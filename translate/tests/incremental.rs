@@ -29,11 +29,13 @@ fn object(kind: Kind, value: Value) -> Object {
 }
 
 fn namespaces() -> impl Strategy<Value = Object> {
-    (select(&NAMESPACES), select(&["web", "data"])).prop_map(|(name, team)| {
-        object(
-            Kind::Namespace,
-            json!({"metadata": {"name": name, "labels": {"team": team}}}),
-        )
+    let stages = select(&["observe", "observe", "strict", "unheard", ""]);
+    (select(&NAMESPACES), select(&["web", "data"]), stages).prop_map(|(name, team, stage)| {
+        let mut labels = json!({"team": team});
+        if !stage.is_empty() {
+            labels["weft.dev/mesh"] = stage.into();
+        }
+        object(Kind::Namespace, json!({"metadata": {"name": name, "labels": labels}}))
     })
 }
 
@@ -190,6 +192,36 @@ fn config_maps() -> impl Strategy<Value = Object> {
 }
 
 fn parents() -> impl Strategy<Value = Value> {
+    prop_oneof![2 => listener_parents(), 1 => service_parents()]
+}
+
+/// Services as clients in the mesh see them, with all their ports, with one that may not be there, or by its name.
+fn service_parents() -> impl Strategy<Value = Value> {
+    let port = select(vec![
+        json!({}),
+        json!({"port": 80}),
+        json!({"port": 81}),
+        json!({"sectionName": "admin"}),
+    ]);
+    (select(&NAMESPACES), select(&SERVICES), port).prop_map(|(namespace, name, mut parent)| {
+        parent["group"] = "".into();
+        parent["kind"] = "Service".into();
+        parent["namespace"] = namespace.into();
+        parent["name"] = name.into();
+        parent
+    })
+}
+
+fn xmeshes() -> impl Strategy<Value = Object> {
+    let specs = select(vec![
+        json!({"controllerName": weft_translate::CONTROLLER}),
+        json!({"controllerName": "example.com/other"}),
+        json!({"controllerName": weft_translate::CONTROLLER, "parametersRef": {"group": "", "kind": "ConfigMap", "name": "c1"}}),
+    ]);
+    specs.prop_map(|spec| object(Kind::XMesh, json!({"metadata": {"name": "weft"}, "spec": spec})))
+}
+
+fn listener_parents() -> impl Strategy<Value = Value> {
     (
         select(&NAMESPACES),
         prop_oneof![
@@ -364,10 +396,16 @@ fn services() -> impl Strategy<Value = Object> {
         json!({"ports": [{"name": "http", "port": 80, "appProtocol": "HTTPS"}]}),
         json!({"type": "ExternalName", "ports": [{"name": "http", "port": 80}]}),
     ];
-    (select(&NAMESPACES), select(&SERVICES), select(specs)).prop_map(|(namespace, name, spec)| {
-        let metadata = json!({"namespace": namespace, "name": name});
-        object(Kind::Service, json!({"metadata": metadata, "spec": spec}))
-    })
+    let addresses = select(&["10.96.0.1", "10.96.0.2", "None", ""]);
+    (select(&NAMESPACES), select(&SERVICES), select(specs), addresses).prop_map(
+        |(namespace, name, mut spec, address)| {
+            if !address.is_empty() {
+                spec["clusterIP"] = address.into();
+            }
+            let metadata = json!({"namespace": namespace, "name": name});
+            object(Kind::Service, json!({"metadata": metadata, "spec": spec}))
+        },
+    )
 }
 
 /// Policies that hold, conflict, are refused, or are for what is not there.
@@ -495,8 +533,9 @@ fn acme_secrets() -> impl Strategy<Value = Object> {
 
 fn objects() -> impl Strategy<Value = Object> {
     prop_oneof![
-        1 => namespaces(),
+        2 => namespaces(),
         1 => classes(),
+        1 => xmeshes(),
         4 => gateways(),
         3 => listener_sets(),
         2 => backend_tls_policies(),
@@ -634,7 +673,8 @@ proptest! {
     }
 }
 
-/// A route of its own hostname and path to a Service of its own, and the Service with its endpoint.
+/// A route of its own hostname and path to a Service of its own, and the Service with its endpoint. In the mesh all are for
+/// one Service.
 fn tenant(at: usize, backend_weight: u32) -> [Object; 3] {
     let name = format!("t{at}");
     let backend = json!({"name": name, "port": 80, "weight": backend_weight});
@@ -644,7 +684,7 @@ fn tenant(at: usize, backend_weight: u32) -> [Object; 3] {
             json!({
                 "metadata": {"name": name},
                 "spec": {
-                    "parentRefs": [{"name": "edge"}],
+                    "parentRefs": [{"name": "edge"}, {"group": "", "kind": "Service", "name": "hub"}],
                     "hostnames": [format!("{name}.example.com"), "shared.example.com"],
                     "rules": [{"matches": [{"path": {"value": format!("/{name}")}}], "backendRefs": [backend]}],
                 },
@@ -671,6 +711,10 @@ fn costs(routes: usize) -> Vec<(&'static str, usize, usize)> {
     let mut translator = translator(false);
     let defaults = manifests(include_str!("goldens/defaults.yaml"));
     apply(&mut translator, defaults.into_values());
+    let hub = json!({"metadata": {"name": "hub"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}});
+    let meshed = json!({"metadata": {"name": "default", "labels": {"weft.dev/mesh": "observe"}}});
+    let mesh = [object(Kind::Service, hub), object(Kind::Namespace, meshed)];
+    apply(&mut translator, mesh);
     apply(&mut translator, (0..routes).flat_map(|at| tenant(at, 1)));
     assert_eq!(translator.diagnostics().count(), 0);
 

@@ -17,6 +17,9 @@ const GOLDENS: &str = "helm/goldens";
 /// The oldest Kubernetes that the charts are for.
 const KUBERNETES: &str = "1.33.0";
 
+/// What of the Gateway API's experimental channel is used where it is there.
+const EXPERIMENTAL: &str = "gateway.networking.x-k8s.io/v1alpha1/XMesh";
+
 /// The charts, and the golden of each with its defaults.
 const CHARTS: [(&str, &str); 2] = [("weft-crds", "crds"), ("weft", "default")];
 
@@ -84,6 +87,8 @@ fn render(helm: &Path, chart: &str, values: Option<&Path>) -> anyhow::Result<Out
         "weft-system",
         "--kube-version",
         KUBERNETES,
+        "--api-versions",
+        EXPERIMENTAL,
     ]);
     if let Some(values) = values {
         command.arg("--values").arg(values);

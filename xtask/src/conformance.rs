@@ -29,6 +29,12 @@ const SUITE: GoProgram = GoProgram {
 /// The GatewayClass that the chart makes.
 const CLASS: &str = "weft";
 
+/// The XMesh that the chart makes.
+const MESH: &str = "weft";
+
+/// The label of the suite's namespaces, by which those of the mesh's tests are in the mesh.
+const NAMESPACE_LABELS: &str = "weft.dev/mesh=observe";
+
 /// The profiles that are held to.
 const PROFILES: &str = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP";
 
@@ -41,15 +47,19 @@ pub(crate) struct Options {
     /// One test, by its short name, say HTTPRouteMatching; the whole suite when left out. What all tests need is then
     /// kept for the next.
     test: Option<String>,
-    /// Profiles, say GATEWAY-HTTP,GATEWAY-GRPC; those that the GatewayClass claims when left out.
+    /// Profiles, say GATEWAY-HTTP,GATEWAY-GRPC; those that the GatewayClass claims when left out. With profiles of the mesh,
+    /// say MESH-HTTP,MESH-GRPC, the namespaces of the suite are in the mesh; with none but these no Gateway is tested.
     #[arg(long, value_name = "LIST", conflicts_with = "test")]
     profiles: Option<String>,
-    /// Features; those that the GatewayClass claims when left out.
+    /// Features; those that the GatewayClass and the XMesh claim when left out.
     #[arg(long, value_name = "LIST", conflicts_with = "test")]
     features: Option<String>,
     /// The GatewayClass that is tested.
     #[arg(long, default_value = CLASS)]
     class: String,
+    /// The XMesh that is tested.
+    #[arg(long, default_value = MESH)]
+    mesh: String,
     /// Passed on to the suite, after --.
     #[arg(last = true)]
     more: Vec<String>,
@@ -63,7 +73,23 @@ impl Options {
             profiles: Some(PROFILES.to_owned()),
             features: None,
             class: CLASS.to_owned(),
+            mesh: MESH.to_owned(),
             more: Vec::new(),
+        }
+    }
+
+    /// Whether Gateways, and whether the mesh is tested.
+    fn tests(&self) -> (bool, bool) {
+        match (&self.test, &self.profiles) {
+            (Some(test), _) => {
+                let mesh = test.starts_with("Mesh");
+                (!mesh, mesh)
+            }
+            (None, Some(list)) => {
+                let mesh = |profile: &str| profile.starts_with("MESH-");
+                (!list.split(',').all(mesh), list.split(',').any(mesh))
+            }
+            (None, None) => (true, false),
         }
     }
 }
@@ -107,7 +133,8 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
         println!("FAILED {name}");
     }
     println!("all that was said: {}", log.display());
-    if publish && report.exists() && results.passed > 0 {
+    // One of the mesh alone would take the place of that of all.
+    if publish && options.tests().0 && report.exists() && results.passed > 0 {
         let published = published();
         fs::create_dir_all(published.parent().unwrap_or(Path::new(".")))?;
         fs::copy(&report, &published)?;
@@ -123,13 +150,21 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
 
 /// What the suite is told.
 fn flags(options: &Options, report: &Path) -> Vec<String> {
+    let (gateways, mesh) = options.tests();
     let mut flags = vec![
-        format!("-gateway-class={}", options.class),
+        // Without a name there is none, and nothing that is claimed for it.
+        format!("-gateway-class={}", if gateways { &options.class } else { "" }),
         format!("-usable-address={}", cluster::FREE_ADDRESS),
         format!("-unusable-address={}", cluster::IMPOSSIBLE_ADDRESS),
         // Meant for machines of few cores; it changes what runs at a time and nothing that is tested.
         "-disable-parallel-tests".to_owned(),
     ];
+    if mesh {
+        flags.extend([
+            format!("-mesh-name={}", options.mesh),
+            format!("-namespace-labels={NAMESPACE_LABELS}"),
+        ]);
+    }
     if let Some(test) = &options.test {
         flags.extend([format!("-run-test={test}"), "-cleanup-base-resources=false".to_owned()]);
         return flags;
@@ -226,6 +261,29 @@ fn wait_for_the_last() -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mesh_is_tested_by_its_profiles_and_its_tests() {
+        let tests = |test: Option<&str>, profiles: Option<&str>| {
+            let options = Options {
+                test: test.map(str::to_owned),
+                profiles: profiles.map(str::to_owned),
+                ..Options::of_profiles()
+            };
+            let flags = flags(&options, Path::new("report.yaml")).join(" ");
+            let flag = |flag: &str| flags.contains(flag);
+            (
+                flag("-gateway-class=weft"),
+                flag("-mesh-name=weft -namespace-labels=weft.dev/mesh=observe"),
+            )
+        };
+        assert_eq!(tests(None, None), (true, false));
+        assert_eq!(tests(None, Some("GATEWAY-HTTP,GATEWAY-TLS")), (true, false));
+        assert_eq!(tests(None, Some("MESH-HTTP,MESH-GRPC")), (false, true));
+        assert_eq!(tests(None, Some("GATEWAY-HTTP,MESH-HTTP")), (true, true));
+        assert_eq!(tests(Some("HTTPRouteMatching"), None), (true, false));
+        assert_eq!(tests(Some("MeshHTTPRouteMatching"), None), (false, true));
+    }
 
     #[test]
     fn verdicts_are_those_of_the_tests_of_the_suite() {

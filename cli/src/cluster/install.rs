@@ -45,14 +45,16 @@ pub(crate) struct Install {
 
 pub(crate) async fn run(args: Install) -> anyhow::Result<ExitCode> {
     let crds = if args.skip_crds { Vec::new() } else { manifests::crds()? };
-    let installation = manifests::installation(&Changes {
+    let changes = Changes {
         namespace: args.place.namespace.clone(),
         replicas: args.replicas,
         operator_image: args.operator_image,
         gateway_image: args.gateway_image,
         pull_policy: args.image_pull_policy,
-    })?;
+        mesh: false,
+    };
     if !args.apply {
+        let installation = manifests::installation(&changes)?;
         let all: Vec<_> = crds.into_iter().chain(installation).collect();
         print(&manifests::yaml(&all)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -61,6 +63,10 @@ pub(crate) async fn run(args: Install) -> anyhow::Result<ExitCode> {
     if cluster.api("gateway.networking.k8s.io", "v1", "GatewayClass").is_none() {
         bail!("the cluster does not know the Gateway API; install it first: {GATEWAY_API}");
     }
+    let mesh = cluster
+        .api("gateway.networking.x-k8s.io", "v1alpha1", "XMesh")
+        .is_some();
+    let installation = manifests::installation(&Changes { mesh, ..changes })?;
     apply(&cluster, &crds).await?;
     if !crds.is_empty() {
         // What was just defined may be used by what follows.

@@ -18,6 +18,8 @@ pub(crate) struct Changes {
     pub(crate) operator_image: Option<String>,
     pub(crate) gateway_image: Option<String>,
     pub(crate) pull_policy: Option<String>,
+    /// Whether there is an XMesh: not every cluster has that kind.
+    pub(crate) mesh: bool,
 }
 
 /// The kinds that Weft owns.
@@ -34,6 +36,9 @@ pub(crate) fn installation(changes: &Changes) -> anyhow::Result<Vec<DynamicObjec
     });
     let mut objects: Vec<DynamicObject> = vec![serde_json::from_value(namespace)?];
     for mut document in documents(CHART)? {
+        if document["kind"] == "XMesh" && !changes.mesh {
+            continue;
+        }
         relabel(&mut document);
         rename(&mut document, &changes.namespace);
         if document["kind"] == "Deployment" {
@@ -136,6 +141,7 @@ mod tests {
             operator_image: None,
             gateway_image: None,
             pull_policy: None,
+            mesh: true,
         }
     }
 
@@ -159,6 +165,7 @@ mod tests {
             operator_image: Some("example.com/operator:1".into()),
             gateway_image: Some("example.com/gateway:2".into()),
             pull_policy: Some("Never".into()),
+            mesh: false,
         };
         let text = yaml(&installation(&said).expect("it is YAML")).expect("it is YAML");
         assert!(!text.contains(NAMESPACE), "{text}");
@@ -171,6 +178,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "no {expected} in {text}");
         }
+        assert!(!text.contains("XMesh"), "{text}");
     }
 
     #[test]

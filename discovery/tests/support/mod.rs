@@ -1,5 +1,5 @@
 //! An operator that only publishes, and data planes that only write down what they are told.
-#![allow(unreachable_pub, reason = "a module of a test")]
+#![allow(unreachable_pub, dead_code, reason = "a module of several tests")]
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,10 +18,12 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use weft_discovery::{Authenticate, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Server, Sink, Subscriber};
+use weft_discovery::{
+    Authenticate, DataPlane, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Server, Sink, Subscriber,
+};
 use weft_model::{
-    Backend, BackendProtocol, BackendTarget, Change, GatewayKey, Key, Listener, ListenerProtocol, PathMatch, Rejected,
-    Resource, Route, RouteKind, RouteMatch, RouteOwner, Service, ServiceKey, Timeouts, Workload,
+    Backend, BackendProtocol, BackendTarget, Change, Frontend, GatewayKey, Key, Listener, ListenerProtocol, PathMatch,
+    Rejected, Resource, Route, RouteKind, RouteMatch, RouteOwner, Service, ServiceKey, Timeouts, Workload,
 };
 
 /// Nothing here takes this long.
@@ -39,16 +41,20 @@ pub struct Operator {
     folder: PathBuf,
 }
 
-/// A token is good if it says which Gateway it is of.
+/// A token is good if it says which data plane it is of.
 struct Tokens(Arc<AtomicUsize>);
 
 impl Authenticate for Tokens {
-    async fn authenticate(&self, token: &str, gateway: &GatewayKey, _replica: &str) -> Result<(), Denied> {
-        if token == format!("token of {gateway}") {
+    async fn authenticate(&self, token: &str, data_plane: &DataPlane) -> Result<(), Denied> {
+        let owner = match data_plane {
+            DataPlane::Gateway { gateway, .. } => gateway.to_string(),
+            DataPlane::Sidecar { namespace, pod } => format!("{namespace}/{pod}"),
+        };
+        if token == format!("token of {owner}") {
             return Ok(());
         }
         self.0.fetch_add(1, Ordering::SeqCst);
-        Err(Denied::Token(gateway.clone(), "it is another's".to_owned()))
+        Err(Denied::Token(data_plane.clone(), "it is another's".to_owned()))
     }
 }
 
@@ -100,6 +106,23 @@ impl Operator {
         }
         self.until(|replicas| replicas.is_empty()).await;
         self.publisher = Publisher::new();
+    }
+
+    /// Says which namespaces are in the mesh.
+    pub fn set_mesh(&self, namespaces: &[&str]) {
+        let namespaces = namespaces.iter().map(|name| (*name).to_owned());
+        self.publisher.set_mesh(namespaces.collect());
+    }
+
+    /// Waits until sidecars refuse just this.
+    pub async fn refused_by_sidecars(&self, refused: &[(&Key, &str)]) {
+        let refused = refused
+            .iter()
+            .map(|(key, reason)| ((*key).clone(), (*reason).to_owned()));
+        let wanted: BTreeMap<Key, String> = refused.collect();
+        let mut told = self.publisher.refused_by_sidecars();
+        let waited = timeout(PATIENCE, told.wait_for(|told| *told == wanted)).await;
+        waited.expect("refused").expect("the publisher lives");
     }
 
     pub fn publish(&self, resources: impl IntoIterator<Item = Resource>) -> Epoch {
@@ -195,6 +218,16 @@ impl Proxy {
     }
 
     pub async fn connect_with(operator: &Operator, gateway: &str, replica: &str, token: &str) -> Self {
+        Self::start(operator, DataPlane::of_gateway(gateway.into(), replica), replica, token)
+    }
+
+    /// A sidecar.
+    pub fn beside(operator: &Operator, namespace: &str, pod: &str) -> Self {
+        let token = format!("token of {namespace}/{pod}");
+        Self::start(operator, DataPlane::sidecar(namespace, pod), pod, &token)
+    }
+
+    fn start(operator: &Operator, data_plane: DataPlane, replica: &str, token: &str) -> Self {
         let file = operator.folder.join(format!("token-{replica}"));
         std::fs::write(&file, token).expect("written");
         let endpoint = Endpoint {
@@ -209,7 +242,7 @@ impl Proxy {
             busy: Arc::new(Semaphore::new(1)),
         });
         let (sender, synced) = watch::channel(false);
-        let subscriber = Subscriber::new(endpoint, &gateway.into(), replica, Recorder(notes.clone(), sender));
+        let subscriber = Subscriber::new(endpoint, data_plane, Recorder(notes.clone(), sender));
         Self {
             notes,
             synced,
@@ -226,6 +259,26 @@ impl Proxy {
 
     pub fn log(&self) -> Vec<Change> {
         self.notes.log.lock().expect("unpoisoned").clone()
+    }
+
+    /// Waits until it was told just this, in any order.
+    pub async fn told(&self, names: &[&str]) {
+        let look = async {
+            loop {
+                let mut told: Vec<String> = self.log().iter().map(name).collect();
+                told.sort();
+                if told == names {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        if timeout(PATIENCE, look).await.is_err() {
+            panic!(
+                "{:?} and not {names:?}",
+                self.log().iter().map(name).collect::<Vec<_>>()
+            );
+        }
     }
 
     pub fn clear(&self) {
@@ -269,6 +322,16 @@ pub fn listener(key: &str, gateway: &str) -> Resource {
         hostname: None,
         tls: None,
         backend_certificate: None,
+    }))
+}
+
+pub fn frontend(key: &str, service: &str, clients: Option<&str>) -> Resource {
+    Resource::Frontend(Arc::new(Frontend {
+        key: key.into(),
+        service: service.into(),
+        addresses: vec![[10, 96, 0, 1].into()],
+        protocol: ListenerProtocol::Http,
+        clients: clients.map(str::to_owned),
     }))
 }
 

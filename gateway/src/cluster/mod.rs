@@ -12,7 +12,7 @@ use std::{
 };
 
 use tokio::{sync::watch, task::JoinHandle};
-use weft_discovery::{Endpoint, Sink, Subscriber};
+use weft_discovery::{DataPlane, Endpoint, Sink, Subscriber};
 use weft_model::{Change, GatewayKey, Rejected};
 use weft_proxy::{
     Options, Proxy,
@@ -88,7 +88,11 @@ impl Cluster {
             state: state.clone(),
             changed,
         };
-        let mut subscriber = Subscriber::new(options.operator, &options.gateway, &options.replica, applier);
+        let mut subscriber = Subscriber::new(
+            options.operator,
+            DataPlane::of_gateway(options.gateway.clone(), options.replica),
+            applier,
+        );
         let names = names::start(proxy.clone(), options.names);
         let mut keeping = None;
         if let Some(folder) = options.state {

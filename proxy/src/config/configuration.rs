@@ -98,6 +98,8 @@ impl Configuration {
                 Change::Upsert(Resource::Service(service)) => self.put_service(service),
                 Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
                 Change::Upsert(Resource::L4Route(route)) => Ok(self.put_l4_route(route)),
+                // What sidecars do with it comes with them.
+                Change::Upsert(Resource::Frontend(_)) => Ok(false),
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
             match done {
@@ -172,6 +174,7 @@ impl Configuration {
             Key::Route(key) => self.remove_route(key),
             Key::Listener(key) => self.remove_listener(key),
             Key::L4Route(key) => self.remove_l4_route(key),
+            Key::Frontend(_) => false,
         }
     }
 

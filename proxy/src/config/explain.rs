@@ -71,6 +71,8 @@ pub enum Verdict {
     Opaque,
     /// The port passes connections on as they are, and nobody takes this one: it is closed.
     Closed,
+    /// In the mesh, no route is for what is asked: it goes where it was going.
+    Unrouted,
 }
 
 /// The rule that takes a request.

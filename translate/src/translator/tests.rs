@@ -15,7 +15,7 @@ fn of_what_is_gone_nothing_is_kept() {
         ),
         (
             Kind::HttpRoute,
-            json!({"parentRefs": [{"name": "o"}], "rules": [{"backendRefs": [
+            json!({"parentRefs": [{"name": "o"}, {"group": "", "kind": "Service", "name": "o"}], "rules": [{"backendRefs": [
                 {"name": "o", "port": 80}, {"name": "o", "namespace": "elsewhere", "port": 80},
             ]}]}),
         ),
@@ -29,7 +29,15 @@ fn of_what_is_gone_nothing_is_kept() {
                 "hostname": "o.example", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "o"}],
             }}),
         ),
-        (Kind::Service, json!({"ports": [{"port": 80}]})),
+        (
+            Kind::Service,
+            json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}),
+        ),
+        (
+            Kind::TcpRoute,
+            json!({"parentRefs": [{"group": "", "kind": "Service", "name": "o"}], "rules": [{"backendRefs": []}]}),
+        ),
+        (Kind::XMesh, json!({"controllerName": crate::CONTROLLER})),
         (
             Kind::XBackendTrafficPolicy,
             json!({"targetRefs": [{"group": "", "kind": "Service", "name": "o"}], "retryConstraint": {}}),
@@ -49,6 +57,10 @@ fn of_what_is_gone_nothing_is_kept() {
             "endpoints": [{"addresses": ["10.0.0.1"]}],
         }),
     ));
+    objects.push(object(
+        Kind::Namespace,
+        json!({"metadata": {"name": "default", "labels": {"weft.dev/mesh": "observe"}}}),
+    ));
     let certified = rcgen::generate_simple_self_signed(["o.example".to_owned()]).expect("a certificate");
     let pair = json!({"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()});
     objects.push(object(
@@ -64,12 +76,14 @@ fn of_what_is_gone_nothing_is_kept() {
         let empty = Translator::new(Options {
             controller_name: crate::CONTROLLER.into(),
             standalone,
+            mesh: !standalone,
         });
         let mut translator = Translator::new(empty.options.clone());
         translator.apply(objects.iter().cloned().map(Edit::Put).collect());
         assert_ne!(translator.sizes(), empty.sizes());
         let kinds = |translator: &Translator| translator.resources().map(Resource::key).collect::<Vec<_>>();
-        assert_eq!(kinds(&translator).len(), 8, "{:?}", kinds(&translator));
+        let frontends = usize::from(!standalone);
+        assert_eq!(kinds(&translator).len(), 8 + frontends, "{:?}", kinds(&translator));
         for object in &objects {
             translator.apply(vec![Edit::Delete(object.reference())]);
         }

@@ -10,6 +10,7 @@ pub(crate) fn translator(standalone: bool) -> Translator {
     Translator::new(Options {
         controller_name: CONTROLLER.into(),
         standalone,
+        mesh: !standalone,
     })
 }
 

@@ -9,12 +9,11 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
-use weft_discovery::{Authenticate, Denied, Endpoint, Publisher, Server};
+use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Publisher, Server};
 use weft_gateway::{
     cluster::{Cluster, ClusterOptions},
     names::NamesOptions,
 };
-use weft_model::GatewayKey;
 use weft_proxy::{AccessLog, Limits, Options};
 
 use super::{PATIENCE, api::Api};
@@ -32,7 +31,7 @@ const NAME: &str = "operator.weft.dev";
 struct Anyone;
 
 impl Authenticate for Anyone {
-    async fn authenticate(&self, _: &str, _: &GatewayKey, _: &str) -> Result<(), Denied> {
+    async fn authenticate(&self, _: &str, _: &DataPlane) -> Result<(), Denied> {
         Ok(())
     }
 }
@@ -95,6 +94,8 @@ impl Operator {
             world,
             news,
             replicas: publisher.replicas(),
+            refused: publisher.refused_by_sidecars(),
+            sidecars: publisher.sidecars(),
             claim,
             roots: watch::channel("roots".to_owned()).1,
             reports: reported,

@@ -1,0 +1,146 @@
+//! Who is told what: data planes by the names they give themselves, and the parties that resources are for.
+
+use std::{fmt, sync::Arc};
+
+use weft_model::GatewayKey;
+
+use crate::wire::{Node, TypeUrl};
+
+/// What the cluster of a sidecar's node begins with. A namespace has no upper-case letters, so that no Gateway is taken for
+/// one.
+const SIDECARS: &str = "Sidecars/";
+
+/// A data plane.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DataPlane {
+    /// That of a Gateway.
+    Gateway {
+        /// Whose it is.
+        gateway: GatewayKey,
+        /// Its name: its pod's.
+        replica: String,
+    },
+    /// That beside an application.
+    Sidecar {
+        /// Its pod's namespace.
+        namespace: String,
+        /// Its pod.
+        pod: String,
+    },
+}
+
+/// Those for whom a resource is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Party {
+    /// The data planes of a Gateway.
+    Gateway(GatewayKey),
+    /// All sidecars in the mesh.
+    Mesh,
+    /// The sidecars in a namespace, as far as it is in the mesh.
+    Sidecars(Arc<str>),
+}
+
+impl DataPlane {
+    /// A data plane of a Gateway.
+    pub fn of_gateway(gateway: GatewayKey, replica: impl Into<String>) -> Self {
+        Self::Gateway {
+            gateway,
+            replica: replica.into(),
+        }
+    }
+
+    /// A sidecar.
+    pub fn sidecar(namespace: impl Into<String>, pod: impl Into<String>) -> Self {
+        Self::Sidecar {
+            namespace: namespace.into(),
+            pod: pod.into(),
+        }
+    }
+
+    /// The kinds of resources it subscribes to, in this order. It has taken something once it has answered for all of them.
+    pub fn kinds(&self) -> &'static [TypeUrl] {
+        match self {
+            Self::Gateway { .. } => &[
+                TypeUrl::Certificate,
+                TypeUrl::TrustBundle,
+                TypeUrl::Challenge,
+                TypeUrl::Workload,
+                TypeUrl::Service,
+                TypeUrl::Route,
+                TypeUrl::L4Route,
+                TypeUrl::Listener,
+            ],
+            Self::Sidecar { .. } => &[
+                TypeUrl::Certificate,
+                TypeUrl::TrustBundle,
+                TypeUrl::Workload,
+                TypeUrl::Service,
+                TypeUrl::Route,
+                TypeUrl::L4Route,
+                TypeUrl::Frontend,
+            ],
+        }
+    }
+
+    /// As it names itself on the wire.
+    pub(crate) fn node(&self) -> Node {
+        match self {
+            Self::Gateway { gateway, replica } => Node {
+                id: replica.clone(),
+                cluster: gateway.to_string(),
+            },
+            Self::Sidecar { namespace, pod } => Node {
+                id: pod.clone(),
+                cluster: format!("{SIDECARS}{namespace}"),
+            },
+        }
+    }
+
+    /// Who names itself so.
+    pub(crate) fn of_node(node: &Node) -> Self {
+        match node.cluster.strip_prefix(SIDECARS) {
+            Some(namespace) => Self::sidecar(namespace, &node.id),
+            None => Self::of_gateway(node.cluster.as_str().into(), &node.id),
+        }
+    }
+
+    /// What it belongs to.
+    pub(crate) fn parties(&self) -> Vec<Party> {
+        match self {
+            Self::Gateway { gateway, .. } => vec![Party::Gateway(gateway.clone())],
+            Self::Sidecar { namespace, .. } => vec![Party::Mesh, Party::Sidecars(namespace.as_str().into())],
+        }
+    }
+}
+
+impl fmt::Display for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway { gateway, replica } => write!(f, "{replica} of the Gateway {gateway}"),
+            Self::Sidecar { namespace, pod } => write!(f, "the sidecar of {namespace}/{pod}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_plane_is_who_it_says_it_is() {
+        for data_plane in [
+            DataPlane::of_gateway("shop/edge".into(), "edge-1"),
+            DataPlane::of_gateway("sidecars/shop".into(), "web-1"),
+            DataPlane::sidecar("shop", "web-1"),
+        ] {
+            assert_eq!(DataPlane::of_node(&data_plane.node()), data_plane);
+        }
+    }
+
+    #[test]
+    fn kinds_are_subscribed_to_in_the_order_of_their_arrival() {
+        for data_plane in [DataPlane::of_gateway("n/g".into(), "g-1"), DataPlane::sidecar("n", "p")] {
+            assert!(data_plane.kinds().is_sorted(), "{data_plane}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What sidecars are told: the routes of Services whose clients they are beside, and nothing else.
+
+mod support;
+
+use std::sync::Arc;
+
+use support::{Operator, Proxy, frontend, listener, route, service, workload};
+use weft_model::{Key, Rejected, Resource};
+
+const ALL: &str = "Service/shop/a:80";
+const CONSUMERS: &str = "Service/shop/a:80/web";
+
+/// A Service with the producer's route and another of the clients in `web`, and a Gateway.
+fn shop() -> Vec<Resource> {
+    vec![
+        frontend(ALL, "shop/a:80", None),
+        frontend(CONSUMERS, "shop/a:80", Some("web")),
+        route("shop/all/0", ALL, "shop/a:80"),
+        route("web/own/0", CONSUMERS, "shop/b:80"),
+        service("shop/a:80"),
+        service("shop/b:80"),
+        workload("shop/a-1", "shop/a:80"),
+        workload("shop/b-1", "shop/b:80"),
+        listener("shop/gw/http", "shop/gw"),
+        route("shop/edge/0", "shop/gw/http", "shop/c:80"),
+        service("shop/c:80"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_gets_what_the_clients_in_its_namespace_use() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop", "web"]);
+    operator.publish(shop());
+    let all = [
+        "+frontend Service/shop/a:80",
+        "+route shop/all/0",
+        "+service shop/a:80",
+        "+workload shop/a-1",
+    ];
+    let producer = Proxy::beside(&operator, "shop", "a-1");
+    producer.synced().await;
+    producer.told(&all).await;
+    let consumer = Proxy::beside(&operator, "web", "w-1");
+    consumer.synced().await;
+    let own = [
+        "+frontend Service/shop/a:80/web",
+        "+route web/own/0",
+        "+service shop/b:80",
+        "+workload shop/b-1",
+    ];
+    let mut both: Vec<&str> = all.into_iter().chain(own).collect();
+    both.sort_unstable();
+    consumer.told(&both).await;
+    let names: Vec<String> = consumer.log().iter().map(support::name).collect();
+    assert!(names.is_sorted_by_key(|name| {
+        let kinds = ["+workload", "+service", "+route", "+frontend"];
+        kinds.iter().position(|kind| name.starts_with(kind))
+    }));
+    let gateway = Proxy::connect(&operator, "shop/gw", "gw-1").await;
+    gateway.synced().await;
+    gateway
+        .told(&["+listener shop/gw/http", "+route shop/edge/0", "+service shop/c:80"])
+        .await;
+    assert_eq!(
+        operator.replicas().len(),
+        1,
+        "sidecars are not among the replicas of Gateways"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_reaches_the_clients_it_is_for() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop", "web"]);
+    operator.publish(shop());
+    let (producer, consumer) = (
+        Proxy::beside(&operator, "shop", "a-1"),
+        Proxy::beside(&operator, "web", "w-1"),
+    );
+    producer.synced().await;
+    consumer.synced().await;
+    producer.clear();
+    consumer.clear();
+    operator.publish([route("web/own/0", CONSUMERS, "shop/a:80")]);
+    consumer
+        .told(&["+route web/own/0", "-service shop/b:80", "-workload shop/b-1"])
+        .await;
+    consumer.clear();
+    operator.publish([workload("shop/a-2", "shop/a:80")]);
+    consumer.told(&["+workload shop/a-2"]).await;
+    producer.told(&["+workload shop/a-2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_leaves_the_mesh_is_told_nothing_and_that_what_it_had_is_gone() {
+    let operator = Operator::start().await;
+    operator.publish(shop());
+    let sidecar = Proxy::beside(&operator, "shop", "a-1");
+    sidecar.synced().await;
+    sidecar.told(&[]).await;
+    operator.set_mesh(&["shop"]);
+    sidecar
+        .told(&[
+            "+frontend Service/shop/a:80",
+            "+route shop/all/0",
+            "+service shop/a:80",
+            "+workload shop/a-1",
+        ])
+        .await;
+    sidecar.clear();
+    operator.set_mesh(&["web"]);
+    sidecar
+        .told(&[
+            "-frontend Service/shop/a:80",
+            "-route shop/all/0",
+            "-service shop/a:80",
+            "-workload shop/a-1",
+        ])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_of_a_gateway_and_of_a_service_goes_to_both() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop"]);
+    let mut both = route("shop/r/0", "shop/gw/http", "shop/a:80");
+    if let Resource::Route(route) = &mut both {
+        Arc::make_mut(route).listeners.push(ALL.into());
+    }
+    operator.publish([
+        both,
+        listener("shop/gw/http", "shop/gw"),
+        frontend(ALL, "shop/a:80", None),
+    ]);
+    let gateway = Proxy::connect(&operator, "shop/gw", "gw-1").await;
+    let sidecar = Proxy::beside(&operator, "shop", "a-1");
+    gateway.told(&["+listener shop/gw/http", "+route shop/r/0"]).await;
+    sidecar.told(&["+frontend Service/shop/a:80", "+route shop/r/0"]).await;
+    gateway.clear();
+    sidecar.clear();
+    operator.remove([Key::Frontend(ALL.into())]);
+    sidecar.told(&["-frontend Service/shop/a:80", "-route shop/r/0"]).await;
+    let epoch = operator.publish([service("shop/other:80")]);
+    operator.taken("shop/gw", "gw-1", epoch).await;
+    gateway.told(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_sidecars_refuse_is_known_for_as_long_as_one_does() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop"]);
+    let key = Key::Route("shop/all/0".into());
+    let (one, other) = (
+        Proxy::beside(&operator, "shop", "a-1"),
+        Proxy::beside(&operator, "shop", "b-1"),
+    );
+    for sidecar in [&one, &other] {
+        sidecar.refuse(Rejected {
+            key: key.clone(),
+            reason: "no such thing".to_owned(),
+        });
+    }
+    operator.publish(shop());
+    operator.refused_by_sidecars(&[(&key, "no such thing")]).await;
+    drop(one);
+    operator.refused_by_sidecars(&[(&key, "no such thing")]).await;
+    other.refuse_nothing();
+    operator.publish([route("shop/all/0", ALL, "shop/b:80")]);
+    operator.refused_by_sidecars(&[]).await;
+}
