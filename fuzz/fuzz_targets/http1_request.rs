@@ -5,7 +5,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use weft_fuzz::{LIMITS, filled, grow};
-use weft_proxy::h1::{Parse, RequestLine};
+use weft_proxy::{
+    fuzzing::is_http,
+    h1::{Parse, RequestLine},
+};
 
 fuzz_target!(|data: &[u8]| {
     let mut whole = filled(data);
@@ -26,6 +29,13 @@ fuzz_target!(|data: &[u8]| {
     }
     if verdict != Ok(Parse::Complete) {
         return;
+    }
+    // Longer methods are taken for something else.
+    if whole.method().len() <= 32 {
+        assert_eq!(is_http(data), Some(true), "it is not taken for HTTP");
+        for length in 0..whole.head_length() {
+            assert_ne!(is_http(&data[..length]), Some(false), "its beginning is not taken for HTTP");
+        }
     }
     let mut out = Vec::new();
     // Of HTTP/1.0, a request may have no host.

@@ -6,8 +6,8 @@ pub mod cluster;
 pub mod echo;
 pub mod explain;
 pub mod files;
-pub mod names;
 pub mod standalone;
 mod watch;
 
 pub use standalone::{Standalone, StandaloneOptions};
+pub use weft_proxy::names;

@@ -212,7 +212,10 @@ async fn make<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &
     let h2 = match context.upstream.protocol.get() {
         BackendProtocol::H2c => true,
         BackendProtocol::Http1 => false,
-        BackendProtocol::Undeclared => context.rule.route.owner.kind == RouteKind::Grpc,
+        // In the mesh, clients speak with their servers what both of them know.
+        BackendProtocol::Undeclared => {
+            context.rule.route.owner.kind == RouteKind::Grpc || (D::HTTP2 && context.line.client.outbound.is_some())
+        }
     };
     if h2 && !context.line.upgrade {
         // Boxed, so that the common way over HTTP/1 does not hold the space for it.

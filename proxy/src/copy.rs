@@ -18,7 +18,7 @@ use crate::{
 /// With so much left to move, or so much moved already where nobody knows, a flow is long.
 const LONG: u64 = 64 * 1024;
 
-/// Copies `length` bytes, or all until `from` ends, and counts them in `moved`. Says whether `from` sent nothing beyond that.
+/// Copies `length` bytes, or all until `from` ends, and counts in `moved` those that have gone over. Says whether `from` sent nothing beyond that.
 pub(crate) async fn copy<A: Stream, B: Stream>(
     worker: &Worker,
     from: &Shared<A>,
@@ -35,28 +35,56 @@ pub(crate) async fn copy<A: Stream, B: Stream>(
     let mut copied = 0;
     let proved = |bytes: &[u8]| {
         copied += bytes.len() as u64;
-        spliced && length.is_none() && copied >= LONG
+        if spliced && length.is_none() && copied >= LONG {
+            Next::Last
+        } else {
+            Next::More
+        }
     };
     match pump(worker, from, to, length, moved, watchdog, proved).await? {
         Stop::Whole { clean } => return Ok(clean),
-        Stop::Ended => {}
+        // Nothing is held back here.
+        Stop::Ended | Stop::Held => {}
         Stop::Enough => splice::relay(worker, from, to, None, moved, watchdog).await?,
     }
     Ok(true)
 }
 
-/// Copies until `from` ends, or until `enough` says so of what goes over next, which goes over all the same. Says whether
-/// `from` has ended.
+/// What is to be done with bytes that were read, and after them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// They go over, and so does what comes after them.
+    More,
+    /// They go over, but no more need come by way of a buffer.
+    Last,
+    /// They do not go over: whoever says so has kept them.
+    Hold,
+}
+
+/// Where a copy that was watched stopped.
+pub(crate) enum Watched {
+    /// The sender has ended.
+    Ended,
+    /// After the last that had to be seen.
+    Seen,
+    /// Before what was held.
+    Held,
+}
+
+/// Copies until `from` ends, or until `next` says so of what goes over next.
 pub(crate) async fn watch<A: Stream, B: Stream>(
     worker: &Worker,
     from: &Shared<A>,
     to: &Shared<B>,
     moved: &Cell<u64>,
     watchdog: &Watchdog,
-    enough: impl FnMut(&[u8]) -> bool,
-) -> Result<bool, Broken> {
-    let stop = pump(worker, from, to, None, moved, watchdog, enough).await?;
-    Ok(matches!(stop, Stop::Ended))
+    next: impl FnMut(&[u8]) -> Next,
+) -> Result<Watched, Broken> {
+    Ok(match pump(worker, from, to, None, moved, watchdog, next).await? {
+        Stop::Ended => Watched::Ended,
+        Stop::Enough | Stop::Whole { .. } => Watched::Seen,
+        Stop::Held => Watched::Held,
+    })
 }
 
 /// Where a copy stopped.
@@ -67,6 +95,8 @@ enum Stop {
     Ended,
     /// No more needs to go by way of a buffer.
     Enough,
+    /// What was read last has not gone over.
+    Held,
 }
 
 fn pump<A: Stream, B: Stream>(
@@ -76,7 +106,7 @@ fn pump<A: Stream, B: Stream>(
     length: Option<u64>,
     moved: &Cell<u64>,
     watchdog: &Watchdog,
-    mut enough: impl FnMut(&[u8]) -> bool,
+    mut next: impl FnMut(&[u8]) -> Next,
 ) -> impl Future<Output = Result<Stop, Broken>> {
     let mut clean = true;
     let mut left = length.unwrap_or(u64::MAX);
@@ -94,6 +124,7 @@ fn pump<A: Stream, B: Stream>(
                 }
                 let sent = ready!(to.poll_write(cx, &kept.bytes[kept.sent..])).map_err(Broken::client)?;
                 kept.sent += sent;
+                moved.set(moved.get() + sent as u64);
                 watchdog.touch();
             }
             kept.release();
@@ -131,13 +162,20 @@ fn pump<A: Stream, B: Stream>(
                 read
             };
             left -= read as u64;
-            moved.set(moved.get() + read as u64);
             watchdog.touch();
-            stop = enough(&scratch[..read]);
+            match next(&scratch[..read]) {
+                Next::More => {}
+                Next::Last => stop = true,
+                Next::Hold => return Poll::Ready(Ok(Stop::Held)),
+            }
             let mut sent = 0;
             while sent < read {
                 match to.poll_write(cx, &scratch[sent..read]) {
-                    Poll::Ready(more) => sent += more.map_err(Broken::client)?,
+                    Poll::Ready(more) => {
+                        let more = more.map_err(Broken::client)?;
+                        sent += more;
+                        moved.set(moved.get() + more as u64);
+                    }
                     Poll::Pending => {
                         kept.bytes = worker.outgoing.take();
                         kept.bytes.extend_from_slice(&scratch[sent..read]);

@@ -15,11 +15,12 @@ use crate::{
     attempt::{self, Failure, Sent, guarded},
     auth::{self, Unanswered, Verdict},
     balance::{EndpointState, Outcome, backoff},
-    config::{Auth, BackendEntry, Found, Match, Rule, ServiceEntry, Snapshot, Target},
+    config::{Auth, BackendEntry, Found, Match, Rule, Snapshot, Target},
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
     fields::Fields,
     flag::Flag,
     h1::{Framing, Refusal},
+    intercepted::Outbound,
     log::{Record, now_ms},
     mirror,
     session::{self, Persistence},
@@ -118,9 +119,16 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         // Boxed, so that other requests do not hold the space for it.
         return Box::pin(prove(worker, account, request, &text)).await;
     }
-    let found = match snapshot.port(client.port) {
-        Some(port) => port.find(&view, client.sni()),
-        None => Found::NoRoute,
+    let found = match &client.outbound {
+        None => match snapshot.port(client.port) {
+            Some(port) => port.find(&view, client.sni()),
+            None => Found::NoRoute,
+        },
+        Some(outbound) => match outbound.frontend(&snapshot) {
+            Some(frontend) => frontend.find(&view),
+            // Boxed, so that other requests do not hold the space for it.
+            None => return Box::pin(direct(worker, client, outbound, request, account)).await,
+        },
     };
     let matched = match found {
         Found::Rule(matched) => matched,
@@ -154,7 +162,12 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     }
     // The view is made only where somebody looks at it: it checks that each of its texts is one.
     if !rule.filters.is_empty()
-        && let Some(direct) = (rule.filters).answer(&request.view(), matched.prefix, client.scheme(), client.port)
+        && let Some(direct) = (rule.filters).answer(
+            &request.view(),
+            matched.prefix,
+            client.scheme(),
+            client.destination().port(),
+        )
     {
         account.status = direct.status;
         return answer(worker, account, request, direct.headers).await;
@@ -199,7 +212,12 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         }
     }
     if !backend.filters.is_empty()
-        && let Some(direct) = (backend.filters).answer(&request.view(), matched.prefix, client.scheme(), client.port)
+        && let Some(direct) = (backend.filters).answer(
+            &request.view(),
+            matched.prefix,
+            client.scheme(),
+            client.destination().port(),
+        )
     {
         account.status = direct.status;
         return answer(worker, account, request, direct.headers).await;
@@ -212,11 +230,42 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         secure: client.tls.is_some(),
     });
     let started = account.started;
-    let mut plan = plan(request, &matched, backend, started, session);
+    let mut plan = plan(client, request, &matched, backend, started, session);
     plan.add = add;
     mirror::send(worker, &snapshot, client, request, &plan.rule.filters, &plan);
     mirror::send(worker, &snapshot, client, request, &plan.backend.filters, &plan);
-    forward(worker, client, request, account, entry, &plan).await;
+    forward(worker, client, request, account, worker.upstream(entry), &plan).await;
+}
+
+/// Sends a request to where its client was going: the Service has had routes when the client connected, and has none any
+/// more.
+async fn direct<D: Downstream>(
+    worker: &Rc<Worker>,
+    client: &Client,
+    outbound: &Outbound,
+    request: &mut D,
+    account: &mut Account,
+) {
+    let Some((rule, upstream)) = outbound.direct(worker, D::HTTP2) else {
+        account.fail(Flag::NoRoute, String::new());
+        return answer(worker, account, request, HeaderMap::new()).await;
+    };
+    let Some(backend) = rule.backends.first() else {
+        account.fail(Flag::NoBackend, String::new());
+        return answer(worker, account, request, HeaderMap::new()).await;
+    };
+    let plan = Plan {
+        rule,
+        backend,
+        target: None,
+        host: None,
+        origin: None,
+        deadline: None,
+        session: None,
+        identity: None,
+        add: Vec::new(),
+    };
+    forward(worker, client, request, account, upstream.clone(), &plan).await;
 }
 
 /// When a request must have ended.
@@ -235,7 +284,9 @@ async fn authorize<D: Downstream>(
     matched: &Match<'_>,
     auth: &Auth,
 ) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    request.head_mut().remove(&CLAIMS);
+    if client.is_told() {
+        request.head_mut().remove(&CLAIMS);
+    }
     let each = matched.rule.route.timeouts.backend_request;
     let limits = auth::Limits {
         end: deadline(matched.rule, account.started),
@@ -262,6 +313,7 @@ async fn authorize<D: Downstream>(
 
 /// Applies the request filters, and keeps what the tries need.
 fn plan<'a, D: Downstream>(
+    client: &Client,
     request: &mut D,
     matched: &Match<'a>,
     backend: &'a BackendEntry,
@@ -281,10 +333,14 @@ fn plan<'a, D: Downstream>(
             .fields
             .get("origin")
             .and_then(|origin| HeaderValue::from_bytes(origin).ok());
-        original_host = host.and_then(|_| HeaderValue::from_str(view.host).ok());
+        original_host = host
+            .filter(|_| client.is_told())
+            .and_then(|_| HeaderValue::from_str(view.host).ok());
     }
     let head = request.head_mut();
-    head.remove(&CLAIMS);
+    if client.is_told() {
+        head.remove(&CLAIMS);
+    }
     if let Some(original) = original_host {
         head.set(&header::HeaderName::from_static("x-forwarded-host"), &original);
     }
@@ -310,10 +366,9 @@ async fn forward<D: Downstream>(
     client: &Client,
     request: &mut D,
     account: &mut Account,
-    entry: &Arc<ServiceEntry>,
+    upstream: Rc<Upstream>,
     plan: &Plan<'_>,
 ) {
-    let upstream = worker.upstream(entry);
     account.upstream = Some(upstream.clone());
     upstream.budget.request(account.started);
     let secure = upstream.secure(plan.identity);
@@ -546,6 +601,9 @@ impl Account {
             rule.cells.count(self.status, failed, elapsed);
         }
         client.cells.count(self.status, failed, elapsed);
+        if let Some(outbound) = &client.outbound {
+            outbound.count(self.status, failed, elapsed);
+        }
         if self.flag != Flag::None {
             worker.count_flag(self.flag);
         }

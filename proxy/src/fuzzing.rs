@@ -9,7 +9,12 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::{config::Snapshot, intercepted::http1, l4::hello::Hello, tls};
+use crate::{
+    config::Snapshot,
+    intercepted::{first, http1},
+    l4::hello::Hello,
+    tls,
+};
 
 /// The TLS side of a port, as its connections have it.
 ///
@@ -61,4 +66,9 @@ pub fn observe(pieces: &[(bool, &[u8])]) -> (Vec<u16>, Option<String>) {
         over => over.to_string(),
     });
     (statuses, over)
+}
+
+/// Whether a client that begins like this is taken to speak HTTP; none if that cannot be told yet.
+pub fn is_http(bytes: &[u8]) -> Option<bool> {
+    first::is_http(bytes)
 }

@@ -31,6 +31,7 @@ mod listen;
 mod log;
 mod metrics;
 mod mirror;
+pub mod names;
 mod options;
 mod server;
 mod session;
@@ -44,7 +45,7 @@ mod worker;
 
 pub use config::{Resolution, Snapshot};
 pub use flag::Flag;
-pub use intercepted::{Direction, Intercept, Protocol};
+pub use intercepted::{Direction, Intercept, Outcome, Protocol};
 pub use latency::Latency;
 pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};
 pub use server::Proxy;

@@ -163,7 +163,7 @@ async fn plain(worker: Rc<Worker>, stream: TcpStream, client: Client) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    match h1::serve(&worker, &client, stream).await {
+    match h1::serve(&worker, &client, stream, None).await {
         h1::Served::Closed => {}
         h1::Served::Http2(stream, read) => {
             Box::pin(h2::serve(&worker, Rc::new(client), Prefixed::new(read, stream))).await;
@@ -192,7 +192,7 @@ async fn secure(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, peer: Socke
     if http2 {
         Box::pin(h2::serve(&worker, Rc::new(client), stream)).await;
     } else {
-        h1::serve(&worker, &client, stream).await;
+        h1::serve(&worker, &client, stream, None).await;
     }
 }
 
@@ -248,8 +248,8 @@ mod tests {
         // With what the runtime adds, a task of at most 1 KiB.
         assert!(size <= 880, "{size} bytes in clear");
         assert!(secure <= 880, "{secure} bytes over TLS");
-        // Two directions that are copied or spliced.
-        assert!(carried <= 1900, "{carried} bytes observed");
+        // What it is once that is known is boxed: see there.
+        assert!(carried <= 500, "{carried} bytes intercepted");
         assert!(tcp <= 1600, "{tcp} bytes as it is");
         assert!(through <= 1700, "{through} bytes of TLS as it is");
     }

@@ -260,6 +260,20 @@ fn intercepted(out: &mut String, seen: &Intercepted) {
         let labels = [("direction", direction.as_str())];
         line(out, "weft_intercepted_lost_total", &labels, count);
     }
+    family(
+        out,
+        "weft_routed_connections",
+        "counter",
+        "Connections to Service ports that have routes, by what came of them.",
+    );
+    for (outcome, count) in &seen.routed {
+        line(
+            out,
+            "weft_routed_connections_total",
+            &[("outcome", outcome.as_str())],
+            count,
+        );
+    }
     let mut busiest: Vec<DestinationStats> = seen.destinations.clone();
     // Those without an address are many already.
     busiest.sort_by_key(|destination| {

@@ -42,6 +42,8 @@ pub struct Limits {
     pub udp_idle_timeout: Duration,
     /// How long connecting to an endpoint may take.
     pub connect_timeout: Duration,
+    /// How long connecting to where an intercepted connection was going may take.
+    pub carried_connect_timeout: Duration,
     /// Streams of one HTTP/2 connection at a time.
     pub streams: u32,
     /// Requests that one worker has in flight; beyond it, new ones get 503.
@@ -63,6 +65,9 @@ impl Default for Limits {
             tcp_idle_timeout: Duration::from_secs(3600),
             udp_idle_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
+            // The kernel's own patience with a peer that does not answer is a little over two minutes, which is what an
+            // application would have without a sidecar.
+            carried_connect_timeout: Duration::from_secs(135),
             streams: 128,
             pending: 16_384,
             idle_per_endpoint: 256,

@@ -10,7 +10,7 @@ use weft_model::{RouteKey, ServiceKey};
 
 use crate::{
     flag::Flag,
-    intercepted::{Direction, Protocol, Seen},
+    intercepted::{Direction, Outcome, Protocol, Seen},
     latency::{Histogram, Latency},
 };
 
@@ -133,6 +133,8 @@ pub struct Intercepted {
     pub protocols: Vec<(Direction, Protocol, u64)>,
     /// Those of HTTP/1 whose requests could no longer be told apart.
     pub lost: Vec<(Direction, u64)>,
+    /// Those to Service ports that have routes, by what came of them.
+    pub routed: Vec<(Outcome, u64)>,
     /// Where they went.
     pub destinations: Vec<DestinationStats>,
 }

@@ -4,6 +4,7 @@
 mod intercept;
 mod ports;
 mod run;
+mod told;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! The sidecar at work: connections that were turned to it are carried to where they were going, and observed.
+//! The sidecar at work: connections that were turned to it are carried to where they were going, and observed; what goes to a
+//! Service that has routes goes by these.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -20,20 +21,25 @@ use weft_proxy::{
     descriptors,
 };
 
-use crate::ports::{ADMIN, PROBES, Ports};
+use crate::{
+    ports::{ADMIN, PROBES, Ports},
+    told,
+};
 
 /// A sidecar needs few: it stands beside one application.
 const WORKERS: usize = 2;
 
-/// The kernel's own patience with a peer that does not answer is a little over two minutes, which is what an application
-/// would have had without a sidecar.
-const CONNECT: Duration = Duration::from_secs(135);
+/// How long a request or its answer may stand still. Without a sidecar there would be no limit, and there are streams on which
+/// nothing is said for long; this one is only for those whose other side is gone.
+const STILL: Duration = Duration::from_secs(3600);
 
 /// How connections are carried.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     ports: Ports,
+    #[command(flatten)]
+    operator: told::Operator,
     /// The port of /ready, /live and /metrics, which others reach
     #[arg(long, default_value_t = PROBES, value_name = "PORT")]
     probes_port: u16,
@@ -65,7 +71,7 @@ impl Args {
             // The time to drain is over before the data plane is told to stop: see `drained`.
             drain: Duration::ZERO,
             limits: Limits {
-                connect_timeout: CONNECT,
+                stream_idle_timeout: STILL,
                 ..Limits::default()
             },
             access_log: self.access_log.sampled(self.access_log_sample),
@@ -76,7 +82,8 @@ impl Args {
 /// Runs until the pod is told to end.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     descriptors::raise();
-    // The data plane has threads of its own; this one is for the admin pages.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // The data plane has threads of its own; this one is for the admin pages and the stream of the operator.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -88,6 +95,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let proxy = Arc::new(Proxy::start(args.options()).context("the data plane cannot start")?);
     let state = Arc::new(State::new(proxy.clone()));
+    let told = args.operator.ask(&proxy)?;
     probes(args.probes_port, &state).await?;
     let bound = admin::start(args.admin, Pages::All, state.clone()).await;
     bound.with_context(|| format!("the admin address {} cannot be bound", args.admin))?;
@@ -97,6 +105,9 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
             inbound: args.ports.inbound_port,
         })
         .await?;
+    if let Some(told) = &told {
+        told.settle().await;
+    }
     state.set_ready();
     tracing::info!(
         outbound = args.ports.outbound_port,

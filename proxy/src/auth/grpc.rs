@@ -67,7 +67,7 @@ pub(super) fn call<D: Downstream>(client: &Client, request: &D, told: &[HeaderNa
     let check = CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(peer(client.peer)),
-            destination: Some(peer(SocketAddr::from(([0, 0, 0, 0], client.port)))),
+            destination: Some(peer(client.destination())),
             request: Some(Request {
                 time: Some(Timestamp {
                     seconds: i64::try_from(since.as_secs()).unwrap_or(0),

@@ -1,5 +1,7 @@
 //! From changes to snapshots.
 
+mod frontends;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
@@ -15,8 +17,9 @@ use weft_model::{
 
 use super::{
     BackendTls, Endpoint, L4Rule, Named, Place, Port, Resolution, Rule, ServiceEntry, ServiceId, Snapshot,
+    attached::Attached,
     certificate::CertificateEntry,
-    port::{Attached, Served},
+    port::Served,
     trust::{ClientVerification, TrustEntry},
 };
 use crate::session::Session;
@@ -32,7 +35,7 @@ pub struct Configuration {
     names: HashMap<ServiceKey, Name>,
     /// What each service's workloads say of it. It may not exist (yet).
     endpoints: Index<ServiceKey, (WorkloadKey, SocketAddr)>,
-    /// The routes that name a listener. It may not exist (yet).
+    /// The routes that name a listener or frontend. It may not exist (yet).
     attached: Index<ListenerKey, RouteKey>,
     /// The listeners and services that name a certificate. It may not exist (yet).
     shown_by: Index<CertificateKey, Key>,
@@ -43,6 +46,8 @@ pub struct Configuration {
     by_port: Index<Place, ListenerKey>,
     /// The listeners that are on their port, in the version that is.
     served: HashMap<ListenerKey, Arc<Listener>>,
+    /// The frontends of an address, in the order in which they are asked.
+    by_address: Index<SocketAddr, frontends::Turn>,
     touched: Touched,
 }
 
@@ -58,6 +63,7 @@ struct Touched {
     certificates: HashSet<CertificateKey>,
     trust_bundles: HashSet<TrustBundleKey>,
     names: HashSet<String>,
+    addresses: HashSet<SocketAddr>,
 }
 
 /// A service's number, kept as long as somebody uses it: a rule that names it, or the service itself.
@@ -98,8 +104,7 @@ impl Configuration {
                 Change::Upsert(Resource::Service(service)) => self.put_service(service),
                 Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
                 Change::Upsert(Resource::L4Route(route)) => Ok(self.put_l4_route(route)),
-                // What sidecars do with it comes with them.
-                Change::Upsert(Resource::Frontend(_)) => Ok(false),
+                Change::Upsert(Resource::Frontend(frontend)) => self.put_frontend(frontend),
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
             match done {
@@ -120,6 +125,9 @@ impl Configuration {
             self.settle_trust_bundle(key, &mut rejected);
         }
         self.settle_ports(&touched.ports, &mut rejected);
+        for address in touched.addresses {
+            self.settle_address(address);
+        }
         for key in &touched.certificates {
             self.settle_certificate(key, &mut rejected);
         }
@@ -174,7 +182,7 @@ impl Configuration {
             Key::Route(key) => self.remove_route(key),
             Key::Listener(key) => self.remove_listener(key),
             Key::L4Route(key) => self.remove_l4_route(key),
-            Key::Frontend(_) => false,
+            Key::Frontend(key) => self.remove_frontend(key),
         }
     }
 
@@ -550,7 +558,7 @@ impl Configuration {
         true
     }
 
-    /// Puts a rule on its listeners.
+    /// Puts a rule on its listeners and frontends.
     fn attach(&mut self, rule: &Attached) {
         for key in rule.listeners() {
             self.attached.entry(key.clone()).or_default().insert(rule.key().clone());
@@ -559,10 +567,11 @@ impl Configuration {
             {
                 Arc::make_mut(port).group(listener).attach(rule);
             }
+            self.change_frontend(key, |frontend| frontend.attach(rule));
         }
     }
 
-    /// Takes a rule off its listeners and gives back the services it names.
+    /// Takes a rule off its listeners and frontends and gives back the services it names.
     fn detach(&mut self, rule: &Attached) {
         for key in rule.listeners() {
             remove_from(&mut self.attached, key, rule.key());
@@ -571,6 +580,7 @@ impl Configuration {
             {
                 Arc::make_mut(port).group(listener).detach(rule);
             }
+            self.change_frontend(key, |frontend| frontend.detach(rule));
         }
         match rule {
             Attached::Http(rule) => rule.route.services().for_each(|service| self.release(service)),
@@ -783,7 +793,7 @@ mod tests {
                 "client": {"trustBundles": [format!("ConfigMap/n/{version}")]}}}),
             ),
             read(
-                serde_json::json!({"kind": "route", "key": "r", "listeners": ["g/g/l", listener],
+                serde_json::json!({"kind": "route", "key": "r", "listeners": ["g/g/l", listener, "Service/n/f:80"],
                 "owner": {"kind": "HTTPRoute", "namespace": "n", "name": "r", "rule": 0, "created": 0},
                 "matches": [{"path": {"prefix": path}}, {"path": {"exact": path}}, {"path": {"regex": path}}],
                 "filters": [mirror.clone()],
@@ -800,6 +810,10 @@ mod tests {
             read(
                 serde_json::json!({"kind": "workload", "key": "n/w", "address": "10.0.0.1", "services": {service: 80}}),
             ),
+            read(
+                serde_json::json!({"kind": "frontend", "key": "Service/n/f:80", "service": "n/f:80", "protocol": "HTTP",
+                "addresses": [format!("10.96.0.{version}"), "fd00::1"]}),
+            ),
         ]
     }
 
@@ -809,7 +823,7 @@ mod tests {
         for version in [1, 2, 1, 2] {
             let applied = configuration.apply(everything(version));
             assert_eq!(applied.rejected, []);
-            assert_eq!(applied.snapshot.resources().len(), 5);
+            assert_eq!(applied.snapshot.resources().len(), 6);
         }
         let keys: Vec<_> = configuration.current.resources().iter().map(Resource::key).collect();
         for key in keys {
@@ -827,6 +841,8 @@ mod tests {
         assert!(configuration.next.names.is_empty());
         assert_eq!(configuration.by_port.len(), 0);
         assert_eq!(configuration.served.len(), 0);
+        assert_eq!(configuration.by_address.len(), 0);
+        assert!(configuration.next.frontends_at.is_empty());
         assert!(configuration.current.challenges().is_none());
     }
 

@@ -10,10 +10,11 @@ use weft_model::{
 
 use super::{
     Flow, Found, Match, Rule, Snapshot, Target,
+    attached::hostnames,
     hosts::Host,
     matcher::{Unmet, parameter_of},
     paths::{Candidate, prefix_key},
-    port::{Group, Port, Selected, hostnames},
+    port::{Group, Port, Selected},
     table::{Affix, Segments},
 };
 use crate::fields::{Fields, RequestView};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weft_model::{BackendTarget, HostPattern, L4Route, ServiceKey};
 
-use super::{ServiceId, Target, hosts::HostTable, port::hostnames};
+use super::{ServiceId, Target, attached::hostnames, hosts::HostTable};
 
 /// A rule of a route that does not look into what it carries.
 #[derive(Debug)]
@@ -49,6 +49,10 @@ impl L4Rules {
     /// The rule that takes a connection. The most specific hostname is asked, and of its rules the oldest.
     pub(super) fn find(&self, host: &str) -> Option<&Arc<L4Rule>> {
         self.0.matching(host).find_map(|rules| rules.first())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(super) fn attach(&mut self, rule: &Arc<L4Rule>, listener: Option<&HostPattern>) {

@@ -4,6 +4,7 @@
 //! snapshots share everything that did not change between them, so an edit costs the same among 5,000 routes as among
 //! 50. Everything here is pure: it opens no socket, reads no clock and holds no request state.
 
+mod attached;
 mod auth;
 mod certificate;
 mod challenges;
@@ -11,6 +12,7 @@ mod configuration;
 mod cors;
 mod explain;
 mod filters;
+mod frontend;
 mod hosts;
 mod l4;
 mod matcher;
@@ -29,6 +31,7 @@ pub use configuration::{Applied, Configuration};
 pub use explain::{Explanation, Opaque, Passed, Reason, Share, Step, Taken, Verdict, explain};
 pub(crate) use filters::HOP;
 pub use filters::{Answer, Filters, MirrorTarget};
+pub use frontend::FrontendEntry;
 pub use l4::L4Rule;
 pub(crate) use names::Named;
 pub use names::Resolution;

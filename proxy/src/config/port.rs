@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
-use smallvec::SmallVec;
 use weft_model::{HostPattern, Listener, ListenerProtocol};
 
 use super::{
     L4Rule, Rule,
+    attached::{Attached, Hosts, Rules},
     certificate::covers,
     hosts::{Host, HostTable},
-    l4::L4Rules,
-    paths::{Candidate, PathTable},
+    paths::Candidate,
     trust::ClientVerification,
 };
 use crate::fields::{Fields, RequestView};
@@ -35,8 +34,7 @@ pub(super) struct Group {
     pub(super) hostname: Option<HostPattern>,
     /// By key.
     pub(super) listeners: Vec<Served>,
-    hosts: HostTable<Arc<PathTable>>,
-    l4: L4Rules,
+    rules: Rules,
 }
 
 /// A listener and its certificates, as far as they are there.
@@ -81,13 +79,6 @@ pub struct Flow<'s> {
     pub rule: &'s Arc<L4Rule>,
     /// The listener by which it comes. TLS is terminated if that one says so, and else passed through.
     pub listener: &'s Arc<Listener>,
-}
-
-/// A rule of either sort, as listeners have it.
-#[derive(Clone)]
-pub(super) enum Attached {
-    Http(Arc<Rule>),
-    L4(Arc<L4Rule>),
 }
 
 /// The listeners that a request is for.
@@ -229,8 +220,7 @@ impl Port {
         let new = || Group {
             hostname: hostname.cloned(),
             listeners: Vec::new(),
-            hosts: HostTable::default(),
-            l4: L4Rules::default(),
+            rules: Rules::default(),
         };
         Arc::make_mut(self.groups.entry(hostname, || Arc::new(new())))
     }
@@ -242,14 +232,12 @@ impl Port {
 
 impl Group {
     fn find<'s, F: Fields>(&'s self, request: &RequestView<'_, F>, host: &Host<'_>) -> Option<Match<'s>> {
-        self.hosts.matching(host.as_str()).find_map(|paths| {
-            let (Candidate { rule, index }, prefix) = paths.find(request)?;
-            Some(Match {
-                rule,
-                index: *index,
-                prefix,
-                identity: self.identity(rule),
-            })
+        let (Candidate { rule, index }, prefix) = self.rules.find(request, host.as_str())?;
+        Some(Match {
+            rule,
+            index: *index,
+            prefix,
+            identity: self.identity(rule),
         })
     }
 
@@ -262,62 +250,17 @@ impl Group {
 
     /// Who takes a connection, and by which listener it came to it.
     fn flow(&self, host: &Host<'_>) -> Option<Flow<'_>> {
-        let rule = self.l4.find(host.as_str())?;
+        let rule = self.rules.flow(host.as_str())?;
         let mut listeners = self.listeners.iter().map(|served| &served.listener);
         let listener = listeners.find(|listener| rule.route.listeners.contains(&listener.key))?;
         Some(Flow { rule, listener })
     }
 
     pub(super) fn attach(&mut self, rule: &Attached) {
-        let rule = match rule {
-            Attached::Http(rule) => rule,
-            Attached::L4(rule) => return self.l4.attach(rule, self.hostname.as_ref()),
-        };
-        for hostname in hostnames(&rule.route.hostnames, self.hostname.as_ref()) {
-            let paths = Arc::make_mut(self.hosts.entry(hostname.as_ref(), Arc::default));
-            for index in 0..rule.matchers.len() {
-                paths.insert(Candidate {
-                    rule: Arc::clone(rule),
-                    index,
-                });
-            }
-        }
+        self.rules.attach(rule, Hosts::Listeners(self.hostname.as_ref()));
     }
 
     pub(super) fn detach(&mut self, rule: &Attached) {
-        let rule = match rule {
-            Attached::Http(rule) => rule,
-            Attached::L4(rule) => return self.l4.detach(rule, self.hostname.as_ref()),
-        };
-        for hostname in hostnames(&rule.route.hostnames, self.hostname.as_ref()) {
-            if self.hosts.get(hostname.as_ref()).is_none() {
-                continue;
-            }
-            let paths = Arc::make_mut(self.hosts.entry(hostname.as_ref(), Arc::default));
-            for index in 0..rule.matchers.len() {
-                paths.remove(&Candidate {
-                    rule: Arc::clone(rule),
-                    index,
-                });
-            }
-            if paths.is_empty() {
-                self.hosts.remove(hostname.as_ref());
-            }
-        }
+        self.rules.detach(rule, Hosts::Listeners(self.hostname.as_ref()));
     }
-}
-
-/// The hosts for which a route is served by listeners of this hostname; `None` among them is any host.
-pub(super) fn hostnames(route: &[HostPattern], listener: Option<&HostPattern>) -> SmallVec<[Option<HostPattern>; 1]> {
-    if route.is_empty() {
-        return SmallVec::from_iter([listener.cloned()]);
-    }
-    let mut hostnames = SmallVec::new();
-    for hostname in route {
-        let both = listener.map_or_else(|| Some(hostname.clone()), |listener| listener.intersect(hostname));
-        if both.is_some() && !hostnames.contains(&both) {
-            hostnames.push(both);
-        }
-    }
-    hostnames
 }

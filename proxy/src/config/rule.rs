@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_model::{BackendTarget, Route, ServiceKey};
+use weft_model::{Backend, BackendTarget, Route, RouteKind, RouteOwner, ServiceKey, Timeouts};
 
 use super::{Filters, ServiceId, matcher::Matcher};
 use crate::session::Session;
@@ -47,6 +47,37 @@ pub enum Target {
 }
 
 impl Rule {
+    /// One that does nothing to a request, for where there is none in the configuration.
+    pub(crate) fn passing() -> Result<Self, String> {
+        let owner = RouteOwner {
+            kind: RouteKind::Http,
+            namespace: String::new(),
+            name: String::new(),
+            rule: 0,
+            rule_name: None,
+            created: 0,
+        };
+        let backend = Backend {
+            weight: 1,
+            target: BackendTarget::Invalid(String::new()),
+            filters: Vec::new(),
+        };
+        let route = Route {
+            key: "".into(),
+            owner,
+            listeners: Vec::new(),
+            hostnames: Vec::new(),
+            matches: Vec::new(),
+            filters: Vec::new(),
+            backends: vec![backend],
+            timeouts: Timeouts::default(),
+            retry: None,
+            session: None,
+            broken: None,
+        };
+        Self::new(0, Arc::new(route), &|_| ServiceId(0))
+    }
+
     /// Compiles a route. `id_of` knows every service that [`Route::services`] names.
     pub(super) fn new(id: u64, route: Arc<Route>, id_of: &dyn Fn(&ServiceKey) -> ServiceId) -> Result<Self, String> {
         let mut matchers = Vec::with_capacity(route.matches.len());

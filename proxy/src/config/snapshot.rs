@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use weft_model::{
-    CertificateKey, Listener, ListenerKey, Resource, RouteKey, Service, ServiceKey, Transport, TrustBundleKey,
-    Workload, WorkloadKey,
+    BackendProtocol, CertificateKey, Listener, ListenerKey, Resource, RouteKey, Service, ServiceKey, Transport,
+    TrustBundleKey, Workload, WorkloadKey,
 };
 
 use super::{
-    BackendTls, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry, challenges::Challenges, names,
-    table::Table, trust::TrustEntry,
+    BackendTls, FrontendEntry, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry,
+    challenges::Challenges, names, table::Table, trust::TrustEntry,
 };
 use crate::{flag::Flag, session::Session};
 
@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub(super) routes: Table<RouteKey, Arc<Rule>>,
     pub(super) l4_routes: Table<RouteKey, Arc<L4Rule>>,
     pub(super) listeners: Table<ListenerKey, Arc<Listener>>,
+    pub(super) frontends: Table<ListenerKey, Arc<FrontendEntry>>,
+    /// Whose routes are for what is sent to an address; none for an address whose Service has no routes.
+    pub(super) frontends_at: Table<SocketAddr, ListenerKey>,
 }
 
 /// A port, and what its sockets are of: a number may be used once for each.
@@ -69,6 +72,31 @@ pub struct Endpoint {
 }
 
 impl ServiceEntry {
+    /// An address that stands for itself: no Service of the configuration.
+    pub(crate) fn of_address(address: SocketAddr, protocol: BackendProtocol) -> Self {
+        let service = Service {
+            key: address.to_string().into(),
+            protocol,
+            names: Vec::new(),
+            session: None,
+            retry_budget: None,
+            tls: None,
+            broken: None,
+        };
+        let endpoint = Endpoint {
+            address,
+            workload: address.to_string().into(),
+        };
+        Self {
+            id: ServiceId(0),
+            service: Arc::new(service),
+            session: None,
+            endpoints: Arc::new([endpoint]),
+            names: Arc::default(),
+            tls: None,
+        }
+    }
+
     /// Why it has no endpoint: how that is flagged, and in words if there is more to say.
     pub(crate) fn nowhere(&self) -> (Flag, String) {
         names::nowhere(&self.names)
@@ -95,6 +123,11 @@ impl Snapshot {
     /// A port of UDP by its number in the manifests.
     pub fn udp_port(&self, number: u16) -> Option<&Arc<Port>> {
         self.ports.get(&(number, Transport::Udp))
+    }
+
+    /// The Service port that has an address, if it has routes. Else, what is sent there goes where it was going.
+    pub fn frontend(&self, address: SocketAddr) -> Option<&Arc<FrontendEntry>> {
+        self.frontends.get(self.frontends_at.get(&address)?)
     }
 
     /// A service by its key.
@@ -164,6 +197,10 @@ impl Snapshot {
             .listeners
             .values()
             .map(|listener| Resource::Listener(Arc::clone(listener)));
+        let frontends = self
+            .frontends
+            .values()
+            .map(|entry| Resource::Frontend(Arc::clone(&entry.frontend)));
         let mut all: Vec<_> = certificates
             .chain(trust_bundles)
             .chain(challenges)
@@ -171,6 +208,7 @@ impl Snapshot {
             .chain(services)
             .chain(routes)
             .chain(l4_routes)
+            .chain(frontends)
             .chain(listeners)
             .collect();
         all.sort_by_cached_key(Resource::key);

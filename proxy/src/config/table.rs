@@ -75,6 +75,16 @@ impl<K: Hash + Eq + Clone, V: Clone> Table<K, V> {
             .expect("it was there, or has just been inserted")
     }
 
+    /// The value of a key that is there, to be changed. Copies its shard if it is shared.
+    pub(super) fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.get(key)?;
+        let index = shard_of(key, self.shards.len());
+        Arc::make_mut(&mut self.shards[index]).get_mut(key)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.shards.iter().flat_map(|shard| shard.iter())
     }

@@ -50,14 +50,19 @@ enum Arrived {
     Closed,
 }
 
-/// Serves requests on a connection until either side closes it.
-pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: &Client, stream: S) -> Served<S> {
+/// Serves requests on a connection until either side closes it. What has been read of it already is in `carried`.
+pub(crate) async fn serve<S: Stream>(
+    worker: &Rc<Worker>,
+    client: &Client,
+    stream: S,
+    mut carried: Option<Pooled>,
+) -> Served<S> {
     let stream = Shared::new(stream);
     let watchdog = worker.watchdogs.watch();
-    let mut carried = None;
     let mut first = client.tls.is_none();
     loop {
-        let arrived = read_head(worker, &stream, &watchdog, carried.take(), first).await;
+        let idle = client.idle_timeout(worker);
+        let arrived = read_head(worker, &stream, &watchdog, carried.take(), first, idle).await;
         first = false;
         match arrived {
             Arrived::Request(message) => {
@@ -111,7 +116,7 @@ async fn one<S: Stream>(
         Framing::Length(length) => message.rest().len() as u64 >= length,
         _ => false,
     };
-    let close = !message.keep_alive() || !worker.serves(client.port);
+    let close = !message.keep_alive() || !client.is_served(worker);
     let mut request = H1Request {
         worker,
         stream,
@@ -164,6 +169,7 @@ async fn read_head<S: Stream>(
     watchdog: &Watchdog,
     carried: Option<Pooled>,
     first: bool,
+    idle: Duration,
 ) -> Arrived {
     let limits = Limits {
         head_bytes: worker.options.limits.head_bytes,
@@ -174,7 +180,7 @@ async fn read_head<S: Stream>(
     let wait = if first || held.is_some() {
         timeouts.head_timeout
     } else {
-        timeouts.idle_timeout
+        idle
     };
     watchdog.arm(worker.coarse_now(), wait);
     watchdog.set_idle(held.is_none());
@@ -327,6 +333,7 @@ pub(crate) struct H1Responder<'d, S> {
 }
 
 impl<S: Stream> Downstream for H1Request<'_, S> {
+    const HTTP2: bool = false;
     type Head = Message;
     type Body<'d>
         = H1RequestBody<'d, S>

@@ -47,6 +47,7 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Serves the streams of a connection until it ends.
 pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, stream: S) {
     let limits = &worker.options.limits;
+    let patience = client.idle_timeout(worker);
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), limits.head_timeout);
     let mut builder = server::Builder::new();
@@ -82,7 +83,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
     });
     let mut leaving = false;
     watchdog.set_idle(true);
-    watchdog.arm(worker.coarse_now(), limits.idle_timeout);
+    watchdog.arm(worker.coarse_now(), patience);
     loop {
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = connection.poll_accept(cx) {
@@ -95,7 +96,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
         });
         match accepted.await {
             Some(Some(Ok((request, respond)))) => {
-                let stays = worker.serves(client.port) && client.is_trusted(&worker.snapshot());
+                let stays = client.is_served(worker) && client.is_trusted(&worker.snapshot());
                 if !stays && !leaving {
                     connection.graceful_shutdown();
                     watchdog.set_idle(false);
@@ -121,7 +122,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
                 if leaving && idle {
                     return;
                 }
-                let left = (streams.ended.get() + limits.idle_timeout).saturating_duration_since(now);
+                let left = (streams.ended.get() + patience).saturating_duration_since(now);
                 if worker.draining.get() || (idle && left.is_zero()) {
                     // GOAWAY: what is under way ends, nothing new begins. From here on only its own deadline ends it: a
                     // request may be on its way that was sent before the client knew.
@@ -134,7 +135,7 @@ pub(crate) async fn serve<S: Stream>(worker: &Rc<Worker>, client: Rc<Client>, st
                 } else if idle {
                     left
                 } else {
-                    limits.idle_timeout
+                    patience
                 };
                 watchdog.arm(now, wait);
             }
@@ -226,6 +227,7 @@ pub(crate) struct H2Responder<'d> {
 }
 
 impl Downstream for H2Request {
+    const HTTP2: bool = true;
     type Head = HeaderMap;
     type Body<'d> = H2RequestBody<'d>;
     type Responder<'d> = H2Responder<'d>;

@@ -6,9 +6,10 @@ pub(crate) mod h2;
 
 use std::{
     cell::OnceCell,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -19,11 +20,13 @@ use crate::{
     fields::{Fields, RequestView},
     flag::Flag,
     h1::{Framing, Message},
+    intercepted::Outbound,
     io::{Shared, Stream},
     tls::Tls,
     traffic::Cells,
     upstream::BackendStream,
     watchdog::Watchdog,
+    worker::Worker,
 };
 
 /// Who sends requests, and by what way they came in.
@@ -33,6 +36,8 @@ pub(crate) struct Client {
     pub(crate) port: u16,
     /// Present on a TLS connection; boxed, so that one in clear does not hold the space.
     pub(crate) tls: Option<Box<Tls>>,
+    /// Present where it was on its way to a Service and was turned here.
+    pub(crate) outbound: Option<Box<Outbound>>,
     /// Where the requests of the port are counted.
     pub(crate) cells: Rc<Cells>,
     /// The value of `X-Forwarded-For`, made for the first request that goes on by HTTP/2.
@@ -48,13 +53,56 @@ impl Client {
             peer,
             port,
             tls: tls.map(Box::new),
+            outbound: None,
             cells,
             forwarded_for: OnceCell::new(),
         }
     }
 
+    /// One that was on its way to a Service.
+    pub(crate) fn turned(peer: SocketAddr, port: u16, outbound: Outbound, cells: Rc<Cells>) -> Self {
+        Self {
+            outbound: Some(Box::new(outbound)),
+            ..Self::new(peer, port, None, cells)
+        }
+    }
+
+    /// Whether its backends are told who it is. At the edge nobody else could tell them; in the mesh they are told what it
+    /// says itself, and nothing else.
+    pub(crate) fn is_told(&self) -> bool {
+        self.outbound.is_none()
+    }
+
+    /// Where it sends its requests, as far as is known.
+    pub(crate) fn destination(&self) -> SocketAddr {
+        let here = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port));
+        self.outbound.as_ref().map_or(here, |outbound| outbound.address)
+    }
+
+    /// Whether what it sends is still served by routes. If not, its connection ends with the next request.
+    pub(crate) fn is_served(&self, worker: &Worker) -> bool {
+        match &self.outbound {
+            None => worker.serves(self.port),
+            Some(outbound) => outbound.is_routed(&worker.snapshot()),
+        }
+    }
+
+    /// How long its connection may lie idle between requests. In the mesh it is for the application to end it: one that it
+    /// has just lost is a request that fails.
+    pub(crate) fn idle_timeout(&self, worker: &Worker) -> Duration {
+        let limits = &worker.options.limits;
+        if self.outbound.is_some() {
+            limits.tcp_idle_timeout
+        } else {
+            limits.idle_timeout
+        }
+    }
+
     /// The field lines that tell an HTTP/1.1 backend who asked.
     pub(crate) fn forwarded<'l>(&self, lines: &'l mut [u8; FORWARDED]) -> &'l [u8] {
+        if !self.is_told() {
+            return &[];
+        }
         let mut length = 0;
         let mut put = |bytes: &[u8]| {
             lines[length..length + bytes.len()].copy_from_slice(bytes);
@@ -70,6 +118,9 @@ impl Client {
 
     /// The same for an HTTP/2 backend.
     pub(crate) fn insert_forwarded(&self, headers: &mut HeaderMap) {
+        if !self.is_told() {
+            return;
+        }
         let address = self.forwarded_for.get_or_init(|| {
             let mut text = Vec::with_capacity(40);
             self.write_address(&mut |bytes| text.extend_from_slice(bytes));
@@ -135,6 +186,8 @@ pub(crate) enum ResponseFields<'a> {
 
 /// A request under way, whatever the protocol it came by.
 pub(crate) trait Downstream {
+    /// Whether it came by HTTP/2.
+    const HTTP2: bool;
     /// Its header fields.
     type Head: Fields;
     /// Its body, while the response is under way too.

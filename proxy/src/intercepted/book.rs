@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Direction, Protocol};
+use super::{Direction, Outcome, Protocol};
 use crate::{
     l4::Story,
     traffic::{Cells, DestinationStats, Intercepted},
@@ -27,6 +27,7 @@ pub(crate) struct Book {
     others: [Rc<Destination>; 2],
     protocols: [[Cell<u64>; Protocol::COUNT]; 2],
     lost: [Cell<u64>; 2],
+    routed: [Cell<u64>; Outcome::COUNT],
 }
 
 /// What was counted of one destination.
@@ -70,6 +71,11 @@ impl Book {
         add(&self.lost[direction as usize], 1);
     }
 
+    /// Counts what came of a connection to a Service port that has routes.
+    pub(super) fn routed(&self, outcome: Outcome) {
+        add(&self.routed[outcome as usize], 1);
+    }
+
     pub(crate) fn read(&self) -> Seen {
         let destinations = self.destinations.borrow();
         let known = destinations.iter().map(|((direction, address), destination)| {
@@ -87,6 +93,7 @@ impl Book {
                 std::array::from_fn(|protocol| self.protocols[direction][protocol].get())
             }),
             lost: std::array::from_fn(|direction| self.lost[direction].get()),
+            routed: std::array::from_fn(|outcome| self.routed[outcome].get()),
         }
     }
 }
@@ -153,6 +160,7 @@ pub(crate) struct Seen {
     destinations: HashMap<(Direction, Option<SocketAddr>), DestinationStats>,
     protocols: [[u64; Protocol::COUNT]; 2],
     lost: [u64; 2],
+    routed: [u64; Outcome::COUNT],
 }
 
 impl Seen {
@@ -170,6 +178,8 @@ impl Seen {
             .iter_mut()
             .zip(other.lost)
             .for_each(|(sum, more)| *sum += more);
+        let routed = self.routed.iter_mut().zip(other.routed);
+        routed.for_each(|(sum, more)| *sum += more);
     }
 
     /// The sums, in an order that stays.
@@ -182,9 +192,11 @@ impl Seen {
             counted.map(move |(protocol, count)| (direction, protocol, count))
         });
         let lost = Direction::ALL.into_iter().zip(self.lost);
+        let routed = Outcome::ALL.into_iter().zip(self.routed);
         Intercepted {
             protocols: protocols.filter(|(.., count)| *count > 0).collect(),
             lost: lost.filter(|(_, count)| *count > 0).collect(),
+            routed: routed.filter(|(_, count)| *count > 0).collect(),
             destinations,
         }
     }

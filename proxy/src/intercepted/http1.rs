@@ -156,6 +156,12 @@ impl Conversation {
         }
     }
 
+    /// Whether there was a request, and all there were have been answered.
+    pub(super) fn is_between(&self) -> bool {
+        let quiet = self.requests.is_between() && self.answers.is_between();
+        self.recognised && quiet && self.pending.is_empty()
+    }
+
     /// How the client goes on.
     pub(super) fn requests(&mut self) -> &mut Reader {
         &mut self.requests

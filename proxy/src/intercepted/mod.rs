@@ -1,27 +1,43 @@
 //! Connections that were on their way elsewhere and that the network rules of a pod have turned to this process: carried on
 //! to where they were going, as they are, and observed. Not a byte is changed, held back or added, whatever they speak; what
-//! is seen of it is counted.
+//! is seen of it is counted. What goes to a Service that has routes goes by these ([`outbound`]).
 //!
 //! The original destination decides where a connection goes, never what it says of itself.
 
 mod book;
+pub(crate) mod first;
 pub(crate) mod http1;
 mod observer;
 mod original;
+mod outbound;
 
-use std::{io, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+use std::{
+    future::{Future as _, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-pub(crate) use self::book::{Book, Seen};
+pub use self::outbound::Outcome;
+pub(crate) use self::{
+    book::{Book, Seen},
+    outbound::Outbound,
+};
 use self::{
     book::{Destination, Open},
     observer::{Observer, Side, Unseen},
 };
 use crate::{
+    balance::InFlight,
     body::{BodyError, Broken},
-    copy::{copy, watch},
+    copy::{Next, Watched, copy, watch},
+    downstream::Client,
     flag::Flag,
     io::{Shared, Stream},
     l4::{
@@ -30,6 +46,7 @@ use crate::{
     },
     splice,
     traffic::Cells,
+    upstream::BackendStream,
     watchdog::Watchdog,
     worker::Worker,
 };
@@ -126,7 +143,25 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_interval(Duration::from_secs(15))
     .with_retries(5);
 
-/// Carries a connection to its end.
+/// Where a connection goes.
+enum Way {
+    /// On, as it is.
+    On(Carried),
+    /// Each of its requests by the routes of the Service to which it was made; this is what has been read of them.
+    Requests(Outbound, Vec<u8>),
+}
+
+/// A connection that is carried on.
+struct Carried {
+    server: BackendStream,
+    /// What has been read from the client.
+    first: Vec<u8>,
+    destination: Open,
+    /// Counts it as load of its endpoint, if it has been chosen by load.
+    load: Option<InFlight>,
+}
+
+/// Serves a connection to its end.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
     client: TcpStream,
@@ -136,44 +171,68 @@ pub(crate) async fn serve(
     cells: Rc<Cells>,
 ) {
     let story = Story::new(peer, port, "TCP");
-    // Boxed, so that a connection does not hold the space for what comes before it for its whole life.
-    let ended = match Box::pin(connect(&worker, &client, port, direction, &story)).await {
-        Ok((server, destination)) => {
-            let observer = Observer::new(&worker, direction, &cells, &destination, &story);
-            let ended = carry(&worker, client, server, &observer, &story).await;
-            observer.finish(&ended);
-            destination.moved(&story);
-            ended
-        }
+    // Boxed, here and below, so that a connection does not hold the space for what it is not, or not any more.
+    let (client, outbound, first) = match Box::pin(way(&worker, &client, port, direction, &story)).await {
+        Ok(Way::Requests(outbound, first)) => (client, outbound, first),
+        Ok(Way::On(carried)) => match Box::pin(carry(&worker, client, carried, direction, &cells, &story)).await {
+            Left::Ended(ended) => return story.close(&worker, &ended),
+            Left::Requests(client, outbound, first) => {
+                story.close(&worker, &Ended::well());
+                (client, outbound, first)
+            }
+        },
         Err(ended) => {
             abort(&client);
-            ended
+            return story.close(&worker, &ended);
         }
     };
-    story.close(&worker, &ended);
+    drop(story);
+    let requests = Client::turned(peer, port, outbound, cells);
+    Box::pin(outbound::requests(&worker, requests, client, first)).await;
 }
 
-/// Connects to where a connection was going.
-async fn connect(
+/// Finds the way of a connection, and connects to where it goes.
+async fn way(
     worker: &Worker,
     client: &TcpStream,
     port: u16,
     direction: Direction,
     story: &Story,
-) -> Result<(TcpStream, Open), Ended> {
+) -> Result<Way, Ended> {
     let address =
         original::destination(client, port, direction).map_err(|error| Ended::new(Flag::Refused, error.to_string()))?;
     story.endpoint.set(Some(address));
     tune(client).map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
     let destination = worker.book.destination(direction, address, worker.coarse_now());
-    let limit = worker.options.limits.connect_timeout;
-    let connected = tokio::time::timeout(limit, TcpStream::connect(address)).await;
-    let connected = connected.map_err(io::Error::from).and_then(|connected| connected);
-    match connected.and_then(|server| tune(&server).map(|()| server)) {
-        Ok(server) => {
-            worker.count_connections(|stats| stats.upstream_opened += 1);
-            Ok((server, Destination::open(destination)))
-        }
+    let protocol = match direction {
+        Direction::Inbound => None,
+        Direction::Outbound => worker.snapshot().frontend(address).map(|frontend| frontend.protocol()),
+    };
+    match protocol {
+        None => onward(worker, address, destination, Vec::new(), None).await,
+        Some(protocol) => outbound::routed(worker, client, address, protocol, destination, story).await,
+    }
+}
+
+/// Where a connection was going, connected to unless that was done already.
+async fn onward(
+    worker: &Worker,
+    address: SocketAddr,
+    destination: Rc<Destination>,
+    first: Vec<u8>,
+    server: Option<TcpStream>,
+) -> Result<Way, Ended> {
+    let server = match server {
+        Some(server) => Ok(server),
+        None => open(worker, address).await,
+    };
+    match server {
+        Ok(server) => Ok(Way::On(Carried {
+            server: BackendStream::Plain(server),
+            first,
+            destination: Destination::open(destination),
+            load: None,
+        })),
         Err(error) => {
             destination.failed();
             Err(Ended::new(Flag::ConnectFailed, error.to_string()))
@@ -181,37 +240,104 @@ async fn connect(
     }
 }
 
+/// Connects to where a connection was going.
+async fn open(worker: &Worker, address: SocketAddr) -> io::Result<TcpStream> {
+    let limit = worker.options.limits.carried_connect_timeout;
+    let server = tokio::time::timeout(limit, TcpStream::connect(address)).await??;
+    tune(&server)?;
+    worker.count_connections(|stats| stats.upstream_opened += 1);
+    Ok(server)
+}
+
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE)
 }
 
-/// Copies both ways. There is no limit to how long nothing moves while both sides may speak: that is for them to decide.
-async fn carry(worker: &Worker, client: TcpStream, server: TcpStream, observer: &Observer<'_>, story: &Story) -> Ended {
-    let (client, server) = (Shared::new(client), Shared::new(server));
+/// What is left of a connection that was carried.
+enum Left {
+    /// Nothing.
+    Ended(Ended),
+    /// The client's part, whose Service has got routes: from here on its requests go by these, this one first.
+    Requests(TcpStream, Outbound, Vec<u8>),
+}
+
+/// Carries a connection to its end: copies both ways. There is no limit to how long nothing moves while both sides may speak:
+/// that is for them to decide.
+async fn carry(
+    worker: &Worker,
+    client: TcpStream,
+    carried: Carried,
+    direction: Direction,
+    port: &Cells,
+    story: &Story,
+) -> Left {
+    let Carried {
+        server,
+        first,
+        destination,
+        load,
+    } = carried;
+    let observer = Observer::new(worker, direction, port, &destination, story);
+    let client = Shared::new(client);
+    let ended = copy_both(worker, &client, first, server, &observer, story).await;
+    drop(load);
+    let (ended, taken) = match ended {
+        Ok(held) => (Ended::well(), Some(held)),
+        Err(ended) => (ended, None),
+    };
+    observer.finish(&ended);
+    destination.moved(story);
+    match (taken, story.endpoint.get()) {
+        (Some(first), Some(address)) => {
+            worker.book.routed(Outcome::Http);
+            Left::Requests(client.into_inner(), Outbound::new(address, destination), first)
+        }
+        _ => Left::Ended(ended),
+    }
+}
+
+/// Copies both ways until that has ended, or until the client begins a request that is for routes.
+async fn copy_both(
+    worker: &Worker,
+    client: &Shared<TcpStream>,
+    first: Vec<u8>,
+    server: BackendStream,
+    observer: &Observer<'_>,
+    story: &Story,
+) -> Result<Vec<u8>, Ended> {
+    let server = Shared::new(server);
     let watchdog = worker.watchdogs.watch();
-    let up = pin!(one_way(
-        worker,
-        &client,
-        &server,
-        observer,
-        Side::Client,
-        story,
-        &watchdog
-    ));
+    let up = pin!(async {
+        if !first.is_empty() {
+            observer.see(Side::Client, &first);
+            server.write_all(&first).await.map_err(Broken::client)?;
+            story.received.set(first.len() as u64);
+        }
+        drop(first);
+        one_way(worker, client, &server, observer, Side::Client, story, &watchdog).await
+    });
     let down = pin!(one_way(
         worker,
         &server,
-        &client,
+        client,
         observer,
         Side::Server,
         story,
         &watchdog
     ));
-    both(&client, &server, up, down).await
+    let mut both = pin!(both(client, &server, up, down));
+    poll_fn(|cx| match both.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Err(ended)),
+        Poll::Pending => observer
+            .taken()
+            .map_or(Poll::Pending, |request| Poll::Ready(Ok(request))),
+    })
+    .await
 }
 
-/// Copies what one side sends, and lets the observer see as much of it as tells something.
+/// Copies what one side sends, and lets the observer see as much of it as tells something. It does not end once the observer has
+/// taken over what the client has begun.
 async fn one_way<A: Stream, B: Stream>(
     worker: &Worker,
     from: &Shared<A>,
@@ -238,8 +364,15 @@ async fn one_way<A: Stream, B: Stream>(
                 Err(broken) => return Err(broken),
             },
             Unseen::Nothing => {
-                if watch(worker, from, to, moved, watchdog, |bytes| observer.see(side, bytes)).await? {
-                    break;
+                let next = |bytes: &[u8]| match side {
+                    Side::Client if observer.takes_over(bytes) => Next::Hold,
+                    _ if observer.see(side, bytes) => Next::Last,
+                    _ => Next::More,
+                };
+                match watch(worker, from, to, moved, watchdog, next).await? {
+                    Watched::Ended => break,
+                    Watched::Seen => {}
+                    Watched::Held => return std::future::pending().await,
                 }
             }
         }
@@ -250,4 +383,52 @@ async fn one_way<A: Stream, B: Stream>(
     // The side that has ended may be gone altogether, and then nothing would tell: from here on, silence is.
     watchdog.arm(worker.coarse_now(), worker.options.limits.tcp_idle_timeout);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroUsize, sync::Arc};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::options::{AccessLog, Limits, Options};
+
+    #[tokio::test(flavor = "local")]
+    async fn connections_hold_the_space_for_what_they_are() {
+        let options = Options {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            port_offset: 0,
+            workers: NonZeroUsize::MIN,
+            drain: Duration::ZERO,
+            limits: Limits::default(),
+            access_log: AccessLog::default(),
+        };
+        let worker = Rc::new(Worker::new(Arc::new(options), Arc::default(), None, 1));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let connect = || async { TcpStream::connect(address).await.expect("it listens") };
+        let cells = worker.listener(15001);
+        let destination = || {
+            let known = worker
+                .book
+                .destination(Direction::Outbound, address, worker.coarse_now());
+            Destination::open(known)
+        };
+        let carried = Carried {
+            server: BackendStream::Plain(connect().await),
+            first: Vec::new(),
+            destination: destination(),
+            load: None,
+        };
+        let story = Story::new(address, 15001, "TCP");
+        let carrying = carry(&worker, connect().await, carried, Direction::Outbound, &cells, &story);
+        let client = Client::turned(address, 15001, Outbound::new(address, destination()), cells.clone());
+        let requests = outbound::requests(&worker, client, connect().await, Vec::new());
+        let (carrying, requests) = (size_of_val(&carrying), size_of_val(&requests));
+        // Two directions that are copied or spliced.
+        assert!(carrying <= 2000, "{carrying} bytes carried");
+        // As a connection of a listener.
+        assert!(requests <= 900, "{requests} bytes of requests");
+    }
 }

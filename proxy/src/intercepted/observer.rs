@@ -5,12 +5,15 @@ use std::{
     time::Instant,
 };
 
+use weft_model::ListenerProtocol;
+
 use super::{
     Direction, Protocol,
     book::Destination,
     http1::{Conversation, Heads, Over, Pending},
 };
 use crate::{
+    config::Snapshot,
     flag::Flag,
     h1::{Limits, Refusal},
     l4::{
@@ -51,6 +54,13 @@ pub(super) struct Observer<'a> {
     story: &'a Story,
     decided: Cell<bool>,
     state: RefCell<State>,
+    /// Bytes of the server that were seen; all of them have gone over once its story has as many.
+    heard: Cell<u64>,
+    /// Whether either side says no more.
+    ended: Cell<bool>,
+    /// The configuration by which it was last looked whether there are routes.
+    generation: Cell<u64>,
+    taken: Cell<Option<Vec<u8>>>,
 }
 
 enum State {
@@ -80,11 +90,51 @@ impl<'a> Observer<'a> {
             story,
             decided: Cell::new(false),
             state: RefCell::new(State::Quiet),
+            heard: Cell::new(0),
+            ended: Cell::new(false),
+            generation: Cell::new(worker.snapshot().generation),
+            taken: Cell::default(),
         }
+    }
+
+    /// Takes a request that begins now, if it is for routes that were not there when its connection was made, and if all that was
+    /// said before has been answered and the answers have gone over. Says whether it has.
+    pub(super) fn takes_over(&self, bytes: &[u8]) -> bool {
+        let snapshot = self.worker.snapshot();
+        if self.direction != Direction::Outbound || self.generation.get() == snapshot.generation {
+            return false;
+        }
+        let between = match &*self.state.borrow() {
+            State::Http(conversation) => conversation.is_between(),
+            _ => false,
+        };
+        if !between || self.ended.get() || self.heard.get() != self.story.sent.get() {
+            return false;
+        }
+        self.generation.set(snapshot.generation);
+        let takes = self.destination_has_routes(&snapshot);
+        if takes {
+            self.taken.set(Some(bytes.to_vec()));
+        }
+        takes
+    }
+
+    /// What was taken over.
+    pub(super) fn taken(&self) -> Option<Vec<u8>> {
+        self.taken.take()
+    }
+
+    fn destination_has_routes(&self, snapshot: &Snapshot) -> bool {
+        let address = self.story.endpoint.get();
+        let frontend = address.and_then(|address| snapshot.frontend(address));
+        frontend.is_some_and(|frontend| frontend.protocol() == ListenerProtocol::Http)
     }
 
     /// Sees bytes before they go over; says whether what comes next may go over unseen.
     pub(super) fn see(&self, side: Side, bytes: &[u8]) -> bool {
+        if side == Side::Server {
+            self.heard.set(self.heard.get() + bytes.len() as u64);
+        }
         let mut state = self.state.borrow_mut();
         if matches!(*state, State::Quiet) && side == Side::Client {
             // A handshake record of any version of TLS.
@@ -172,6 +222,9 @@ impl<'a> Observer<'a> {
 
     /// What was said to be next has gone over unseen.
     pub(super) fn passed_over(&self, side: Side) {
+        if side == Side::Server {
+            self.heard.set(self.story.sent.get());
+        }
         if let State::Http(conversation) = &mut *self.state.borrow_mut() {
             match side {
                 Side::Client => *conversation.requests() = Default::default(),
@@ -182,6 +235,7 @@ impl<'a> Observer<'a> {
 
     /// A side says no more.
     pub(super) fn ended(&self, side: Side) {
+        self.ended.set(true);
         if let (State::Http(conversation), Side::Server) = (&mut *self.state.borrow_mut(), side) {
             conversation.server_ended(&mut |pending| self.answered(&pending));
         }

@@ -17,7 +17,7 @@ use crate::{
 const TRIES: u32 = 3;
 
 /// Chooses among the backends of a rule by their weights, once for each connection or flow.
-pub(super) fn choose(
+pub(crate) fn choose(
     worker: &Worker,
     snapshot: &Snapshot,
     rule: &Arc<L4Rule>,
@@ -40,7 +40,7 @@ pub(super) fn choose(
 }
 
 /// Chooses an endpoint, but not the one that has just failed if there is another.
-pub(super) fn endpoint(
+pub(crate) fn endpoint(
     upstream: &Upstream,
     failed: Option<&Rc<EndpointState>>,
     story: &Story,
@@ -59,7 +59,7 @@ pub(super) fn endpoint(
 
 /// How TLS is spoken to the backend.
 #[derive(Clone, Copy)]
-pub(super) enum Security<'a> {
+pub(crate) enum Security<'a> {
     /// The client speaks it with the backend itself.
     Clients,
     /// As is said of the Service, if anything is; the certificate is the Gateway's.
@@ -68,7 +68,7 @@ pub(super) enum Security<'a> {
 
 /// Connects to a backend of the rule. An endpoint that does not answer is passed over for another. What is returned beside
 /// the connection counts it as load of its endpoint for as long as it is kept.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     worker: &Worker,
     entry: &Arc<ServiceEntry>,
     security: Security<'_>,

@@ -1,6 +1,6 @@
 //! Connections and flows of datagrams that are passed on without a look at what they carry: TLSRoute, TCPRoute, UDPRoute.
 
-mod backend;
+pub(crate) mod backend;
 pub(crate) mod hello;
 pub(crate) mod relay;
 pub(crate) mod tcp;
@@ -60,7 +60,7 @@ impl Ended {
     }
 
     /// By both sides, as they wanted.
-    fn well() -> Self {
+    pub(crate) fn well() -> Self {
         Self::new(Flag::None, "")
     }
 }

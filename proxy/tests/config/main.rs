@@ -1,6 +1,7 @@
 //! The compiled configuration, through what it offers to the runtime.
 
 mod explanations;
+mod frontends;
 mod incremental;
 mod listeners;
 mod policies;

@@ -94,7 +94,7 @@ impl Namespace {
         &self.0
     }
 
-    fn ip(&self, what: &str) {
+    pub fn ip(&self, what: &str) {
         run(Command::new("ip").args(["-n", &self.0]).args(what.split(' ')));
     }
 

@@ -13,13 +13,13 @@ use std::{
     time::Duration,
 };
 
+use dns::Dns;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
-use weft_proxy::{Proxy, Resolution};
 
-use dns::Dns;
+use crate::{Proxy, Resolution};
 
 /// Addresses of a name that are used: the first in order of those there are.
 const ADDRESSES: usize = 64;
@@ -53,7 +53,7 @@ pub enum Family {
 }
 
 impl NamesOptions {
-    /// In a pod with that address. What runs beside the gateway on its node or in its pod is not for those who write
+    /// In a pod with that address. What runs beside the data plane on its node or in its pod is not for those who write
     /// routes.
     pub fn in_pod(address: Option<IpAddr>) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl NamesOptions {
 }
 
 /// Resolves the names that a data plane has in use, until the task is aborted.
-pub(crate) fn start(proxy: Arc<Proxy>, options: NamesOptions) -> JoinHandle<()> {
+pub fn start(proxy: Arc<Proxy>, options: NamesOptions) -> JoinHandle<()> {
     tokio::spawn(run(proxy, Arc::new(options)))
 }
 

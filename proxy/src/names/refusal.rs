@@ -1,5 +1,5 @@
 //! Addresses that a name must not lead to: whoever writes a route, or answers for a name in DNS, must not reach by the
-//! gateway what trusts the gateway's machine.
+//! data plane what trusts the machine it runs on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,11 +19,11 @@ pub(super) fn of(address: IpAddr, loopback: bool) -> Option<&'static str> {
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     if address.is_loopback() && !loopback {
-        Some("it is the gateway's own machine")
+        Some("it is the data plane's own machine")
     } else if address.is_unspecified() || this_network {
         Some("it is no machine's address")
     } else if link_local {
-        Some("it is on the link of the gateway's machine")
+        Some("it is on the link of the data plane's machine")
     } else if address.is_multicast() {
         Some("it is of many machines")
     } else if METADATA.contains(&address) {

@@ -1,0 +1,135 @@
+//! What the operator tells: the Service ports that have routes, for the clients in this pod, and all that these routes need.
+//! While there is no operator, what was told last stays in use; while it has told nothing, there is nothing to route.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use weft_discovery::{DataPlane, Endpoint, Sink, Subscriber};
+use weft_model::{Change, Rejected};
+use weft_proxy::{
+    Proxy,
+    names::{self, NamesOptions},
+};
+
+/// So long an application waits for its sidecar to have been told everything, so that its first connections find the routes
+/// that there are. A pod must start without an operator too.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the operator is.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Operator {
+    /// Where the operator is; without one, everything is carried as it is
+    #[arg(long = "operator", env = "WEFT_OPERATOR", value_name = "HOST:PORT")]
+    address: Option<String>,
+    /// The name its certificate must have
+    #[arg(
+        long,
+        env = "WEFT_SERVER_NAME",
+        default_value = "operator.weft.dev",
+        value_name = "NAME"
+    )]
+    operator_name: String,
+    /// PEM of the roots its certificate must come from; read anew at each attempt to connect
+    #[arg(
+        long,
+        env = "WEFT_ROOTS",
+        default_value = "/var/run/weft/roots/ca.crt",
+        value_name = "FILE"
+    )]
+    roots: PathBuf,
+    /// This pod's service account token for the operator; read anew at each attempt to connect
+    #[arg(
+        long,
+        env = "WEFT_TOKEN",
+        default_value = "/var/run/weft/token/token",
+        value_name = "FILE"
+    )]
+    token: PathBuf,
+    /// This pod's name
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pod: Option<String>,
+    /// This pod's namespace
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
+    /// This pod's address
+    #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
+    pod_ip: Option<IpAddr>,
+}
+
+/// The stream of the operator.
+pub(crate) struct Told {
+    tasks: [JoinHandle<()>; 2],
+    all: watch::Receiver<bool>,
+}
+
+impl Operator {
+    /// Asks the operator, if there is one, again and again until it is there.
+    pub(crate) fn ask(&self, proxy: &Arc<Proxy>) -> anyhow::Result<Option<Told>> {
+        let Some(address) = self.address.clone().filter(|address| !address.is_empty()) else {
+            return Ok(None);
+        };
+        let needed = |value: &Option<String>, name: &str| {
+            let value = value.clone().filter(|value| !value.is_empty());
+            value
+                .with_context(|| format!("with WEFT_OPERATOR, {name} must be set, so that the operator knows who asks"))
+        };
+        let data_plane = DataPlane::sidecar(
+            needed(&self.namespace, "POD_NAMESPACE")?,
+            needed(&self.pod, "POD_NAME")?,
+        );
+        let endpoint = Endpoint {
+            address,
+            server_name: self.operator_name.clone(),
+            roots: self.roots.clone(),
+            token: self.token.clone(),
+        };
+        let (told, all) = watch::channel(false);
+        let applier = Applier {
+            proxy: proxy.clone(),
+            told,
+        };
+        let subscriber = Subscriber::new(endpoint, data_plane, applier);
+        let names = names::start(proxy.clone(), NamesOptions::in_pod(self.pod_ip));
+        Ok(Some(Told {
+            tasks: [tokio::spawn(subscriber.run()), names],
+            all,
+        }))
+    }
+}
+
+impl Told {
+    /// Waits until everything was told, but not for long.
+    pub(crate) async fn settle(&self) {
+        let mut all = self.all.clone();
+        if timeout(PATIENCE, all.wait_for(|all| *all)).await.is_err() {
+            tracing::warn!(
+                "the operator has not told everything yet: until then, what it has not told of is carried as it is"
+            );
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Puts in use what the operator tells.
+struct Applier {
+    proxy: Arc<Proxy>,
+    told: watch::Sender<bool>,
+}
+
+impl Sink for Applier {
+    async fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
+        self.proxy.apply(changes).await
+    }
+
+    async fn synced(&mut self) {
+        if !self.told.send_replace(true) {
+            tracing::info!("everything the operator had to tell is in use");
+        }
+    }
+}
