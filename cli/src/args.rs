@@ -8,7 +8,10 @@ use weft_proxy::{
     command::{Log, duration, log_format, share},
 };
 
-use crate::cluster::{check::Check, install::Install, uninstall::Uninstall};
+use crate::{
+    cluster::{check::Check, install::Install, uninstall::Uninstall},
+    inject::{Inject, Uninject},
+};
 
 /// A gateway for Gateway API manifests, with a cluster or without.
 #[derive(Debug, Parser)]
@@ -28,6 +31,10 @@ pub(crate) enum Command {
     Translate(Translate),
     /// Say where a request would go, and why nowhere else.
     Explain(Explain),
+    /// Put the sidecar into the pods of manifests, and print these.
+    Inject(Box<Inject>),
+    /// Take the sidecar out of the pods of manifests, and print these.
+    Uninject(Uninject),
     /// Print what makes Weft part of a cluster, or apply it.
     Install(Install),
     /// Say whether all is well with Weft in a cluster, and what to do where it is not.

@@ -4,6 +4,7 @@ mod analyze;
 mod args;
 mod cluster;
 mod explain;
+mod inject;
 mod log;
 mod print;
 mod report;
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
         Command::Analyze(analyze) => analyze::run(&analyze),
         Command::Translate(translate) => translate::run(&translate),
         Command::Explain(explain) => explain::run(&explain),
+        Command::Inject(args) => inject::run(&args),
+        Command::Uninject(args) => inject::undo(&args),
         Command::Install(install) => cluster::run(cluster::install::run(install)),
         Command::Check(check) => cluster::run(cluster::check::run(check)),
         Command::Uninstall(uninstall) => cluster::run(cluster::uninstall::run(uninstall)),

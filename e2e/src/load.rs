@@ -180,6 +180,18 @@ async fn ask(target: &Target, mut sender: Sender) -> anyhow::Result<(u16, Option
     Ok((status, (!close).then_some(sender)))
 }
 
+/// The body of one answer.
+pub(crate) async fn body(target: &Target) -> anyhow::Result<String> {
+    let connect = timeout(LIMIT, TcpStream::connect(target.address));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connect.await??)).await?;
+    tokio::spawn(connection);
+    let request = Request::get(&target.path).header("host", &target.host);
+    let response = timeout(LIMIT, sender.send_request(request.body(Empty::<Bytes>::new())?)).await??;
+    ensure!(response.status().is_success(), "status {}", response.status());
+    let body = timeout(LIMIT, response.into_body().collect()).await??;
+    Ok(String::from_utf8(body.to_bytes().to_vec())?)
+}
+
 /// The status of one request on a connection of its own.
 pub(crate) async fn status(target: &Target) -> anyhow::Result<u16> {
     Ok(fresh(target).await?.0)

@@ -1,9 +1,10 @@
 //! What Weft must bear in a real cluster, beside what the official suites ask of it.
 //!
-//! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask scale`.
+//! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask scale`.
 
 mod cluster;
 mod failures;
+mod injection;
 mod load;
 mod scale;
 mod scene;
@@ -26,6 +27,8 @@ enum Command {
         /// Only those whose names contain this.
         filter: Option<String>,
     },
+    /// Lets pods get sidecars, and sees what that does to them.
+    Injection,
     /// Measures many routes and Services: how soon an edit reaches traffic, what it costs.
     Scale(scale::Options),
 }
@@ -34,6 +37,7 @@ enum Command {
 async fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Failures { filter } => failures::run(filter.as_deref()).await,
+        Command::Injection => injection::run().await,
         Command::Scale(options) => scale::run(&options).await,
     }
 }

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use weft_injection::{LogLevel, Quantity, Resources, Settings};
+
+use crate::certificates::SERVER_NAME;
 
 /// The control plane of Weft: watches Gateway API, serves data planes, writes statuses, runs the pods of Gateways.
 #[derive(Clone, Debug, Parser)]
@@ -29,12 +32,76 @@ pub(crate) struct Args {
     /// When that image is pulled
     #[arg(long, env = "WEFT_GATEWAY_PULL_POLICY", default_value = "IfNotPresent")]
     pub(crate) gateway_pull_policy: String,
+    /// Where the API server asks what to do with pods of the mesh
+    #[arg(long, env = "WEFT_WEBHOOK", default_value = "0.0.0.0:9443")]
+    pub(crate) webhook: SocketAddr,
+    /// The MutatingWebhookConfiguration by which it does; without one no pod gets a sidecar
+    #[arg(long, env = "WEFT_WEBHOOK_CONFIGURATION", value_name = "NAME")]
+    pub(crate) webhook_configuration: Option<String>,
+    #[command(flatten)]
+    pub(crate) sidecar: Sidecar,
     /// The controller that the GatewayClasses to serve name
     #[arg(long, env = "WEFT_CONTROLLER_NAME", default_value = weft_translate::CONTROLLER)]
     pub(crate) controller_name: String,
 }
 
+/// What sidecars are like where neither their pods nor the namespaces of these say otherwise.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Sidecar {
+    /// The image of sidecars; its entrypoint is weft-sidecar
+    #[arg(long, env = "WEFT_SIDECAR_IMAGE", default_value = concat!("weft.dev/sidecar:", env!("CARGO_PKG_VERSION")))]
+    sidecar_image: String,
+    /// When that image is pulled
+    #[arg(long, env = "WEFT_SIDECAR_PULL_POLICY", default_value = "IfNotPresent")]
+    sidecar_pull_policy: String,
+    /// How much they log: off, error, warn, info, debug, trace
+    #[arg(long, env = "WEFT_SIDECAR_LOG_LEVEL", default_value_t = LogLevel::Info)]
+    sidecar_log_level: LogLevel,
+    /// Cores that each has in any case, like 10m
+    #[arg(long, env = "WEFT_SIDECAR_CPU_REQUEST")]
+    sidecar_cpu_request: Option<Quantity>,
+    /// Memory that each has in any case, like 32Mi
+    #[arg(long, env = "WEFT_SIDECAR_MEMORY_REQUEST")]
+    sidecar_memory_request: Option<Quantity>,
+    /// Cores that each has at most
+    #[arg(long, env = "WEFT_SIDECAR_CPU_LIMIT")]
+    sidecar_cpu_limit: Option<Quantity>,
+    /// Memory that each has at most
+    #[arg(long, env = "WEFT_SIDECAR_MEMORY_LIMIT")]
+    sidecar_memory_limit: Option<Quantity>,
+}
+
 impl Args {
+    /// What is put into pods.
+    ///
+    /// # Errors
+    /// The resources contradict each other.
+    pub(crate) fn injection(&self) -> anyhow::Result<Settings> {
+        let sidecar = &self.sidecar;
+        let resources = Resources {
+            cpu_request: sidecar.sidecar_cpu_request.clone(),
+            memory_request: sidecar.sidecar_memory_request.clone(),
+            cpu_limit: sidecar.sidecar_cpu_limit.clone(),
+            memory_limit: sidecar.sidecar_memory_limit.clone(),
+        };
+        if let Some(problem) = resources.problem() {
+            anyhow::bail!("the resources of sidecars: {problem}");
+        }
+        Ok(Settings {
+            image: sidecar.sidecar_image.clone(),
+            pull_policy: sidecar.sidecar_pull_policy.clone(),
+            operator: self.advertised(),
+            server_name: SERVER_NAME.to_owned(),
+            resources,
+            log_level: sidecar.sidecar_log_level,
+        })
+    }
+
+    /// The name by which the API server knows its Service.
+    pub(crate) fn host(&self) -> String {
+        format!("{}.{}.svc", self.service(), self.namespace())
+    }
+
     /// The namespace it runs in.
     pub(crate) fn namespace(&self) -> String {
         const OWN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";

@@ -1,5 +1,5 @@
 //! The operator's own certificates: a small CA, kept in a Secret that all replicas share, and the certificate that each
-//! replica shows to data planes, which it makes itself and renews.
+//! replica shows to data planes and to the API server, which it makes itself and renews.
 //!
 //! A new root is told to data planes long before anything is signed by it, and an old one until it has expired, so that
 //! nobody meets a certificate whose root it does not know.
@@ -100,11 +100,11 @@ impl Root {
         validity(&self.certificate)
     }
 
-    /// A certificate for this replica, and its key.
-    fn issue(&self, now: OffsetDateTime) -> Result<CertifiedKey, CertificateError> {
+    /// A certificate for this replica, with all its names, and its key.
+    fn issue(&self, names: &[String], now: OffsetDateTime) -> Result<CertifiedKey, CertificateError> {
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![SERVER_NAME.to_owned()])?;
+        let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -220,15 +220,18 @@ pub(crate) struct Certificates {
     claim: watch::Receiver<Claim>,
     shown: Arc<Shown>,
     roots: watch::Sender<String>,
+    /// The names of what is shown.
+    names: Vec<String>,
     /// By what, and when, the certificate that is shown was made.
     issued: Option<(Root, OffsetDateTime)>,
 }
 
 impl Certificates {
-    /// The roots are an empty text until there are any.
+    /// `host` is the name by which the API server knows the operator. The roots are an empty text until there are any.
     pub(crate) fn new(
         client: Client,
         namespace: &str,
+        host: &str,
         claim: watch::Receiver<Claim>,
     ) -> (Self, Arc<Shown>, watch::Receiver<String>) {
         let shown = Arc::new(Shown::default());
@@ -238,6 +241,7 @@ impl Certificates {
             claim,
             shown: shown.clone(),
             roots,
+            names: vec![SERVER_NAME.to_owned(), host.to_owned()],
             issued: None,
         };
         (certificates, shown, receiver)
@@ -278,7 +282,7 @@ impl Certificates {
             .as_ref()
             .is_none_or(|(root, made)| *root != authority.current || now >= *made + LEAF_RENEWAL);
         if due {
-            let issued = Arc::new(authority.current.issue(now)?);
+            let issued = Arc::new(authority.current.issue(&self.names, now)?);
             *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = Some(issued);
             self.issued = Some((authority.current.clone(), now));
         }
@@ -348,7 +352,8 @@ mod tests {
         let verifier = rustls::client::WebPkiServerVerifier::builder(Arc::new(store))
             .build()
             .expect("a verifier");
-        let issued = authority.current.issue(at).expect("a certificate");
+        let names = [SERVER_NAME.to_owned()];
+        let issued = authority.current.issue(&names, at).expect("a certificate");
         let seconds = u64::try_from(at.unix_timestamp()).expect("after 1970");
         let time = rustls_pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let name = SERVER_NAME.try_into().expect("a name");

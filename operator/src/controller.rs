@@ -28,6 +28,7 @@ use crate::{
         names,
         render::{Input, Settings, Transport, render},
     },
+    injection::roots::{self, Roots},
     lease::{Claim, is_held},
     metrics::Metrics,
     object::Seen,
@@ -85,6 +86,8 @@ pub(crate) struct Controller {
     gateways: Queue<ObjectRef>,
     /// Certificates by ACME.
     acme: Acme,
+    /// Namespaces whose sidecars need the roots of the operator's certificates.
+    meshed: Roots,
     /// Why a Gateway cannot have what it asks for: a reason of its condition Programmed, and words.
     problems: HashMap<ObjectRef, (&'static str, String)>,
     tasks: JoinSet<Done>,
@@ -99,6 +102,7 @@ enum Done {
     Status(ObjectRef, Result<Written, kube::Error>),
     Gateway(ObjectRef, Vec<Child>, Result<(), ApplyError>),
     Acme(acme::Task, Result<acme::Report, AcmeError>),
+    Roots(String, Result<roots::Report, ApplyError>),
 }
 
 impl Controller {
@@ -109,6 +113,7 @@ impl Controller {
             held: HashMap::new(),
             gateways: Queue::new(GATEWAYS),
             acme: Acme::new(),
+            meshed: Roots::new(),
             problems: HashMap::new(),
             tasks: JoinSet::new(),
             replicas: Replicas::new(),
@@ -121,7 +126,12 @@ impl Controller {
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let due = [self.statuses.next(), self.gateways.next(), self.acme.next()];
+            let due = [
+                self.statuses.next(),
+                self.gateways.next(),
+                self.acme.next(),
+                self.meshed.next(),
+            ];
             let due = due.into_iter().flatten().min();
             let due = due.filter(|_| self.writes && self.parts.world.is_complete());
             tokio::select! {
@@ -147,7 +157,7 @@ impl Controller {
                 Ok(()) = self.parts.reports.changed() => self.reported(),
                 Some(answer) = self.parts.asked.recv() => drop(answer.send(self.report())),
                 Ok(()) = self.parts.claim.changed() => self.claimed(),
-                Ok(()) = self.parts.roots.changed() => self.look_at_gateways(),
+                Ok(()) = self.parts.roots.changed() => self.look_at_roots(),
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     match done {
                         Ok(done) => self.done(done),
@@ -178,6 +188,7 @@ impl Controller {
         for gateway in effects.gateways {
             self.gateways.add(gateway, now);
         }
+        self.meshed.add(effects.namespaces, now);
         self.parts.metrics.queued("statuses", self.statuses.len());
         self.parts.metrics.queued("gateways", self.gateways.len());
     }
@@ -362,6 +373,7 @@ impl Controller {
         self.writes = held;
         self.statuses = Queue::new(STATUSES);
         self.gateways = Queue::new(GATEWAYS);
+        self.meshed = Roots::new();
         self.held.clear();
         if held {
             let statuses = self.parts.world.all_seen().cloned().collect();
@@ -369,19 +381,22 @@ impl Controller {
             self.heed(Effects {
                 statuses,
                 gateways,
+                namespaces: self.parts.world.all_meshed(),
                 ..Effects::default()
             });
             self.acme.begin(&self.parts.world.translator, Instant::now());
         }
     }
 
-    fn look_at_gateways(&mut self) {
+    /// Everything that holds the roots is to hold the new ones.
+    fn look_at_roots(&mut self) {
         self.parts.roots.mark_unchanged();
         if self.writes {
             let now = Instant::now();
             for gateway in self.parts.world.all_gateways() {
                 self.gateways.add(gateway, now);
             }
+            self.meshed.add(self.parts.world.all_meshed(), now);
         }
     }
 
@@ -421,8 +436,17 @@ impl Controller {
                 self.tasks.spawn(async move { Done::Acme(task, work.await) });
             }
         }
+        let trusted = self.parts.roots.borrow().clone();
+        while let Some(work) = self.meshed.take(&self.parts.world, &trusted, now) {
+            let work = work.run(self.parts.client.clone());
+            self.tasks.spawn(async move {
+                let (namespace, result) = work.await;
+                Done::Roots(namespace, result)
+            });
+        }
         self.parts.metrics.queued("statuses", self.statuses.len());
         self.parts.metrics.queued("gateways", self.gateways.len());
+        self.parts.metrics.queued("namespaces", self.meshed.len());
         self.parts.metrics.queued("certificates", self.acme.len());
     }
 
@@ -483,6 +507,15 @@ impl Controller {
                 }
                 if let Some(issuer) = issuer {
                     self.statuses.add(issuer, now);
+                }
+            }
+            Done::Roots(namespace, result) => {
+                self.parts.metrics.write("roots", result.is_ok());
+                self.meshed.done(&namespace, &result, now);
+                if let Ok(roots::Report::Put(child)) = result {
+                    let mut effects = Effects::default();
+                    self.parts.world.put_child(*child, &mut effects);
+                    self.meshed.add(effects.namespaces, now);
                 }
             }
             Done::Gateway(gateway, made, result) => {

@@ -8,6 +8,7 @@ mod children;
 mod controller;
 mod events;
 mod infrastructure;
+mod injection;
 mod lease;
 mod metrics;
 mod object;

@@ -20,6 +20,11 @@ struct Write {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Injection {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Queue {
     queue: &'static str,
 }
@@ -32,6 +37,7 @@ pub(crate) struct Metrics {
     watch_errors: Family<Kind, Counter>,
     writes: Family<Write, Counter>,
     queued: Family<Queue, Gauge>,
+    injections: Family<Injection, Counter>,
     /// Changes published to data planes.
     pub(crate) changes: Counter,
     /// What the last edits cost, translated and published.
@@ -52,7 +58,7 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("weft_operator");
         let (watch_events, watch_errors) = (Family::default(), Family::default());
-        let (writes, queued) = (Family::default(), Family::default());
+        let (writes, queued, injections) = (Family::default(), Family::default(), Family::default());
         let (changes, data_planes, refused) = (Counter::default(), Gauge::default(), Gauge::default());
         let sidecars = Gauge::default();
         let (leader, resources) = (Gauge::default(), Gauge::default());
@@ -70,6 +76,11 @@ impl Metrics {
         );
         registry.register("writes", "What was written to the API server", Family::clone(&writes));
         registry.register("queued", "What waits to be written", Family::clone(&queued));
+        registry.register(
+            "injections",
+            "What became of pods that the webhook was asked about",
+            Family::clone(&injections),
+        );
         registry.register("changes", "Changes published to data planes", Counter::clone(&changes));
         registry.register(
             "translation_seconds",
@@ -95,6 +106,7 @@ impl Metrics {
             watch_errors,
             writes,
             queued,
+            injections,
             changes,
             translation,
             data_planes,
@@ -117,6 +129,11 @@ impl Metrics {
     pub(crate) fn write(&self, what: &'static str, well: bool) {
         let result = if well { "ok" } else { "failed" };
         self.writes.get_or_create(&Write { what, result }).inc();
+    }
+
+    /// Counts a pod that the webhook was asked about.
+    pub(crate) fn injection(&self, result: &'static str) {
+        self.injections.get_or_create(&Injection { result }).inc();
     }
 
     /// Says how much waits in a queue.

@@ -20,6 +20,7 @@ use crate::{
     certificates::{Certificates, SERVER_NAME},
     controller::{Controller, Parts},
     infrastructure::render::Settings,
+    injection::{Bundle, Webhook},
     lease::Keeper,
     metrics::Metrics,
     peers,
@@ -41,6 +42,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .await
         .context("there is no way to the API server")?;
     let metrics = Metrics::new();
+    let sidecars = Arc::new(args.injection()?);
     let (namespace, identity) = (args.namespace(), args.identity());
     let (ready, is_ready) = watch::channel(false);
     let (ask, asked) = mpsc::channel(8);
@@ -58,8 +60,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (keeper, claim) = Keeper::new(client.clone(), &namespace, &identity);
     let keeper = tokio::spawn(keeper.run(stopped.clone()));
-    let (certificates, shown, roots) = Certificates::new(client.clone(), &namespace, claim.clone());
+    let (certificates, shown, roots) = Certificates::new(client.clone(), &namespace, &args.host(), claim.clone());
     let certificates = tokio::spawn(certificates.run());
+    // Where there is no configuration nobody asks.
+    let webhook = match &args.webhook_configuration {
+        Some(name) => {
+            let bundle = Bundle::new(client.clone(), name, claim.clone(), roots.clone());
+            tokio::spawn(bundle.run());
+            let listener = TcpListener::bind(args.webhook).await;
+            Some(listener.with_context(|| format!("the address {} of the webhook cannot be bound", args.webhook))?)
+        }
+        None => None,
+    };
 
     let publisher = Publisher::new();
     let (sender, news) = mpsc::channel(NEWS);
@@ -75,6 +87,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         publisher.clone(),
         metrics.clone(),
     );
+    let webhook = webhook.map(|listener| {
+        let webhook = Webhook {
+            settings: sidecars,
+            meshed: world.meshed(),
+            client: client.clone(),
+            metrics: metrics.clone(),
+        };
+        let mut tls = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_cert_resolver(shown.clone());
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        tokio::spawn(webhook.listen(listener, Arc::new(tls), stopped.clone()))
+    });
     let (sender, reports) = watch::channel(Vec::new());
     tokio::spawn(peers::ask(world.others(), args.admin.port(), claim.clone(), sender));
     let reporter = Reporter {
@@ -130,5 +155,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!("the operator ends; data planes go on with what they have");
     stop.send_replace(true);
     let _ = keeper.await;
+    if let Some(webhook) = webhook {
+        let _ = webhook.await;
+    }
     result
 }

@@ -14,12 +14,14 @@ use kube::api::ApiResource;
 use tokio::sync::watch;
 use weft_crds::{EndpointSlice, Kind, Object, ObjectRef, Stage};
 use weft_discovery::{Epoch, Publisher};
+use weft_injection::ROOTS;
 use weft_model::{Challenge, ChallengeKey, Change, GatewayKey, Key, ListenerKey, Resource};
 use weft_translate::{Edit, Options, Translator};
 
 use crate::{
-    children::{Child, ChildKind, Children},
+    children::{Child, ChildKey, ChildKind, Children},
     infrastructure::render::Transport,
+    injection::{self, Meshed},
     metrics::Metrics,
     object::{Seen, has_status},
     peers,
@@ -33,6 +35,8 @@ pub(crate) struct Effects {
     pub(crate) statuses: BTreeSet<ObjectRef>,
     /// Gateways for which not everything may be made.
     pub(crate) gateways: BTreeSet<ObjectRef>,
+    /// Namespaces that have come into the mesh, or left it, or in which what it needs has changed.
+    pub(crate) namespaces: BTreeSet<String>,
     /// Secrets that are new, other or gone, by `namespace/name`.
     pub(crate) secrets: BTreeSet<String>,
     /// Whether other certificates than before are to be had by ACME.
@@ -63,6 +67,8 @@ pub(crate) struct World {
     resources: HashMap<Kind, ApiResource>,
     /// What has come since a list began.
     listed: HashMap<Watched, HashSet<(String, String)>>,
+    /// Those namespaces in the mesh that are not about to go: where pods get sidecars.
+    meshed: watch::Sender<Meshed>,
     /// Watches whose first list is not complete.
     awaited: BTreeSet<Watched>,
     /// What is to be translated once all are.
@@ -102,6 +108,7 @@ impl World {
             children: Children::new(),
             resources: HashMap::new(),
             listed: HashMap::new(),
+            meshed: watch::Sender::new(Meshed::new()),
             awaited: kinds.chain(children).collect(),
             held: Vec::new(),
             listeners: HashMap::new(),
@@ -142,6 +149,45 @@ impl World {
     pub(crate) fn all_gateways(&self) -> BTreeSet<ObjectRef> {
         let there = self.translator.references(Kind::Gateway).cloned();
         there.chain(self.children.values().filter_map(owner)).collect()
+    }
+
+    /// The namespaces in the mesh, as they are told.
+    pub(crate) fn meshed(&self) -> watch::Receiver<Meshed> {
+        self.meshed.subscribe()
+    }
+
+    /// Whether a namespace is in the mesh.
+    pub(crate) fn is_meshed(&self, namespace: &str) -> bool {
+        self.meshed.borrow().contains_key(namespace)
+    }
+
+    /// Every namespace that is in the mesh, or still has what it needed there.
+    pub(crate) fn all_meshed(&self) -> BTreeSet<String> {
+        let roots = self.children.keys().filter(|key| is_roots(key));
+        let roots = roots.map(|(_, namespace, _)| namespace.clone());
+        roots.chain(self.meshed.borrow().keys().cloned()).collect()
+    }
+
+    /// Looks whether pods of a namespace come to get sidecars, or no longer do.
+    fn notice_meshed(&self, reference: &ObjectRef, object: Option<&Object>, effects: &mut Effects) {
+        if reference.kind != Kind::Namespace {
+            return;
+        }
+        let namespace = match object {
+            Some(Object::Namespace(namespace)) => injection::meshed(&namespace.metadata),
+            _ => None,
+        };
+        let changed = self.meshed.send_if_modified(|meshed| match namespace {
+            Some(namespace) if meshed.get(&reference.name).is_none_or(|known| **known != namespace) => {
+                meshed.insert(reference.name.clone(), Arc::new(namespace));
+                true
+            }
+            Some(_) => false,
+            None => meshed.remove(&reference.name).is_some(),
+        });
+        if changed {
+            effects.namespaces.insert(reference.name.clone());
+        }
     }
 
     /// How a kind is served.
@@ -262,6 +308,7 @@ impl World {
             self.metrics.translation.observe(began.elapsed().as_secs_f64());
         }
         if first {
+            effects.namespaces = self.all_meshed();
             effects.complete = true;
         }
         effects
@@ -290,6 +337,7 @@ impl World {
                 }
                 self.notice_others(&object.reference(), Some(&object));
                 self.notice_mesh(&object.reference(), Some(&object));
+                self.notice_meshed(&object.reference(), Some(&object), effects);
                 edits.push(Edit::Put(object));
             }
             News::Unreadable(reference) => self.list(watched, &reference),
@@ -305,6 +353,7 @@ impl World {
                 if let Watched::Child(kind) = watched
                     && let Some(child) = self.children.remove(&(kind, namespace, name))
                 {
+                    effects.namespaces.extend(meshed_by(&child));
                     effects.gateways.extend(owner(&child));
                     effects.statuses.extend(owner(&child));
                 }
@@ -343,6 +392,7 @@ impl World {
                     *of == kind && !listed.contains(&(namespace.clone(), name.clone()))
                 });
                 for (_, child) in gone {
+                    effects.namespaces.extend(meshed_by(&child));
                     effects.gateways.extend(owner(&child));
                 }
             }
@@ -353,6 +403,7 @@ impl World {
         self.seen.remove(&reference);
         self.notice_others(&reference, None);
         self.notice_mesh(&reference, None);
+        self.notice_meshed(&reference, None, effects);
         self.touch(&reference, effects);
         edits.push(Edit::Delete(reference));
     }
@@ -378,6 +429,7 @@ impl World {
         let owner = owner(&child);
         let before = self.children.insert(child.key(), child.clone());
         if before.as_ref() != Some(&child) {
+            effects.namespaces.extend(meshed_by(&child));
             effects.gateways.extend(owner.clone());
             effects.statuses.extend(owner);
         }
@@ -440,6 +492,16 @@ impl World {
 fn owner(child: &Child) -> Option<ObjectRef> {
     let name = child.gateway.as_deref()?;
     Some(ObjectRef::new(Kind::Gateway, &child.namespace, name))
+}
+
+/// Whether something is what sidecars of its namespace need,
+fn is_roots((kind, _, name): &ChildKey) -> bool {
+    *kind == ChildKind::ConfigMap && name == ROOTS
+}
+
+/// and of which namespace.
+fn meshed_by(child: &Child) -> Option<String> {
+    is_roots(&child.key()).then(|| child.namespace.clone())
 }
 
 /// The Gateway with that key.

@@ -12,6 +12,11 @@ pub(crate) fn failures(filter: Option<&str>) -> anyhow::Result<()> {
     run("failures", &Vec::from_iter(filter))
 }
 
+/// Lets pods get sidecars.
+pub(crate) fn injection() -> anyhow::Result<()> {
+    run("injection", &[])
+}
+
 /// Measures many routes and Services.
 pub(crate) fn scale(args: &[String]) -> anyhow::Result<()> {
     run("scale", args)

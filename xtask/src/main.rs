@@ -68,6 +68,8 @@ enum Command {
         /// Only those whose names contain this.
         filter: Option<String>,
     },
+    /// Let pods in the cluster get sidecars, and see that they work as without.
+    Injection,
     /// Remove Weft from the cluster, install and remove it as users do, and bring it back.
     Lifecycle,
     /// Measure 5,000 routes and 1,000 Services in the cluster; --help says what can be other.
@@ -141,6 +143,10 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Failures { filter } => {
             e2e::failures(filter.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Injection => {
+            e2e::injection()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Lifecycle => {

@@ -35,6 +35,9 @@ pub(crate) struct Install {
     /// The image of gateways.
     #[arg(long, value_name = "IMAGE")]
     gateway_image: Option<String>,
+    /// The image of sidecars.
+    #[arg(long, value_name = "IMAGE")]
+    sidecar_image: Option<String>,
     /// When images are pulled.
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: Option<String>,
@@ -50,6 +53,7 @@ pub(crate) async fn run(args: Install) -> anyhow::Result<ExitCode> {
         replicas: args.replicas,
         operator_image: args.operator_image,
         gateway_image: args.gateway_image,
+        sidecar_image: args.sidecar_image,
         pull_policy: args.image_pull_policy,
         mesh: false,
     };

@@ -17,6 +17,7 @@ pub(crate) struct Changes {
     pub(crate) replicas: Option<u32>,
     pub(crate) operator_image: Option<String>,
     pub(crate) gateway_image: Option<String>,
+    pub(crate) sidecar_image: Option<String>,
     pub(crate) pull_policy: Option<String>,
     /// Whether there is an XMesh: not every cluster has that kind.
     pub(crate) mesh: bool,
@@ -99,7 +100,15 @@ fn rename(value: &mut Value, namespace: &str) {
                 }
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| rename(value, namespace)),
+        Value::Array(values) => {
+            for value in values {
+                match value {
+                    // Namespaces that are named in a list.
+                    Value::String(text) if text == NAMESPACE => namespace.clone_into(text),
+                    value => rename(value, namespace),
+                }
+            }
+        }
         _ => {}
     }
 }
@@ -118,6 +127,8 @@ fn change(deployment: &mut Value, changes: &Changes) {
     let variables = [
         ("WEFT_GATEWAY_IMAGE", &changes.gateway_image),
         ("WEFT_GATEWAY_PULL_POLICY", &changes.pull_policy),
+        ("WEFT_SIDECAR_IMAGE", &changes.sidecar_image),
+        ("WEFT_SIDECAR_PULL_POLICY", &changes.pull_policy),
     ];
     for variable in container["env"].as_array_mut().into_iter().flatten() {
         for (name, value) in &variables {
@@ -140,6 +151,7 @@ mod tests {
             replicas: None,
             operator_image: None,
             gateway_image: None,
+            sidecar_image: None,
             pull_policy: None,
             mesh: true,
         }
@@ -148,7 +160,7 @@ mod tests {
     #[test]
     fn by_itself_it_is_what_the_chart_renders() {
         let text = yaml(&installation(&changes()).expect("it is YAML")).expect("it is YAML");
-        for image in ["operator", "gateway"] {
+        for image in ["operator", "gateway", "sidecar"] {
             let image = format!("weft.dev/{image}:{}", env!("CARGO_PKG_VERSION"));
             assert!(text.contains(&image), "no {image} in {text}");
         }
@@ -164,6 +176,7 @@ mod tests {
             replicas: Some(3),
             operator_image: Some("example.com/operator:1".into()),
             gateway_image: Some("example.com/gateway:2".into()),
+            sidecar_image: Some("example.com/sidecar:3".into()),
             pull_policy: Some("Never".into()),
             mesh: false,
         };
@@ -174,6 +187,7 @@ mod tests {
             "replicas: 3",
             "example.com/operator:1",
             "example.com/gateway:2",
+            "example.com/sidecar:3",
             "imagePullPolicy: Never",
         ] {
             assert!(text.contains(expected), "no {expected} in {text}");

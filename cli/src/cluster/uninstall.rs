@@ -1,7 +1,7 @@
 //! `weft uninstall`: nothing is left but what was asked to stay.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
@@ -10,6 +10,7 @@ use std::{
 use anyhow::bail;
 use clap::Parser;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams};
+use weft_injection::INJECTED;
 
 use super::{AUTHORITY, CHILDREN, Cluster, GROUP, OPERATOR, OPERATOR_NAME, PART, Where, connection::name_of};
 
@@ -69,10 +70,16 @@ pub(crate) async fn run(args: Uninstall) -> anyhow::Result<ExitCode> {
         remove(&cluster, one).await?;
     }
     println!("Weft is gone: {} objects were removed", doomed.len() + left.len());
+    for (namespace, count) in sidecars(&cluster).await? {
+        println!(
+            "pods in {namespace} that still have a sidecar: {count}; it goes on until they are made anew (kubectl rollout restart)"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything that is to go, in the order in which it is to go: first who would make the rest anew.
+/// Everything that is to go, in the order in which it is to go: first who would be asked and not answer, and who would make
+/// the rest anew.
 async fn find(cluster: &Cluster, args: &Uninstall) -> anyhow::Result<Vec<Doomed>> {
     let mut found = cluster.labelled(PART).await?;
     if !args.keep_gateways {
@@ -113,6 +120,17 @@ async fn find(cluster: &Cluster, args: &Uninstall) -> anyhow::Result<Vec<Doomed>
     Ok(doomed)
 }
 
+/// How many pods have a sidecar, by namespace.
+async fn sidecars(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, usize>> {
+    let mut found = BTreeMap::new();
+    if let Some(api) = cluster.api("", "v1", "Pod") {
+        for pod in api.list_metadata(&ListParams::default().labels(INJECTED)).await? {
+            *found.entry(pod.metadata.namespace.unwrap_or_default()).or_default() += 1;
+        }
+    }
+    Ok(found)
+}
+
 /// What Helm remembers of releases, if it was Helm that installed them.
 async fn releases(
     cluster: &Cluster,
@@ -140,18 +158,20 @@ fn resource(group: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&kube::api::GroupVersionKind::gvk(group, "v1", kind))
 }
 
-/// The operator first, so that nothing is made anew; its namespace and its kinds last.
+/// The webhook first, for without an operator it would keep pods from starting; then the operator, so that nothing is made
+/// anew; its namespace and its kinds last.
 fn rank(one: &Doomed) -> u8 {
     let labels = one.object.metadata.labels.as_ref();
     let operator = labels
         .and_then(|labels| labels.get(OPERATOR_NAME))
         .is_some_and(|name| name == OPERATOR);
     match one.resource.kind.as_str() {
-        "Deployment" if operator => 0,
-        "GatewayClass" => 1,
-        "CustomResourceDefinition" => 3,
-        "Namespace" => 4,
-        _ => 2,
+        "MutatingWebhookConfiguration" => 0,
+        "Deployment" if operator => 1,
+        "GatewayClass" => 2,
+        "CustomResourceDefinition" => 4,
+        "Namespace" => 5,
+        _ => 3,
     }
 }
 

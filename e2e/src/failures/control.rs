@@ -154,7 +154,7 @@ async fn served(scene: &Scene, name: &str) -> anyhow::Result<()> {
 }
 
 /// Changes how many operators run; waits for it, and returns how many there were.
-async fn scale_operator(cluster: &Cluster, replicas: i64) -> anyhow::Result<i64> {
+pub(crate) async fn scale_operator(cluster: &Cluster, replicas: i64) -> anyhow::Result<i64> {
     let deployment = cluster.get("Deployment", SYSTEM, OPERATOR).await?;
     let before = deployment.data["spec"]["replicas"].as_i64().unwrap_or(1);
     cluster

@@ -2,7 +2,7 @@
 
 mod api;
 pub(crate) mod churn;
-mod control;
+pub(crate) mod control;
 mod pods;
 mod refused;
 

@@ -12,3 +12,4 @@ pub use loaded::Loaded;
 pub use problem::{Level, Place, Problem, Snippet};
 pub(crate) use sources::STANDARD_INPUT;
 pub use sources::{Found, Sources, SourcesError};
+pub use tree::values;

@@ -252,6 +252,22 @@ fn merge(entries: &mut Vec<(String, Mark, Node)>, mut names: HashSet<String>, so
     Ok(())
 }
 
+/// The documents of a text as plain values, read as `kubectl` reads them.
+///
+/// # Errors
+/// The text is not YAML that manifests may be made of; says why, and where.
+pub fn values(text: &str) -> Result<Vec<Value>, String> {
+    let mut reader = TreeReader::new(text);
+    let mut found = Vec::new();
+    loop {
+        match reader.document() {
+            Ok(Some((_, node))) => found.push(node.value()),
+            Ok(None) => return Ok(found),
+            Err(TreeError { mark, message }) => return Err(format!("{}:{}: {message}", mark.line, mark.column)),
+        }
+    }
+}
+
 fn mark(span: &Span) -> Mark {
     Mark {
         line: span.start.line().max(1),

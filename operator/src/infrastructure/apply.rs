@@ -94,7 +94,8 @@ pub(crate) fn plan<'a>(
     steps
 }
 
-fn is_same(actual: &Value, wanted: &Value) -> bool {
+/// Whether an object is as it is wanted, and was made from that.
+pub(crate) fn is_same(actual: &Value, wanted: &Value) -> bool {
     let made_from = |object: &Value| object["metadata"]["annotations"][RENDERED].clone();
     made_from(actual) == made_from(wanted) && covers(actual, wanted)
 }

@@ -22,6 +22,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "weft.dev/operator:dev",
         "--gateway-image",
         "weft.dev/gateway:dev",
+        "--sidecar-image",
+        "weft.dev/sidecar:dev",
     ];
     weft(&[&["install", "--apply", "--image-pull-policy", "Never"], &images[..]].concat())?;
     all_is_well()?;

@@ -115,6 +115,7 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step("Gateway API conformance", || {
         conformance::run(&conformance::Options::of_profiles(), false)
     });
+    steps.step("injection", e2e::injection);
     steps.step("failures under load", || e2e::failures(None));
     steps.step("installation and removal", lifecycle);
     if !was_up {

@@ -88,6 +88,7 @@ pub(super) async fn permissions(cluster: &Cluster) -> anyhow::Result<Group> {
         ("rbac.authorization.k8s.io", "clusterroles"),
         ("rbac.authorization.k8s.io", "clusterrolebindings"),
         ("apiextensions.k8s.io", "customresourcedefinitions"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
         ("gateway.networking.k8s.io", "gatewayclasses"),
     ];
     for (api_group, resource) in needed {

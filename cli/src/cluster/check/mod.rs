@@ -2,6 +2,7 @@
 
 mod gateways;
 mod kubernetes;
+mod mesh;
 mod operator;
 
 use std::{fmt::Write as _, process::ExitCode};
@@ -133,6 +134,7 @@ pub(crate) async fn run(args: Check) -> anyhow::Result<ExitCode> {
                 groups.push(operator::definitions(&cluster).await?);
                 groups.push(operator::operator(&cluster, &args.place.namespace).await?);
                 groups.push(gateways::gateways(&cluster, &args.place.namespace).await?);
+                groups.push(mesh::mesh(&cluster, &args.place.namespace).await?);
             }
             groups
         }

@@ -1,0 +1,326 @@
+//! Pods get sidecars, and work as without; who is not in the mesh does not notice.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context as _, ensure};
+use kube::api::{DynamicObject, PostParams};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, eventually},
+    failures::control::scale_operator,
+    load::{Target, body},
+    scene::{OPERATOR, SYSTEM},
+};
+
+/// A namespace that is observed, one where policies are enforced, and one that is not in the mesh.
+const OBSERVED: &str = "weft-e2e-observed";
+const SECURE: &str = "weft-e2e-secure";
+const OUTSIDE: &str = "weft-e2e-outside";
+/// The name of the chart's MutatingWebhookConfiguration.
+const CONFIGURATION: &str = "weft-operator";
+
+pub(crate) async fn run() -> anyhow::Result<ExitCode> {
+    let cluster = Cluster::connect().await?;
+    let start = Instant::now();
+    let namespaces = [(OBSERVED, "observe"), (SECURE, "secure"), (OUTSIDE, "")];
+    for (namespace, stage) in namespaces {
+        fresh(&cluster, namespace, stage).await?;
+    }
+    let outcome = all(&cluster).await;
+    for (namespace, _) in namespaces {
+        cluster.delete("Namespace", "", namespace).await?;
+    }
+    outcome?;
+    println!("ok      injection ({:.0} s)", start.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn all(cluster: &Cluster) -> anyhow::Result<()> {
+    roots(cluster).await?;
+    cluster.apply(&workloads()).await?;
+    choices(cluster).await?;
+    cluster.rolled_out(OBSERVED, "web").await?;
+    // It is ready once its own requests by way of both sidecars are answered.
+    cluster.rolled_out(OBSERVED, "client").await?;
+    traffic(cluster).await?;
+    job(cluster).await?;
+    bundle(cluster).await?;
+    let replicas = cluster.get("Deployment", SYSTEM, OPERATOR).await?.data["spec"]["replicas"].as_i64();
+    let without = without_operator(cluster).await;
+    scale_operator(cluster, replicas.unwrap_or(1)).await?;
+    without
+}
+
+async fn fresh(cluster: &Cluster, namespace: &str, stage: &str) -> anyhow::Result<()> {
+    cluster.delete("Namespace", "", namespace).await?;
+    eventually(
+        format!("the namespace {namespace} of an earlier run is gone"),
+        async || Ok(cluster.api("Namespace", "")?.get_opt(namespace).await?.is_none()),
+    )
+    .await?;
+    let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    if !stage.is_empty() {
+        object["metadata"]["labels"] = json!({"weft.dev/mesh": stage});
+    }
+    cluster.apply_object(object).await
+}
+
+/// Sidecars find the roots of the operator's certificates; nobody else does.
+async fn roots(cluster: &Cluster) -> anyhow::Result<()> {
+    for namespace in [OBSERVED, SECURE] {
+        eventually(format!("the roots are in {namespace}"), async || {
+            let roots = cluster.api("ConfigMap", namespace)?.get_opt("weft-roots").await?;
+            let roots = roots.context("there is no ConfigMap weft-roots")?;
+            Ok(roots.data["data"]["ca.crt"]
+                .as_str()
+                .is_some_and(|pem| pem.contains("BEGIN CERTIFICATE")))
+        })
+        .await?;
+    }
+    ensure!(
+        cluster
+            .api("ConfigMap", OUTSIDE)?
+            .get_opt("weft-roots")
+            .await?
+            .is_none()
+    );
+    Ok(())
+}
+
+fn workloads() -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: {OBSERVED}}}
+spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 3000}}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web, namespace: {OBSERVED}}}
+spec:
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+      - name: web
+        image: registry.k8s.io/gateway-api/echo-basic:v1.5.1
+        env:
+        - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
+        - {{name: NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}
+        startupProbe: {{tcpSocket: {{port: 3000}}, periodSeconds: 1}}
+        readinessProbe: {{httpGet: {{path: /health, port: 3000}}, periodSeconds: 1}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: client, namespace: {OBSERVED}}}
+spec:
+  selector: {{matchLabels: {{app: client}}}}
+  template:
+    metadata: {{labels: {{app: client}}}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+      - name: client
+        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
+        args: [--port=8080]
+        readinessProbe: {{exec: {{command: [/usr/local/bin/client, http://web.{OBSERVED}/]}}, periodSeconds: 1, timeoutSeconds: 10}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: once, namespace: {OBSERVED}}}
+spec:
+  backoffLimit: 10
+  template:
+    spec:
+      restartPolicy: OnFailure
+      containers:
+      - name: once
+        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
+        command: [/usr/local/bin/client, http://web.{OBSERVED}/, --count=3]
+"#
+    )
+}
+
+fn pod(metadata: Value) -> Value {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
+        "spec": {"terminationGracePeriodSeconds": 2, "containers": [{
+            "name": "app", "image": "registry.k8s.io/gateway-api/echo-advanced:v1.5.1", "args": ["--port=8080"],
+        }]},
+    });
+    pod["metadata"]["name"] = "tried".into();
+    pod
+}
+
+/// What the API server would make of a pod.
+async fn tried(cluster: &Cluster, namespace: &str, pod: Value) -> anyhow::Result<DynamicObject> {
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    Ok(cluster
+        .api("Pod", namespace)?
+        .create(&params, &serde_json::from_value(pod)?)
+        .await?)
+}
+
+fn starts_with_sidecar(pod: &DynamicObject) -> bool {
+    let names = |at: usize| pod.data["spec"]["initContainers"][at]["name"].as_str();
+    (names(0), names(1)) == (Some("weft-intercept"), Some("weft-sidecar"))
+}
+
+/// Who gets a sidecar, and who says otherwise.
+async fn choices(cluster: &Cluster) -> anyhow::Result<()> {
+    let plain = pod(json!({}));
+    for namespace in [OBSERVED, SECURE] {
+        eventually(format!("a pod in {namespace} gets a sidecar"), async || {
+            Ok(starts_with_sidecar(&tried(cluster, namespace, plain.clone()).await?))
+        })
+        .await?;
+        let mut agent = plain.clone();
+        agent["spec"]["hostNetwork"] = true.into();
+        let out = |field: &str| pod(json!({field: {"weft.dev/inject": "disabled"}}));
+        for left in [agent, out("labels"), out("annotations")] {
+            let made = tried(cluster, namespace, left).await?;
+            ensure!(
+                made.data["spec"]["initContainers"].is_null(),
+                "a pod in {namespace} gets a sidecar unasked"
+            );
+        }
+        let wrong = pod(json!({"annotations": {"weft.dev/skip-outbound-cidrs": "everywhere"}}));
+        let refused = tried(cluster, namespace, wrong)
+            .await
+            .err()
+            .context("a wrong annotation is taken")?;
+        ensure!(
+            refused.to_string().contains("weft.dev/skip-outbound-cidrs"),
+            "{refused}"
+        );
+    }
+    let outside = tried(cluster, OUTSIDE, plain).await?;
+    ensure!(
+        outside.data["spec"]["initContainers"].is_null(),
+        "a pod outside the mesh gets a sidecar"
+    );
+    Ok(())
+}
+
+/// The metrics of the sidecar of an application.
+async fn metrics(cluster: &Cluster, app: &str) -> anyhow::Result<String> {
+    let pods = cluster
+        .list("Pod", OBSERVED, &format!("app={app},weft.dev/injected"))
+        .await?;
+    let pod = pods.first().context("it has no sidecar")?;
+    let address: IpAddr = pod.data["status"]["podIP"]
+        .as_str()
+        .context("it has no address")?
+        .parse()?;
+    let target = Target {
+        address: SocketAddr::new(address, 15020),
+        host: "sidecar".to_owned(),
+        path: "/metrics".to_owned(),
+    };
+    body(&target).await
+}
+
+/// Requests between two applications are seen by the sidecars of both.
+async fn traffic(cluster: &Cluster) -> anyhow::Result<()> {
+    for (app, direction) in [("client", "outbound"), ("web", "inbound")] {
+        eventually(format!("the sidecar of {app} has seen requests"), async || {
+            let metrics = metrics(cluster, app).await?;
+            let mut seen = metrics
+                .lines()
+                .filter(|line| line.starts_with("weft_destination_requests_total{"));
+            let count = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok());
+            Ok(seen.any(|line| {
+                line.contains(&format!("direction=\"{direction}\"")) && count(line).is_some_and(|count| count > 0.0)
+            }))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// A Job ends with its application, whatever its sidecar does.
+async fn job(cluster: &Cluster) -> anyhow::Result<()> {
+    eventually("the Job has finished", async || {
+        let job = cluster.get("Job", OBSERVED, "once").await?;
+        Ok(job.data["status"]["succeeded"] == 1)
+    })
+    .await?;
+    let pods = cluster.list("Pod", OBSERVED, "job-name=once").await?;
+    ensure!(pods.iter().all(starts_with_sidecar), "the Job ran without a sidecar");
+    Ok(())
+}
+
+/// What the API server trusts is mended.
+async fn bundle(cluster: &Cluster) -> anyhow::Result<()> {
+    let api = cluster.api("MutatingWebhookConfiguration", "")?;
+    let bundle = |object: &DynamicObject| object.data["webhooks"][0]["clientConfig"]["caBundle"].clone();
+    let before = bundle(&api.get(CONFIGURATION).await?);
+    let patch = json!([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]);
+    let patch = kube::api::Patch::<DynamicObject>::Json(serde_json::from_value(patch)?);
+    api.patch(CONFIGURATION, &kube::api::PatchParams::default(), &patch)
+        .await?;
+    eventually("the roots of the webhook are told again", async || {
+        Ok(bundle(&api.get(CONFIGURATION).await?) == before)
+    })
+    .await
+}
+
+/// No operator is there: who is not in the mesh starts, who is observed starts as it is, and who is to be secured waits.
+async fn without_operator(cluster: &Cluster) -> anyhow::Result<()> {
+    let plain = pod(json!({}));
+    let injected = tried(cluster, OBSERVED, plain.clone()).await?;
+    scale_operator(cluster, 0).await?;
+    tried(cluster, OUTSIDE, plain.clone())
+        .await
+        .context("a pod outside the mesh")?;
+    let observed = tried(cluster, OBSERVED, plain.clone())
+        .await
+        .context("a pod that is observed")?;
+    ensure!(!starts_with_sidecar(&observed), "somebody answers");
+    let refused = tried(cluster, SECURE, plain.clone()).await;
+    ensure!(refused.is_err(), "a pod that is to be secured starts without a sidecar");
+    let mut agent = plain;
+    agent["spec"]["hostNetwork"] = true.into();
+    tried(cluster, SECURE, agent)
+        .await
+        .context("a pod that never gets a sidecar")?;
+    // One that has its sidecar by `weft inject` needs no operator to start, nor any roots.
+    let mut by_hand = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "by-hand", "namespace": OUTSIDE},
+        "spec": {
+            "initContainers": injected.data["spec"]["initContainers"],
+            "containers": injected.data["spec"]["containers"],
+            "volumes": injected.data["spec"]["volumes"].as_array().context("it has no volumes")?.iter()
+                .filter(|volume| volume["name"].as_str().is_some_and(|name| name.starts_with("weft-")))
+                .collect::<Vec<_>>(),
+        },
+    });
+    for list in ["initContainers", "containers"] {
+        for container in by_hand["spec"][list].as_array_mut().into_iter().flatten() {
+            // The token of the dry run's account is not there.
+            if let Some(mounts) = container["volumeMounts"].as_array_mut() {
+                mounts.retain(|mount| mount["name"].as_str().is_some_and(|name| name.starts_with("weft-")));
+            }
+        }
+    }
+    cluster.apply_object(by_hand).await?;
+    eventually("a pod that was injected by hand is ready", async || {
+        let pod = cluster.get("Pod", OUTSIDE, "by-hand").await?;
+        let conditions = pod.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions
+            .iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+    })
+    .await
+}

@@ -1,0 +1,95 @@
+//! Whatever a pod is like: injection is done once, changes nothing that is not ours, and can be undone.
+
+use proptest::{collection::btree_map, collection::vec, option, prelude::*};
+use serde_json::{Value, json};
+use weft_injection::{
+    INJECTED, INTERCEPT, LogLevel, Namespace, Outcome, ROOTS, Resources, SIDECAR, Settings, TOKEN, inject, is_injected,
+    uninject,
+};
+
+fn settings(image: &str) -> Settings {
+    Settings {
+        image: image.to_owned(),
+        pull_policy: "Always".to_owned(),
+        operator: "operator:15010".to_owned(),
+        server_name: "operator.weft.dev".to_owned(),
+        resources: Resources::default(),
+        log_level: LogLevel::Warn,
+    }
+}
+
+/// Members of a list, some of which have the names of ours.
+fn members(ours: [&'static str; 2]) -> impl Strategy<Value = Option<Vec<Value>>> {
+    let name = prop_oneof![
+        4 => "[a-d]".prop_map(String::from),
+        1 => Just(ours[0].to_owned()),
+        1 => Just(ours[1].to_owned()),
+    ];
+    let member = (name, 0..3_u8).prop_map(|(name, more)| json!({"name": name, "unknown": more}));
+    option::of(vec(member, 1..5))
+}
+
+fn texts() -> impl Strategy<Value = Option<Value>> {
+    let name = prop_oneof![
+        Just("app".to_owned()),
+        Just(INJECTED.to_owned()),
+        Just("weft.dev/skip-uids".to_owned())
+    ];
+    option::of(btree_map(name, "[0-9]", 1..3).prop_map(|texts| json!(texts)))
+}
+
+prop_compose! {
+    fn pods()(
+        labels in texts(),
+        annotations in texts(),
+        init in members([INTERCEPT, SIDECAR]),
+        volumes in members([TOKEN, ROOTS]),
+        has_metadata in any::<bool>(),
+        more in option::of("[a-z]{1,5}"),
+    ) -> Value {
+        let mut pod = json!({"spec": {"containers": [{"name": "app", "image": "app"}]}});
+        let fields = [("initContainers", init.map(Value::from)), ("volumes", volumes.map(Value::from)), ("more", more.map(Value::from))];
+        for (field, value) in fields {
+            if let Some(value) = value {
+                pod["spec"][field] = value;
+            }
+        }
+        if has_metadata {
+            pod["metadata"] = json!({"name": "pod"});
+            for (field, value) in [("labels", labels), ("annotations", annotations)] {
+                if let Some(value) = value {
+                    pod["metadata"][field] = value;
+                }
+            }
+        }
+        pod
+    }
+}
+
+fn injected(pod: &Value, image: &str) -> Value {
+    match inject(pod, &Namespace::default(), &settings(image)) {
+        Ok(Outcome::Injected(injected)) => injected.pod,
+        other => panic!("it can be injected: {other:?}"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn it_is_done_once_changes_nothing_else_and_can_be_undone(pod in pods()) {
+        let once = injected(&pod, "a");
+        prop_assert_eq!(&injected(&once, "a"), &once);
+        // Others of their kind stay, in their order, behind ours.
+        let bare = uninject(&pod);
+        for (field, ours) in [("initContainers", [INTERCEPT, SIDECAR]), ("volumes", [TOKEN, ROOTS])] {
+            let members = once["spec"][field].as_array().expect("a list");
+            let names: Vec<&str> = members.iter().filter_map(|member| member["name"].as_str()).collect();
+            prop_assert_eq!(&names[..2], &ours[..]);
+            let others = bare["spec"][field].as_array().cloned().unwrap_or_default();
+            prop_assert_eq!(&members[2..], &others[..]);
+        }
+        // What was made with other settings is replaced by what would have been made in the first place.
+        prop_assert_eq!(injected(&injected(&pod, "b"), "a"), injected(&bare, "a"));
+        prop_assert_eq!(&uninject(&once), &bare);
+        prop_assert!(is_injected(&once) && !is_injected(&bare));
+    }
+}

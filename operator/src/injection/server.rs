@@ -1,0 +1,228 @@
+//! The webhook: HTTP/1.1 over TLS, which is what API servers speak to webhooks.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use k8s_openapi::api::core::v1;
+use kube::{Api, Client};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use weft_injection::{Namespace, Settings};
+
+use super::{
+    Meshed,
+    review::{self, Verdict},
+};
+use crate::metrics::Metrics;
+
+/// Where it is asked.
+pub(super) const PATH: &str = "/inject";
+/// Connections at once. An API server keeps a few.
+const CONNECTIONS: usize = 256;
+/// How large a question may be: an API server takes objects of at most 1.5 MB.
+const QUESTION_KIB: u32 = 2048;
+/// All questions at once: they are small, but nobody has to prove who asks.
+const QUESTIONS_KIB: usize = 16 * 1024;
+/// How long TLS may take, a head, a body.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+const HEAD: Duration = Duration::from_secs(60);
+const BODY: Duration = Duration::from_secs(2);
+/// How long the API server may take to tell of a namespace.
+const NAMESPACE: Duration = Duration::from_secs(1);
+/// How long answers may take that are on their way when the process ends.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What questions are answered by.
+#[derive(Clone)]
+pub(crate) struct Webhook {
+    pub(crate) settings: Arc<Settings>,
+    /// The namespaces in the mesh, as far as watches have told.
+    pub(crate) meshed: watch::Receiver<Meshed>,
+    pub(crate) client: Client,
+    pub(crate) metrics: Metrics,
+}
+
+/// What all connections share.
+struct Shared {
+    webhook: Webhook,
+    room: Semaphore,
+}
+
+impl Webhook {
+    /// Serves it until `stop` is true.
+    pub(crate) async fn listen(
+        self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        let connections = Arc::new(Semaphore::new(CONNECTIONS));
+        let shared = Arc::new(Shared {
+            webhook: self,
+            room: Semaphore::new(QUESTIONS_KIB),
+        });
+        let mut tasks = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            // One too many is closed at once.
+            let Ok(place) = connections.clone().try_acquire_owned() else {
+                continue;
+            };
+            let connection = connection(stream, acceptor.clone(), shared.clone(), stop.clone());
+            tasks.spawn(async move {
+                connection.await;
+                drop(place);
+            });
+        }
+        drop(listener);
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        let _ = timeout(DRAIN, ended).await;
+    }
+
+    /// What is known of a namespace. One that was made just now may not be known yet.
+    async fn namespace(&self, name: &str) -> Arc<Namespace> {
+        if let Some(known) = self.meshed.borrow().get(name) {
+            return known.clone();
+        }
+        let api: Api<v1::Namespace> = Api::all(self.client.clone());
+        match timeout(NAMESPACE, api.get_metadata(name)).await {
+            Ok(Ok(found)) => Arc::new(Namespace {
+                labels: found.metadata.labels.unwrap_or_default(),
+                annotations: found.metadata.annotations.unwrap_or_default(),
+            }),
+            // That it is in the mesh the API server knows, or it would not ask; the rest is defaults.
+            Ok(Err(error)) => {
+                tracing::warn!(namespace = name, %error, "a namespace cannot be read; a pod is injected without its annotations");
+                Arc::default()
+            }
+            Err(_) => {
+                tracing::warn!(
+                    namespace = name,
+                    "the API server does not tell of a namespace; a pod is injected without its annotations"
+                );
+                Arc::default()
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            // Most often an API server that does not know our roots yet, or no longer.
+            tracing::debug!(%error, "a connection to the webhook was not made");
+            return;
+        }
+        Err(_) => return,
+    };
+    let answer = service_fn(move |request| answer(shared.clone(), request));
+    let mut server = http1::Builder::new();
+    // Between questions an API server lets a connection rest; it makes another when it finds it closed.
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), answer));
+    let told = async { stop.wait_for(|stop| *stop).await.is_ok() };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = told => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the webhook ended");
+    }
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(match questioned(&shared, request).await {
+        Ok(body) => {
+            let mut response = Response::new(Full::new(body));
+            let json = header::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, json);
+            response
+        }
+        Err((status, why)) => {
+            let mut response = Response::new(Full::new(Bytes::from(why)));
+            *response.status_mut() = status;
+            response
+        }
+    })
+}
+
+async fn questioned(shared: &Shared, request: Request<Incoming>) -> Result<Bytes, (StatusCode, String)> {
+    if request.uri().path() != PATH {
+        return Err((StatusCode::NOT_FOUND, format!("there is only {PATH}\n")));
+    }
+    if request.method() != Method::POST {
+        return Err((
+            StatusCode::METHOD_NOT_ALLOWED,
+            "AdmissionReviews are posted\n".to_owned(),
+        ));
+    }
+    let size = request.body().size_hint().exact();
+    let size = size.ok_or_else(|| (StatusCode::LENGTH_REQUIRED, "say how long it is\n".to_owned()))?;
+    let size = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
+    if size > QUESTION_KIB {
+        return Err((
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("{QUESTION_KIB} KiB are the most\n"),
+        ));
+    }
+    let unavailable = || {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too much is asked at once\n".to_owned(),
+        )
+    };
+    let room = timeout(BODY, shared.room.acquire_many(size)).await;
+    let _room = room.map_err(|_| unavailable())?.map_err(|_| unavailable())?;
+    let body = Limited::new(request.into_body(), QUESTION_KIB as usize * 1024).collect();
+    let body = timeout(BODY, body).await;
+    let body = body.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "it does not come\n".to_owned()))?;
+    let body = body
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?
+        .to_bytes();
+    let question = review::read(&body).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?;
+    let webhook = &shared.webhook;
+    let namespace = webhook.namespace(&question.namespace).await;
+    let answer = review::answer(&question, &namespace, &webhook.settings);
+    webhook.metrics.injection(answer.verdict.name());
+    match answer.verdict {
+        Verdict::Injected => tracing::debug!(namespace = question.namespace, "a pod gets a sidecar"),
+        Verdict::Left => tracing::debug!(
+            namespace = question.namespace,
+            why = answer.why,
+            "a pod gets no sidecar"
+        ),
+        Verdict::Refused => tracing::info!(namespace = question.namespace, why = answer.why, "a pod is refused"),
+    }
+    Ok(Bytes::from(answer.review.to_string()))
+}
