@@ -71,6 +71,7 @@ impl Audiences {
                             Some(namespace) => Party::Sidecars(namespace.as_str().into()),
                             None => Party::Mesh,
                         }),
+                        Resource::MeshNamespace(_) | Resource::Peer(_) | Resource::MeshService(_) => Some(Party::Mesh),
                         _ => None,
                     };
                     Some(known.parties.clone())
@@ -171,7 +172,12 @@ impl Audiences {
 /// How far below listeners and frontends a kind is.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::Listener(_) | Key::Frontend(_) | Key::Challenge(_) => 0,
+        Key::Listener(_)
+        | Key::Frontend(_)
+        | Key::Challenge(_)
+        | Key::MeshNamespace(_)
+        | Key::Peer(_)
+        | Key::MeshService(_) => 0,
         Key::Route(_) | Key::L4Route(_) => 1,
         Key::Service(_) => 2,
         Key::Workload(_) | Key::Certificate(_) | Key::TrustBundle(_) => 3,
@@ -213,9 +219,13 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
                 .chain(trusted.iter().cloned().map(Key::TrustBundle))
                 .collect()
         }
-        Resource::Certificate(_) | Resource::Challenge(_) | Resource::TrustBundle(_) | Resource::Frontend(_) => {
-            BTreeSet::new()
-        }
+        Resource::Certificate(_)
+        | Resource::Challenge(_)
+        | Resource::TrustBundle(_)
+        | Resource::Frontend(_)
+        | Resource::MeshNamespace(_)
+        | Resource::Peer(_)
+        | Resource::MeshService(_) => BTreeSet::new(),
     }
 }
 

@@ -5,8 +5,11 @@
 //! data plane the names of what has changed for it. A session sends what is due, in the order in which nothing is ever
 //! named before it is there, and never more than the data plane has said it took. What the data plane said last is in
 //! [`Publisher::replicas`], for the statuses.
+//!
+//! The same server says to workloads who they are and whom to believe, and signs their keys ([`Identify`]).
 
 mod audience;
+mod identity;
 mod party;
 mod publisher;
 mod session;
@@ -14,8 +17,12 @@ mod subscribe;
 mod transport;
 mod wire;
 
+pub use identity::{Identify, IdentityClient, IdentityError, Refused, Signed, Trust, Trusts};
 pub use party::DataPlane;
 pub use publisher::{Epoch, Publisher, Replica, Replicas};
 pub use session::{Authenticate, Denied, Server};
+/// What [`Identify`] is implemented with.
+pub use tonic::async_trait;
+
 pub use subscribe::{Endpoint, Sink, SubscribeError, Subscriber};
 pub use wire::TypeUrl;

@@ -73,6 +73,9 @@ impl DataPlane {
             Self::Sidecar { .. } => &[
                 TypeUrl::Certificate,
                 TypeUrl::TrustBundle,
+                TypeUrl::MeshNamespace,
+                TypeUrl::Peer,
+                TypeUrl::MeshService,
                 TypeUrl::Workload,
                 TypeUrl::Service,
                 TypeUrl::Route,

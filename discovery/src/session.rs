@@ -13,6 +13,7 @@ use tonic::{Status, Streaming, metadata::MetadataMap};
 use weft_model::Key;
 
 use crate::{
+    identity::{Identify, bearer},
     party::DataPlane,
     publisher::{Epoch, Publisher, Replica, Subscription},
     wire::{self, Delivered, RESPONSE_BYTES, Request, Response, TypeUrl, Version},
@@ -25,6 +26,12 @@ const WINDOW: usize = 8;
 pub trait Authenticate: Send + Sync + 'static {
     /// Whether who showed this bearer token is the data plane that it says it is.
     fn authenticate(&self, token: &str, data_plane: &DataPlane) -> impl Future<Output = Result<(), Denied>> + Send;
+}
+
+impl<A: Authenticate> Authenticate for Arc<A> {
+    async fn authenticate(&self, token: &str, data_plane: &DataPlane) -> Result<(), Denied> {
+        A::authenticate(self, token, data_plane).await
+    }
 }
 
 /// Why a data plane may not subscribe.
@@ -42,6 +49,7 @@ pub enum Denied {
 pub struct Server<A> {
     publisher: Publisher,
     authenticate: Arc<A>,
+    identify: Option<Arc<dyn Identify>>,
 }
 
 impl<A> Clone for Server<A> {
@@ -49,6 +57,7 @@ impl<A> Clone for Server<A> {
         Self {
             publisher: self.publisher.clone(),
             authenticate: self.authenticate.clone(),
+            identify: self.identify.clone(),
         }
     }
 }
@@ -59,16 +68,26 @@ impl<A: Authenticate> Server<A> {
         Self {
             publisher,
             authenticate: Arc::new(authenticate),
+            identify: None,
         }
+    }
+
+    /// Serves beside it how workloads come by their certificates.
+    #[must_use]
+    pub fn with_identities(mut self, identify: Arc<dyn Identify>) -> Self {
+        self.identify = Some(identify);
+        self
+    }
+
+    pub(crate) fn identify(&self) -> Option<Arc<dyn Identify>> {
+        self.identify.clone()
     }
 
     async fn admit(&self, metadata: &MetadataMap, first: &Request) -> Result<DataPlane, Status> {
         let node = first.node.as_ref();
         let node = node.ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
         let data_plane = DataPlane::of_node(node);
-        let token = metadata.get("authorization").and_then(|value| value.to_str().ok());
-        let token = token.and_then(|value| value.strip_prefix("Bearer "));
-        let token = token.ok_or_else(|| Status::unauthenticated("no bearer token was shown"))?;
+        let token = bearer(metadata)?;
         match self.authenticate.authenticate(token, &data_plane).await {
             Ok(()) => Ok(data_plane),
             Err(denied @ Denied::Token(..)) => {

@@ -1,6 +1,7 @@
 //! HTTP/2 over TLS, on both sides.
 
 use std::{
+    convert::Infallible,
     fs,
     future::Future,
     io,
@@ -27,6 +28,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tower_service::Service;
 
 use crate::{
+    identity::{Identities, ServeIdentity},
     session::{Authenticate, Server},
     subscribe::Endpoint,
     wire::{MESSAGE_BYTES, Serve},
@@ -38,8 +40,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(10);
 /// and has this long to say so.
 const PONG: Duration = Duration::from_secs(10);
-/// Connections at once. A data plane has one.
+/// Connections at once. A gateway has one, a sidecar one for each of the two services.
 const CONNECTIONS: usize = 4096;
+/// What the paths of calls about identity begin with.
+const IDENTITY: &str = "/weft.identity.v1.Identity/";
 
 /// Why the operator could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,7 @@ pub enum TransportError {
 }
 
 /// A connection to the operator.
+#[derive(Clone)]
 pub(crate) struct Channel(SendRequest<tonic::body::Body>);
 
 impl Service<http::Request<tonic::body::Body>> for Channel {
@@ -174,7 +179,10 @@ impl<A: Authenticate> Server<A> {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
         let stream = timeout(CONNECT, acceptor.accept(stream)).await??;
-        let service = Serve::new(self).max_decoding_message_size(MESSAGE_BYTES);
+        let service = Services {
+            identity: self.identify().map(Identities::serve),
+            discovery: Serve::new(self).max_decoding_message_size(MESSAGE_BYTES),
+        };
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
@@ -189,6 +197,38 @@ impl<A: Authenticate> Server<A> {
                 connection.as_mut().graceful_shutdown();
                 Ok(timeout(Duration::from_millis(200), connection).await.unwrap_or(Ok(()))?)
             }
+        }
+    }
+}
+
+/// What is served on a connection, told apart by the path.
+struct Services<A: Authenticate> {
+    discovery: Serve<Server<A>>,
+    identity: Option<ServeIdentity<Identities>>,
+}
+
+impl<A: Authenticate> Clone for Services<A> {
+    fn clone(&self) -> Self {
+        Self {
+            discovery: self.discovery.clone(),
+            identity: self.identity.clone(),
+        }
+    }
+}
+
+impl<A: Authenticate> Service<http::Request<Incoming>> for Services<A> {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        match &mut self.identity {
+            Some(identity) if request.uri().path().starts_with(IDENTITY) => identity.call(request),
+            _ => self.discovery.call(request),
         }
     }
 }

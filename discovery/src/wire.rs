@@ -28,6 +28,13 @@ pub(crate) mod proto {
             }
         }
     }
+    pub mod weft {
+        pub mod identity {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/weft.identity.v1.rs"));
+            }
+        }
+    }
     pub mod google {
         pub mod rpc {
             include!(concat!(env!("OUT_DIR"), "/google.rpc.rs"));
@@ -67,6 +74,12 @@ pub enum TypeUrl {
     TrustBundle,
     /// What ACME CAs ask.
     Challenge,
+    /// Namespaces in the mesh.
+    MeshNamespace,
+    /// Pods with sidecars.
+    Peer,
+    /// Ports of Services in the mesh.
+    MeshService,
     /// Endpoints.
     Workload,
     /// Service ports.
@@ -83,10 +96,13 @@ pub enum TypeUrl {
 
 impl TypeUrl {
     /// All of them, in the order in which they are subscribed to.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Certificate,
         Self::TrustBundle,
         Self::Challenge,
+        Self::MeshNamespace,
+        Self::Peer,
+        Self::MeshService,
         Self::Workload,
         Self::Service,
         Self::Route,
@@ -101,6 +117,9 @@ impl TypeUrl {
             Self::Certificate => "weft.dev/model.v1.Certificate",
             Self::TrustBundle => "weft.dev/model.v1.TrustBundle",
             Self::Challenge => "weft.dev/model.v1.Challenge",
+            Self::MeshNamespace => "weft.dev/model.v1.MeshNamespace",
+            Self::Peer => "weft.dev/model.v1.Peer",
+            Self::MeshService => "weft.dev/model.v1.MeshService",
             Self::Workload => "weft.dev/model.v1.Workload",
             Self::Service => "weft.dev/model.v1.Service",
             Self::Route => "weft.dev/model.v1.Route",
@@ -121,6 +140,9 @@ impl TypeUrl {
             Key::Certificate(_) => Self::Certificate,
             Key::TrustBundle(_) => Self::TrustBundle,
             Key::Challenge(_) => Self::Challenge,
+            Key::MeshNamespace(_) => Self::MeshNamespace,
+            Key::Peer(_) => Self::Peer,
+            Key::MeshService(_) => Self::MeshService,
             Key::Workload(_) => Self::Workload,
             Key::Service(_) => Self::Service,
             Key::Route(_) => Self::Route,
@@ -136,6 +158,9 @@ impl TypeUrl {
             Self::Certificate => Key::Certificate(name.into()),
             Self::TrustBundle => Key::TrustBundle(name.into()),
             Self::Challenge => Key::Challenge(name.into()),
+            Self::MeshNamespace => Key::MeshNamespace(name.into()),
+            Self::Peer => Key::Peer(name.into()),
+            Self::MeshService => Key::MeshService(name.into()),
             Self::Workload => Key::Workload(name.into()),
             Self::Service => Key::Service(name.into()),
             Self::Route => Key::Route(name.into()),
@@ -152,8 +177,9 @@ pub(crate) fn name(key: &Key) -> &str {
         Key::Certificate(key) => key.as_str(),
         Key::TrustBundle(key) => key.as_str(),
         Key::Challenge(key) => key.as_str(),
-        Key::Workload(key) => key.as_str(),
-        Key::Service(key) => key.as_str(),
+        Key::MeshNamespace(key) => key.as_str(),
+        Key::Peer(key) | Key::Workload(key) => key.as_str(),
+        Key::MeshService(key) | Key::Service(key) => key.as_str(),
         Key::Route(key) | Key::L4Route(key) => key.as_str(),
         Key::Frontend(key) | Key::Listener(key) => key.as_str(),
     }

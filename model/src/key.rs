@@ -70,6 +70,10 @@ key! {
     WorkloadKey
 }
 key! {
+    /// The name of a namespace.
+    NamespaceKey
+}
+key! {
     /// `namespace/name` of the Secret that holds a certificate.
     CertificateKey
 }

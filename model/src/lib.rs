@@ -10,9 +10,11 @@ mod challenge;
 mod filter;
 mod frontend;
 mod host;
+mod identity;
 mod key;
 mod l4;
 mod listener;
+mod peer;
 mod resource;
 mod route;
 mod service;
@@ -26,12 +28,14 @@ pub use filter::{
 };
 pub use frontend::Frontend;
 pub use host::{HostPattern, HostPatternError};
+pub use identity::{IdentityError, MeshTrust, Revocations, Serial, SpiffeId, TrustDomain};
 pub use key::{
-    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, RouteKey, ServiceKey, ServiceKind, TrustBundleKey,
-    WorkloadKey,
+    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, NamespaceKey, RouteKey, ServiceKey, ServiceKind,
+    TrustBundleKey, WorkloadKey,
 };
 pub use l4::{L4Backend, L4Route};
 pub use listener::{Listener, ListenerProtocol, ListenerTls, Transport};
+pub use peer::{MeshNamespace, MeshService, Peer, Stage};
 pub use resource::{Change, Key, Rejected, Resource};
 pub use route::{
     Backend, BackendTarget, HeaderMatch, PathMatch, QueryMatch, Retry, Route, RouteKind, RouteMatch, RouteOwner,

@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Certificate, CertificateKey, Challenge, ChallengeKey, Frontend, L4Route, Listener, ListenerKey, Route, RouteKey,
-    Service, ServiceKey, TrustBundle, TrustBundleKey, Workload, WorkloadKey,
+    Certificate, CertificateKey, Challenge, ChallengeKey, Frontend, L4Route, Listener, ListenerKey, MeshNamespace,
+    MeshService, NamespaceKey, Peer, Route, RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, Workload,
+    WorkloadKey,
 };
 
 /// A resource of any kind.
@@ -19,6 +20,12 @@ pub enum Resource {
     TrustBundle(Arc<TrustBundle>),
     /// A question of an ACME CA.
     Challenge(Arc<Challenge>),
+    /// A namespace in the mesh.
+    MeshNamespace(Arc<MeshNamespace>),
+    /// A pod with a sidecar.
+    Peer(Arc<Peer>),
+    /// A port of a Service in the mesh.
+    MeshService(Arc<MeshService>),
     /// An endpoint.
     Workload(Arc<Workload>),
     /// A Service port.
@@ -43,6 +50,12 @@ pub enum Key {
     TrustBundle(TrustBundleKey),
     /// A challenge's.
     Challenge(ChallengeKey),
+    /// That of a namespace in the mesh.
+    MeshNamespace(NamespaceKey),
+    /// That of a pod with a sidecar.
+    Peer(WorkloadKey),
+    /// That of a port of a Service in the mesh.
+    MeshService(ServiceKey),
     /// A workload's.
     Workload(WorkloadKey),
     /// A service's.
@@ -83,6 +96,9 @@ impl Resource {
             Self::Certificate(certificate) => Key::Certificate(certificate.key.clone()),
             Self::TrustBundle(bundle) => Key::TrustBundle(bundle.key.clone()),
             Self::Challenge(challenge) => Key::Challenge(challenge.key.clone()),
+            Self::MeshNamespace(namespace) => Key::MeshNamespace(namespace.key.clone()),
+            Self::Peer(peer) => Key::Peer(peer.key.clone()),
+            Self::MeshService(service) => Key::MeshService(service.key.clone()),
             Self::Workload(workload) => Key::Workload(workload.key.clone()),
             Self::Service(service) => Key::Service(service.key.clone()),
             Self::Route(route) => Key::Route(route.key.clone()),
@@ -108,6 +124,9 @@ impl fmt::Display for Key {
             Self::Certificate(key) => write!(f, "certificate {key}"),
             Self::TrustBundle(key) => write!(f, "trust bundle {key}"),
             Self::Challenge(key) => write!(f, "challenge {key}"),
+            Self::MeshNamespace(key) => write!(f, "namespace {key}"),
+            Self::Peer(key) => write!(f, "peer {key}"),
+            Self::MeshService(key) => write!(f, "service {key} in the mesh"),
             Self::Workload(key) => write!(f, "workload {key}"),
             Self::Service(key) => write!(f, "service {key}"),
             Self::Route(key) | Self::L4Route(key) => write!(f, "route {key}"),

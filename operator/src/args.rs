@@ -1,11 +1,16 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
+use jiff::SignedDuration;
 use weft_injection::{LogLevel, Quantity, Resources, Settings};
+use weft_model::TrustDomain;
 
-use crate::certificates::SERVER_NAME;
+use crate::{
+    certificates::SERVER_NAME,
+    identity::{self, IssuerKind, IssuerReference, LONGEST, SHORTEST},
+};
 
 /// The control plane of Weft: watches Gateway API, serves data planes, writes statuses, runs the pods of Gateways.
 #[derive(Clone, Debug, Parser)]
@@ -43,6 +48,42 @@ pub(crate) struct Args {
     /// The controller that the GatewayClasses to serve name
     #[arg(long, env = "WEFT_CONTROLLER_NAME", default_value = weft_translate::CONTROLLER)]
     pub(crate) controller_name: String,
+    /// Within what identities of workloads are told apart
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub(crate) trust_domain: TrustDomain,
+    /// How long certificates of workloads last: 10m to 168h
+    #[arg(long, env = "WEFT_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = lifetime)]
+    pub(crate) certificate_lifetime: Duration,
+    /// Who signs certificates of workloads
+    #[arg(long, env = "WEFT_CERTIFICATE_ISSUER", value_enum, default_value = "built-in")]
+    pub(crate) certificate_issuer: IssuerKind,
+    /// The issuer of cert-manager that signs them, if it does
+    #[arg(
+        long,
+        env = "WEFT_CERT_MANAGER_ISSUER",
+        required_if_eq("certificate_issuer", "cert-manager")
+    )]
+    pub(crate) cert_manager_issuer: Option<String>,
+    /// Its kind
+    #[arg(long, env = "WEFT_CERT_MANAGER_KIND", default_value = "ClusterIssuer")]
+    pub(crate) cert_manager_kind: String,
+    /// Its group
+    #[arg(long, env = "WEFT_CERT_MANAGER_GROUP", default_value = "cert-manager.io")]
+    pub(crate) cert_manager_group: String,
+    /// The ConfigMap whose ca.crt holds the roots of what it signs
+    #[arg(long, env = "WEFT_CERT_MANAGER_ROOTS", default_value = "weft-identity-roots")]
+    pub(crate) cert_manager_roots: String,
+}
+
+/// How long certificates last.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = text.parse::<SignedDuration>();
+    let lifetime = lifetime.map_err(|error| format!("{error}: write it like 24h or 90m"))?;
+    let lifetime = Duration::try_from(lifetime).map_err(|error| error.to_string())?;
+    if !(SHORTEST..=LONGEST).contains(&lifetime) {
+        return Err("it is not from 10m to 168h".to_owned());
+    }
+    Ok(lifetime)
 }
 
 /// What sidecars are like where neither their pods nor the namespaces of these say otherwise.
@@ -128,9 +169,49 @@ impl Args {
         advertised.split(['.', ':']).next().unwrap_or_default().to_owned()
     }
 
+    /// How workloads come by their certificates.
+    pub(crate) fn identity_settings(&self) -> identity::Settings {
+        identity::Settings {
+            trust_domain: self.trust_domain.clone(),
+            lifetime: self.certificate_lifetime,
+            issuer: self.certificate_issuer,
+            reference: IssuerReference {
+                name: self.cert_manager_issuer.clone().unwrap_or_default(),
+                kind: self.cert_manager_kind.clone(),
+                group: self.cert_manager_group.clone(),
+            },
+            roots: self.cert_manager_roots.clone(),
+            look: identity::LOOK,
+            patience: identity::PATIENCE,
+        }
+    }
+
     /// Where gateways are told to connect.
     pub(crate) fn advertised(&self) -> String {
         let service = || format!("weft-operator.{}.svc:15010", self.namespace());
         self.advertise.clone().unwrap_or_else(service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_last_neither_too_short_nor_too_long() {
+        assert_eq!(lifetime("24h"), Ok(Duration::from_secs(24 * 3600)));
+        assert_eq!(lifetime("10m"), Ok(SHORTEST));
+        for text in ["9m", "169h", "-24h", "a day", "24"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn cert_manager_needs_to_know_by_which_issuer() {
+        let parse = |args: &[&str]| Args::try_parse_from([&["weft-operator"][..], args].concat());
+        assert!(parse(&[]).is_ok());
+        assert!(parse(&["--certificate-issuer=cert-manager"]).is_err());
+        assert!(parse(&["--certificate-issuer=cert-manager", "--cert-manager-issuer=vault"]).is_ok());
+        assert!(parse(&["--trust-domain=Shop/A"]).is_err());
     }
 }

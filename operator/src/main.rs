@@ -3,14 +3,18 @@
 mod acme;
 mod admin;
 mod args;
+mod authority;
 mod certificates;
 mod children;
 mod controller;
 mod events;
+mod identity;
 mod infrastructure;
 mod injection;
 mod lease;
 mod metrics;
+#[cfg(test)]
+mod mock;
 mod object;
 mod operator;
 mod peers;
@@ -18,6 +22,7 @@ mod queue;
 mod status;
 mod tokens;
 mod watch;
+mod workloads;
 mod world;
 
 use std::{io::IsTerminal as _, process::ExitCode};

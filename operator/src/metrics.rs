@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use weft_discovery::Refused;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -20,7 +21,7 @@ struct Write {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Injection {
+struct Outcome {
     result: &'static str,
 }
 
@@ -37,7 +38,10 @@ pub(crate) struct Metrics {
     watch_errors: Family<Kind, Counter>,
     writes: Family<Write, Counter>,
     queued: Family<Queue, Gauge>,
-    injections: Family<Injection, Counter>,
+    injections: Family<Outcome, Counter>,
+    certificates: Family<Outcome, Counter>,
+    /// When what signs certificates of workloads ends, in seconds since 1970.
+    pub(crate) identity_ca_expiry: Gauge,
     /// Changes published to data planes.
     pub(crate) changes: Counter,
     /// What the last edits cost, translated and published.
@@ -59,6 +63,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("weft_operator");
         let (watch_events, watch_errors) = (Family::default(), Family::default());
         let (writes, queued, injections) = (Family::default(), Family::default(), Family::default());
+        let (certificates, identity_ca_expiry) = (Family::default(), Gauge::default());
         let (changes, data_planes, refused) = (Counter::default(), Gauge::default(), Gauge::default());
         let sidecars = Gauge::default();
         let (leader, resources) = (Gauge::default(), Gauge::default());
@@ -98,6 +103,16 @@ impl Metrics {
             Gauge::clone(&sidecars),
         );
         registry.register("refused", "Resources that data planes refuse", Gauge::clone(&refused));
+        registry.register(
+            "workload_certificates",
+            "Certificates that workloads asked for",
+            Family::clone(&certificates),
+        );
+        registry.register(
+            "identity_ca_expiry_timestamp_seconds",
+            "When the CA of workloads ends; 0 if its key is not here",
+            Gauge::clone(&identity_ca_expiry),
+        );
         registry.register("leader", "Whether this replica writes", Gauge::clone(&leader));
         registry.register("resources", "Resources that are published", Gauge::clone(&resources));
         Self {
@@ -107,6 +122,8 @@ impl Metrics {
             writes,
             queued,
             injections,
+            certificates,
+            identity_ca_expiry,
             changes,
             translation,
             data_planes,
@@ -133,7 +150,20 @@ impl Metrics {
 
     /// Counts a pod that the webhook was asked about.
     pub(crate) fn injection(&self, result: &'static str) {
-        self.injections.get_or_create(&Injection { result }).inc();
+        self.injections.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// Counts what a workload has asked for, by what it was refused for.
+    pub(crate) fn signed(&self, refused: Option<&Refused>) {
+        let result = match refused {
+            None => "ok",
+            Some(Refused::Token(_)) => "token",
+            Some(Refused::Forbidden(_)) => "forbidden",
+            Some(Refused::Request(_)) => "request",
+            Some(Refused::TooOften(_)) => "too_often",
+            Some(Refused::Unavailable(_)) => "unavailable",
+        };
+        self.certificates.get_or_create(&Outcome { result }).inc();
     }
 
     /// Says how much waits in a queue.

@@ -19,13 +19,14 @@ use crate::{
     args::Args,
     certificates::{Certificates, SERVER_NAME},
     controller::{Controller, Parts},
+    identity,
     infrastructure::render::Settings,
     injection::{Bundle, Webhook},
     lease::Keeper,
     metrics::Metrics,
     peers,
     tokens::Tokens,
-    watch as watches,
+    watch as watches, workloads,
     world::{Myself, World},
 };
 
@@ -72,11 +73,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let tokens = Arc::new(Tokens::new(client.clone()));
+    let settings = args.identity_settings();
+    let (identities, keeper_of_trust) =
+        identity::start(&client, &namespace, settings, tokens.clone(), claim.clone(), &metrics);
+    let trust = tokio::spawn(keeper_of_trust);
 
     let publisher = Publisher::new();
     let (sender, news) = mpsc::channel(NEWS);
     watches::start(&client, &metrics, &sender);
     drop(sender);
+    tokio::spawn(workloads::tell(client.clone(), publisher.clone(), metrics.clone()));
     let world = World::new(
         &args.controller_name,
         Myself {
@@ -134,7 +141,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .with_no_client_auth()
         .with_cert_resolver(shown);
     tls.alpn_protocols = vec![b"h2".to_vec()];
-    let server = Server::new(publisher, Tokens::new(client));
+    let server = Server::new(publisher, tokens).with_identities(Arc::new(identities));
     let mut is_ready = is_ready;
     let serving = async {
         // Before everything is known there is nothing true to be told. Connections wait in the socket's queue.
@@ -151,6 +158,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ended = serving => ended.context("the discovery address can be served no more"),
         ended = controller => ended.context("the controller has failed"),
         ended = certificates => ended.context("the keeping of certificates has failed"),
+        ended = trust => ended.context("the keeping of trust has failed"),
     };
     tracing::info!("the operator ends; data planes go on with what they have");
     stop.send_replace(true);

@@ -1,4 +1,5 @@
-//! Whether a data plane is the one it names: its token must be of the service account made for its Gateway, or of its pod.
+//! Who shows a token, and whether a data plane is the one it names: its token must be of the service account made for its
+//! Gateway, or of its pod.
 
 use std::{
     collections::HashMap,
@@ -8,6 +9,7 @@ use std::{
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
+use tokio::sync::Semaphore;
 use weft_discovery::{Authenticate, DataPlane, Denied};
 
 use crate::infrastructure::names;
@@ -21,26 +23,31 @@ const REMEMBERED: usize = 4096;
 /// How long the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Questions at once. Whoever reaches the operator can make it ask, and the API server has other things to do.
+const QUESTIONS: usize = 32;
+
 /// Asks the API server about tokens.
 pub(crate) struct Tokens {
     api: Api<TokenReview>,
+    questions: Semaphore,
     /// Whose tokens are, by the tokens themselves.
     known: Mutex<HashMap<String, (Bearer, Instant)>>,
 }
 
 /// Who shows a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Bearer {
-    namespace: String,
-    account: String,
-    /// The pod it was made for; absent on old API servers.
-    pod: Option<String>,
+pub(crate) struct Bearer {
+    pub(crate) namespace: String,
+    pub(crate) account: String,
+    /// The pod it was made for; absent on old API servers, and in tokens that are bound to nothing.
+    pub(crate) pod: Option<String>,
 }
 
 impl Tokens {
     pub(crate) fn new(client: Client) -> Self {
         Self {
             api: Api::all(client),
+            questions: Semaphore::new(QUESTIONS),
             known: Mutex::default(),
         }
     }
@@ -63,11 +70,21 @@ impl Tokens {
         }
     }
 
-    async fn bearer(&self, token: &str) -> Result<Result<Bearer, String>, Denied> {
+    /// Whose token it is, as was found out within the last minute.
+    pub(crate) async fn bearer(&self, token: &str) -> Result<Result<Bearer, String>, String> {
         let now = Instant::now();
         if let Some(bearer) = self.remembered(token, now) {
             return Ok(Ok(bearer));
         }
+        let bearer = self.review(token).await?;
+        if let Ok(bearer) = &bearer {
+            self.remember(token, bearer.clone(), now);
+        }
+        Ok(bearer)
+    }
+
+    /// Whose token it is now, or why it is nobody's; an error if that cannot be found out.
+    pub(crate) async fn review(&self, token: &str) -> Result<Result<Bearer, String>, String> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 audiences: Some(vec![AUDIENCE.to_owned()]),
@@ -76,17 +93,15 @@ impl Tokens {
             ..TokenReview::default()
         };
         let parameters = PostParams::default();
-        let asked = tokio::time::timeout(PATIENCE, self.api.create(&parameters, &review)).await;
-        let review = match asked {
-            Ok(Ok(review)) => review,
-            Ok(Err(error)) => return Err(Denied::Unavailable(error.to_string())),
-            Err(_) => return Err(Denied::Unavailable("the API server does not answer".to_owned())),
+        let ask = async {
+            let _permit = self.questions.acquire().await;
+            self.api.create(&parameters, &review).await
         };
-        let bearer = read(&review.status.unwrap_or_default());
-        if let Ok(bearer) = &bearer {
-            self.remember(token, bearer.clone(), now);
+        match tokio::time::timeout(PATIENCE, ask).await {
+            Ok(Ok(review)) => Ok(read(&review.status.unwrap_or_default())),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the API server does not answer".to_owned()),
         }
-        Ok(bearer)
     }
 }
 
@@ -150,7 +165,7 @@ fn permits(bearer: &Bearer, data_plane: &DataPlane) -> Result<(), String> {
 
 impl Authenticate for Tokens {
     async fn authenticate(&self, token: &str, data_plane: &DataPlane) -> Result<(), Denied> {
-        let bearer = self.bearer(token).await?;
+        let bearer = self.bearer(token).await.map_err(Denied::Unavailable)?;
         bearer
             .and_then(|bearer| permits(&bearer, data_plane))
             .map_err(|why| Denied::Token(data_plane.clone(), why))

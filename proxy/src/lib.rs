@@ -29,6 +29,7 @@ mod l4;
 mod latency;
 mod listen;
 mod log;
+pub mod mesh;
 mod metrics;
 mod mirror;
 pub mod names;

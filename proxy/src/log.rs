@@ -24,6 +24,9 @@ pub(crate) struct Record<'a> {
     /// Milliseconds since 1970 at which it ended.
     pub(crate) time_ms: u64,
     pub(crate) client: &'a str,
+    /// Who the client has proven to be, in the mesh.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) peer: &'a str,
     pub(crate) protocol: &'static str,
     pub(crate) method: &'a str,
     pub(crate) host: &'a str,
@@ -157,6 +160,7 @@ mod tests {
         Record {
             time_ms: 1,
             client: "127.0.0.1:5",
+            peer: "",
             protocol: "HTTP/1.1",
             method: "GET",
             host: "a.example",
@@ -178,6 +182,7 @@ mod tests {
     #[test]
     fn the_fields_are_those_that_are_named() {
         let whole = Record {
+            peer: "spiffe://a.b/ns/c/sa/d",
             received: Some(1),
             sent: Some(1),
             ..record("/a")

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use crate::{
     config::{Resolution, Snapshot},
+    mesh::Mesh,
     traffic::{DestinationStats, Intercepted, ServiceStats, Stats, Traffic},
 };
 
@@ -19,7 +20,7 @@ const QUANTILES: [(&str, f64); 3] = [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99
 const BOUNDS: [u64; 10] = [1, 2, 5, 10, 25, 50, 100, 250, 1000, 5000];
 
 /// Writes the exposition, `# EOF` included.
-pub(crate) fn render(stats: &Stats, snapshot: &Snapshot) -> String {
+pub(crate) fn render(stats: &Stats, snapshot: &Snapshot, mesh: &Mesh) -> String {
     let mut out = String::with_capacity(16 * 1024);
     family(
         &mut out,
@@ -174,8 +175,54 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot) -> String {
         family(&mut out, name, "gauge", help);
         line(&mut out, name, &[], value);
     }
+    certificates(&mut out, stats, mesh);
     out.push_str("# EOF\n");
     out
+}
+
+/// Who this is in the mesh; nothing where it is not in one.
+fn certificates(out: &mut String, stats: &Stats, mesh: &Mesh) {
+    if let Some(identity) = mesh.identity() {
+        let name = "weft_certificate_expiry_timestamp_seconds";
+        family(out, name, "gauge", "When the certificate of this workload ends.");
+        line(out, name, &[("identity", identity.id().as_str())], identity.not_after());
+    }
+    if let Some(trust) = mesh.trust() {
+        let connections = &stats.connections;
+        let name = "weft_mutual_connections";
+        family(
+            out,
+            name,
+            "counter",
+            "Connections with workloads that have proven who they are.",
+        );
+        for (direction, count) in [
+            ("inbound", connections.mutual_inbound),
+            ("outbound", connections.mutual_outbound),
+        ] {
+            line(out, &format!("{name}_total"), &[("direction", direction)], count);
+        }
+        let name = "weft_clear_connections_refused";
+        family(
+            out,
+            name,
+            "counter",
+            "Connections in clear that were reset since only workloads may come.",
+        );
+        line(out, &format!("{name}_total"), &[], connections.clear_refused);
+        let revoked = &trust.source().revoked;
+        for (name, help, value) in [
+            ("weft_trust_roots", "Roots that are trusted in the mesh.", trust.roots()),
+            (
+                "weft_trust_revocations",
+                "Workloads and certificates that are believed no longer.",
+                revoked.identities.len() + revoked.serials.len(),
+            ),
+        ] {
+            family(out, name, "gauge", help);
+            line(out, name, &[], value);
+        }
+    }
 }
 
 fn services(out: &mut String, stats: &Stats) {
@@ -459,7 +506,7 @@ mod tests {
             services: (0..5000).map(service).collect(),
             ..Stats::default()
         };
-        let text = render(&stats, &Snapshot::default());
+        let text = render(&stats, &Snapshot::default(), &Mesh::default());
         let series = text.lines().filter(|line| !line.starts_with('#')).count();
         assert!(series < 1000, "{series}");
         assert!(text.contains("weft_upstream_requests_total{service=\"_other\",class=\"2xx\"} 24750\n"));
@@ -471,7 +518,7 @@ mod tests {
             },
             ..Stats::default()
         };
-        let text = render(&stats, &Snapshot::default());
+        let text = render(&stats, &Snapshot::default(), &Mesh::default());
         let series = text.lines().filter(|line| !line.starts_with('#')).count();
         assert!(series < 1000, "{series}");
         let others = "weft_destination_connections_total{direction=\"outbound\",destination=\"_other\"} 4960\n";

@@ -98,9 +98,10 @@ pub enum LogOutput {
 
 impl LogFormat {
     /// The fields of the JSON form, in their order.
-    pub const FIELDS: [&str; 17] = [
+    pub const FIELDS: [&str; 18] = [
         "time_ms",
         "client",
+        "peer",
         "protocol",
         "method",
         "host",

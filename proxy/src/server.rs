@@ -23,6 +23,7 @@ use crate::{
     intercepted::{Direction, Intercept, Seen},
     listen::{self, Speaks},
     log::{self, AccessLogger},
+    mesh::Mesh,
     metrics,
     options::Options,
     tls::{self, PortTls},
@@ -42,6 +43,7 @@ pub struct Proxy {
     workers: Vec<mpsc::Sender<Command>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     log: Option<AccessLogger>,
+    mesh: Arc<Mesh>,
     /// The names that stand for endpoints.
     names: watch::Sender<BTreeSet<String>>,
     /// Ends the thread of the ticks when dropped.
@@ -86,12 +88,14 @@ impl Proxy {
         let log = log::start(&options.access_log)?;
         let configuration = Configuration::new();
         let empty = Arc::new(Snapshot::default());
+        let mesh = Arc::new(Mesh::default());
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         let mut ticking = Vec::new();
         for number in 0..options.workers.get() {
             let (commands, queue) = mpsc::channel(COMMANDS);
             let (options, snapshot, log) = (options.clone(), empty.clone(), log.clone());
+            let mesh = mesh.clone();
             let ticks = Arc::new(Notify::new());
             ticking.push(ticks.clone());
             let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
@@ -107,7 +111,7 @@ impl Proxy {
                 };
                 let _ = started.send(Ok(()));
                 runtime.block_on(async move {
-                    let worker = Rc::new(Worker::new(options, snapshot, log, seed));
+                    let worker = Rc::new(Worker::new(options, snapshot, mesh, log, seed));
                     run(worker, queue, ticks).await;
                 });
             };
@@ -129,6 +133,7 @@ impl Proxy {
             workers,
             threads: Mutex::new(threads),
             log,
+            mesh,
             names: watch::Sender::default(),
             _running: running,
         })
@@ -138,6 +143,7 @@ impl Proxy {
     /// reason, and never keeps anything else from being served.
     pub async fn apply(&self, changes: Vec<Change>) -> Vec<Rejected> {
         let mut control = self.configuration.lock().await;
+        let changes = self.mesh.apply(changes);
         let applied = control.configuration.apply(changes);
         let mut rejected = applied.rejected;
         let snapshot = applied.snapshot;
@@ -315,6 +321,11 @@ impl Proxy {
         }
     }
 
+    /// Who this data plane is in the mesh, and whom it believes: to be set, and shown.
+    pub fn mesh(&self) -> &Arc<Mesh> {
+        &self.mesh
+    }
+
     /// The configuration in use.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
@@ -399,7 +410,7 @@ impl Proxy {
 
     /// What was counted, as OpenMetrics text.
     pub async fn metrics(&self) -> String {
-        metrics::render(&self.stats().await, &self.snapshot())
+        metrics::render(&self.stats().await, &self.snapshot(), &self.mesh)
     }
 
     /// Takes no more connections, lets what is in flight end, for at most [`Options::drain`], and stops.

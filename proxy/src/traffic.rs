@@ -182,6 +182,12 @@ pub struct ConnectionStats {
     pub refused: u64,
     /// TLS handshakes that failed.
     pub handshakes_failed: u64,
+    /// From workloads of the mesh that have proven who they are.
+    pub mutual_inbound: u64,
+    /// To workloads of the mesh that have proven who they are.
+    pub mutual_outbound: u64,
+    /// That came in clear where nobody may.
+    pub clear_refused: u64,
     /// To backends, since the start.
     pub upstream_opened: u64,
     /// Requests to backends that went by a connection already open.
@@ -204,6 +210,9 @@ impl ConnectionStats {
         self.open += other.open;
         self.refused += other.refused;
         self.handshakes_failed += other.handshakes_failed;
+        self.mutual_inbound += other.mutual_inbound;
+        self.mutual_outbound += other.mutual_outbound;
+        self.clear_refused += other.clear_refused;
         self.upstream_opened += other.upstream_opened;
         self.upstream_reused += other.upstream_reused;
         self.l4_received += other.l4_received;

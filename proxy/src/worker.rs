@@ -20,6 +20,7 @@ use crate::{
     intercepted::Book,
     l4::L4State,
     log::{AccessLogger, Record, now_ms},
+    mesh::{Mesh, Peers},
     options::Options,
     splice::Pipes,
     traffic::{Cells, ConnectionStats, Tally},
@@ -45,6 +46,10 @@ pub(crate) struct Worker {
     pub(crate) connections: Cell<ConnectionStats>,
     /// What is counted of connections that network rules turn here.
     pub(crate) book: Book,
+    /// Who this workload is in the mesh, and whom it believes.
+    pub(crate) mesh: Arc<Mesh>,
+    /// Connections that stand by who their peers are.
+    pub(crate) peers: Peers,
     /// Requests in flight.
     pub(crate) pending: Cell<usize>,
     /// Set when the process is to stop.
@@ -102,7 +107,13 @@ impl Hasher for IdHasher {
 }
 
 impl Worker {
-    pub(crate) fn new(options: Arc<Options>, snapshot: Arc<Snapshot>, log: Option<AccessLogger>, seed: u64) -> Self {
+    pub(crate) fn new(
+        options: Arc<Options>,
+        snapshot: Arc<Snapshot>,
+        mesh: Arc<Mesh>,
+        log: Option<AccessLogger>,
+        seed: u64,
+    ) -> Self {
         Self {
             options,
             messages: MessagePool::default(),
@@ -114,6 +125,8 @@ impl Worker {
             log,
             connections: Cell::default(),
             book: Book::default(),
+            mesh,
+            peers: Peers::default(),
             pending: Cell::new(0),
             draining: Cell::new(false),
             coarse: Cell::new(Instant::now()),
@@ -246,6 +259,7 @@ impl Worker {
         self.coarse.set(now);
         self.watchdogs.tick(now);
         self.deadlines.approach(now);
+        self.peers.check(&self.mesh);
         for upstream in self.upstreams.borrow().values() {
             upstream.expire_idle(now, self.options.limits.idle_timeout);
         }

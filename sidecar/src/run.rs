@@ -22,6 +22,7 @@ use weft_proxy::{
 };
 
 use crate::{
+    identity,
     ports::{ADMIN, PROBES, Ports},
     told,
 };
@@ -96,6 +97,13 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let proxy = Arc::new(Proxy::start(args.options()).context("the data plane cannot start")?);
     let state = Arc::new(State::new(proxy.clone()));
     let told = args.operator.ask(&proxy)?;
+    let kept = args
+        .operator
+        .endpoint()
+        .map(|operator| identity::keep(operator, proxy.mesh().clone()));
+    if let Some(kept) = kept {
+        tokio::spawn(kept);
+    }
     probes(args.probes_port, &state).await?;
     let bound = admin::start(args.admin, Pages::All, state.clone()).await;
     bound.with_context(|| format!("the admin address {} cannot be bound", args.admin))?;

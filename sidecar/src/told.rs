@@ -64,9 +64,19 @@ pub(crate) struct Told {
 }
 
 impl Operator {
+    /// Where it is, if there is one.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        Some(Endpoint {
+            address: self.address.clone().filter(|address| !address.is_empty())?,
+            server_name: self.operator_name.clone(),
+            roots: self.roots.clone(),
+            token: self.token.clone(),
+        })
+    }
+
     /// Asks the operator, if there is one, again and again until it is there.
     pub(crate) fn ask(&self, proxy: &Arc<Proxy>) -> anyhow::Result<Option<Told>> {
-        let Some(address) = self.address.clone().filter(|address| !address.is_empty()) else {
+        let Some(endpoint) = self.endpoint() else {
             return Ok(None);
         };
         let needed = |value: &Option<String>, name: &str| {
@@ -74,16 +84,12 @@ impl Operator {
             value
                 .with_context(|| format!("with WEFT_OPERATOR, {name} must be set, so that the operator knows who asks"))
         };
-        let data_plane = DataPlane::sidecar(
+        let (namespace, pod) = (
             needed(&self.namespace, "POD_NAMESPACE")?,
             needed(&self.pod, "POD_NAME")?,
         );
-        let endpoint = Endpoint {
-            address,
-            server_name: self.operator_name.clone(),
-            roots: self.roots.clone(),
-            token: self.token.clone(),
-        };
+        proxy.mesh().set_pod(&namespace, &pod);
+        let data_plane = DataPlane::sidecar(namespace, pod);
         let (told, all) = watch::channel(false);
         let applier = Applier {
             proxy: proxy.clone(),

@@ -19,10 +19,11 @@ use weft_model::Resource;
 pub use self::state::State;
 use crate::{
     config::Snapshot,
+    mesh::Mesh,
     traffic::{Stats, Traffic},
 };
 
-const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/names    the names that stand for endpoints, and their addresses, as JSON\n/stats    what was counted, as JSON\n";
+const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/names    the names that stand for endpoints, and their addresses, as JSON\n/identity who this is in the mesh and whom it believes, as JSON\n/stats    what was counted, as JSON\n";
 
 /// Which pages there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,13 +82,14 @@ async fn answer(
             (StatusCode::OK, kind, state.proxy().metrics().await)
         }
         "/config" if pages == Pages::All => {
-            let resources: Vec<Resource> = state
+            let mut resources: Vec<Resource> = state
                 .proxy()
                 .snapshot()
                 .resources()
                 .iter()
                 .map(Resource::redacted)
                 .collect();
+            resources.extend(state.proxy().mesh().resources());
             (
                 StatusCode::OK,
                 JSON,
@@ -95,6 +97,7 @@ async fn answer(
             )
         }
         "/names" if pages == Pages::All => (StatusCode::OK, JSON, names(&state.proxy().snapshot()).to_string()),
+        "/identity" if pages == Pages::All => (StatusCode::OK, JSON, identity(state.proxy().mesh()).to_string()),
         "/stats" if pages == Pages::All => (StatusCode::OK, JSON, stats(&state.proxy().stats().await).to_string()),
         _ => (
             StatusCode::NOT_FOUND,
@@ -123,6 +126,19 @@ fn names(snapshot: &Snapshot) -> serde_json::Value {
         (hostname.to_owned(), shown.unwrap_or_default())
     });
     serde_json::Value::Object(names.collect())
+}
+
+/// Who this is, without its key, and whom it believes; null as long as that is not known.
+fn identity(mesh: &Mesh) -> serde_json::Value {
+    json!({
+        "identity": mesh.identity().map(|identity| json!({
+            "id": identity.id(),
+            "serial": identity.serial(),
+            "notAfter": identity.not_after(),
+            "chainPem": identity.chain_pem(),
+        })),
+        "trust": mesh.trust().map(|trust| trust.source().clone()),
+    })
 }
 
 fn stats(stats: &Stats) -> serde_json::Value {

@@ -105,6 +105,8 @@ impl Configuration {
                 Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
                 Change::Upsert(Resource::L4Route(route)) => Ok(self.put_l4_route(route)),
                 Change::Upsert(Resource::Frontend(frontend)) => self.put_frontend(frontend),
+                // Of these the mesh takes care: see `Mesh::apply`.
+                Change::Upsert(Resource::MeshNamespace(_) | Resource::Peer(_) | Resource::MeshService(_)) => Ok(false),
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
             match done {
@@ -183,6 +185,7 @@ impl Configuration {
             Key::Listener(key) => self.remove_listener(key),
             Key::L4Route(key) => self.remove_l4_route(key),
             Key::Frontend(key) => self.remove_frontend(key),
+            Key::MeshNamespace(_) | Key::Peer(_) | Key::MeshService(_) => false,
         }
     }
 

@@ -7,6 +7,7 @@
 mod book;
 pub(crate) mod first;
 pub(crate) mod http1;
+mod inbound;
 mod observer;
 mod original;
 mod outbound;
@@ -44,6 +45,7 @@ use crate::{
         Ended, Story,
         relay::{abort, both},
     },
+    mesh::{self, Carries},
     splice,
     traffic::Cells,
     upstream::BackendStream,
@@ -171,6 +173,10 @@ pub(crate) async fn serve(
     cells: Rc<Cells>,
 ) {
     let story = Story::new(peer, port, "TCP");
+    if direction == Direction::Inbound {
+        let ended = Box::pin(inbound::serve(&worker, client, peer, port, &cells, &story)).await;
+        return story.close(&worker, &ended);
+    }
     // Boxed, here and below, so that a connection does not hold the space for what it is not, or not any more.
     let (client, outbound, first) = match Box::pin(way(&worker, &client, port, direction, &story)).await {
         Ok(Way::Requests(outbound, first)) => (client, outbound, first),
@@ -227,17 +233,32 @@ async fn onward(
         None => open(worker, address).await,
     };
     match server {
-        Ok(server) => Ok(Way::On(Carried {
-            server: BackendStream::Plain(server),
-            first,
-            destination: Destination::open(destination),
-            load: None,
-        })),
+        Ok(server) => {
+            let proven = proven(worker, address, server).await;
+            let server = proven.inspect_err(|_| destination.failed())?;
+            Ok(Way::On(Carried {
+                server,
+                first,
+                destination: Destination::open(destination),
+                load: None,
+            }))
+        }
         Err(error) => {
             destination.failed();
             Err(Ended::new(Flag::ConnectFailed, error.to_string()))
         }
     }
+}
+
+/// Has who is at an address prove that it is there, if that is a workload of the mesh that has to.
+async fn proven(worker: &Worker, address: SocketAddr, server: TcpStream) -> Result<BackendStream, Ended> {
+    let Some(peer) = worker.mesh.expected(address) else {
+        return Ok(BackendStream::Plain(server));
+    };
+    let proven = Box::pin(mesh::shake(worker, server, address, &peer, Carries::Anything)).await;
+    proven
+        .map(BackendStream::Mutual)
+        .map_err(|error| Ended::new(Flag::TlsFailed, error.to_string()))
 }
 
 /// Connects to where a connection was going.
@@ -255,23 +276,23 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// What is left of a connection that was carried.
-enum Left {
+enum Left<C> {
     /// Nothing.
     Ended(Ended),
     /// The client's part, whose Service has got routes: from here on its requests go by these, this one first.
-    Requests(TcpStream, Outbound, Vec<u8>),
+    Requests(C, Outbound, Vec<u8>),
 }
 
 /// Carries a connection to its end: copies both ways. There is no limit to how long nothing moves while both sides may speak:
 /// that is for them to decide.
-async fn carry(
+async fn carry<C: Stream>(
     worker: &Worker,
-    client: TcpStream,
+    client: C,
     carried: Carried,
     direction: Direction,
     port: &Cells,
     story: &Story,
-) -> Left {
+) -> Left<C> {
     let Carried {
         server,
         first,
@@ -298,9 +319,9 @@ async fn carry(
 }
 
 /// Copies both ways until that has ended, or until the client begins a request that is for routes.
-async fn copy_both(
+async fn copy_both<C: Stream>(
     worker: &Worker,
-    client: &Shared<TcpStream>,
+    client: &Shared<C>,
     first: Vec<u8>,
     server: BackendStream,
     observer: &Observer<'_>,
@@ -357,13 +378,16 @@ async fn one_way<A: Stream, B: Stream>(
                 copy(worker, from, to, None, moved, watchdog).await?;
                 break;
             }
-            Unseen::Next(length) => match splice::relay(worker, from, to, Some(length), moved, watchdog).await {
-                Ok(()) => observer.passed_over(side),
-                // What was announced is not all there: the other side gets to see just that.
-                Err(Broken::Backend(BodyError::Truncated)) => break,
-                Err(broken) => return Err(broken),
-            },
-            Unseen::Nothing => {
+            Unseen::Next(length) if splice::possible(from, to) => {
+                match splice::relay(worker, from, to, Some(length), moved, watchdog).await {
+                    Ok(()) => observer.passed_over(side),
+                    // What was announced is not all there: the other side gets to see just that.
+                    Err(Broken::Backend(BodyError::Truncated)) => break,
+                    Err(broken) => return Err(broken),
+                }
+            }
+            // What TLS has sealed goes by way of a buffer, and may as well be seen.
+            Unseen::Next(_) | Unseen::Nothing => {
                 let next = |bytes: &[u8]| match side {
                     Side::Client if observer.takes_over(bytes) => Next::Hold,
                     _ if observer.see(side, bytes) => Next::Last,
@@ -404,7 +428,7 @@ mod tests {
             limits: Limits::default(),
             access_log: AccessLog::default(),
         };
-        let worker = Rc::new(Worker::new(Arc::new(options), Arc::default(), None, 1));
+        let worker = Rc::new(Worker::new(Arc::new(options), Arc::default(), Arc::default(), None, 1));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let connect = || async { TcpStream::connect(address).await.expect("it listens") };

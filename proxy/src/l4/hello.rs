@@ -30,6 +30,11 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
+    /// How many of the bytes that it was fed are part of it.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken
+    }
+
     /// Reads on; returns it once all has come. Then, [`Partial::taken`] says where it ends.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Accepted>, HelloError> {
         let mut rest = bytes;

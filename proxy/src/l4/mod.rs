@@ -72,6 +72,8 @@ pub(crate) struct Story {
     pub(crate) protocol: Cell<&'static str>,
     started: Instant,
     pub(crate) sni: RefCell<String>,
+    /// Who the client has proven to be.
+    pub(crate) peer: RefCell<String>,
     rule: RefCell<Option<Arc<L4Rule>>>,
     service: RefCell<Option<ServiceKey>>,
     pub(crate) endpoint: Cell<Option<SocketAddr>>,
@@ -90,6 +92,7 @@ impl Story {
             protocol: Cell::new(protocol),
             started: Instant::now(),
             sni: RefCell::default(),
+            peer: RefCell::default(),
             rule: RefCell::default(),
             service: RefCell::default(),
             endpoint: Cell::new(None),
@@ -122,6 +125,7 @@ impl Story {
         log.write(&Record {
             time_ms: now_ms(),
             client: &self.client.to_string(),
+            peer: &self.peer.borrow(),
             protocol: Self::HTTP1,
             method,
             host,
@@ -157,6 +161,7 @@ impl Story {
         log.write(&Record {
             time_ms: now_ms(),
             client: &self.client.to_string(),
+            peer: &self.peer.borrow(),
             protocol: self.protocol.get(),
             host: &self.sni.borrow(),
             duration_us: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),

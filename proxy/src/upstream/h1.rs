@@ -56,7 +56,7 @@ impl H1Connection {
         secure: Option<&Secure>,
         fresh: bool,
     ) -> Result<Self, ConnectError> {
-        let by = secure.map_or(0, |secure| secure.id);
+        let by = home.by(worker, secure);
         let idle = if fresh { None } else { home.take_idle(by) };
         let (stream, reused) = match idle {
             Some(stream) => {

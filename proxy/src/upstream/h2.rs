@@ -125,7 +125,7 @@ impl H2Connections {
         home: &Connections,
         secure: Option<&Secure>,
     ) -> Result<(SendRequest<Bytes>, StreamGuard), ConnectError> {
-        let by = secure.map_or(0, |secure| secure.id);
+        let by = home.by(worker, secure);
         loop {
             let first = self.open.borrow().iter().find(|c| c.by == by && c.has_room()).cloned();
             let (connection, reused) = match first {
@@ -179,7 +179,7 @@ impl H2Connections {
         let opener = Opener {
             home: self,
             opening: Rc::new(Opening {
-                by: secure.map_or(0, |secure| secure.id),
+                by: home.by(worker, secure),
                 waiting: Cell::new(0),
                 ended: Notify::new(),
                 failed: RefCell::default(),
@@ -212,7 +212,7 @@ impl H2Connections {
         let (sender, mut driver) = handshake.map_err(io::Error::other)?;
         let connection = Rc::new(H2Connection {
             sender,
-            by: secure.map_or(0, |secure| secure.id),
+            by: home.by(worker, secure),
             streams: Cell::new(0),
             idle: Cell::new(None),
         });

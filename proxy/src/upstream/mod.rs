@@ -26,6 +26,7 @@ use crate::{
     balance::{Balancer, EndpointState, RetryBudget},
     config::ServiceEntry,
     flag::Flag,
+    mesh::{self, Carries},
     traffic::Cells,
     worker::Worker,
 };
@@ -42,6 +43,9 @@ pub(crate) struct Upstream {
     secured: RefCell<Vec<Rc<Secure>>>,
     last_secure: Cell<u64>,
 }
+
+/// In what tells connections apart, that they are between workloads of the mesh.
+const MUTUAL: u64 = 1 << 63;
 
 /// More than these Gateways, with certificates of their own, do not share one process.
 const SECURED: usize = 64;
@@ -191,12 +195,43 @@ impl Connections {
         let stream = stream.map_err(io::Error::from)??;
         stream.set_nodelay(true)?;
         worker.count_connections(|stats| stats.upstream_opened += 1);
-        let Some(secure) = secure else {
-            return Ok(BackendStream::Plain(stream));
-        };
+        let peer = worker.mesh.expected(self.address);
         // Boxed, so that a connection in clear does not hold the space for a handshake.
-        let shaken = Box::pin(tokio::time::timeout(limit, secure.connect(stream, alpn))).await;
-        let shaken = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
+        let shaken = match (peer, secure) {
+            (None, None) => return Ok(BackendStream::Plain(stream)),
+            (None, Some(secure)) => {
+                let shaken = Box::pin(tokio::time::timeout(limit, secure.connect(stream, alpn))).await;
+                let shaken = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
+                shaken.map(BackendStream::Secure)
+            }
+            (Some(peer), secure) => {
+                let carries = match (secure, alpn) {
+                    (None, Alpn::Http1 | Alpn::Http2) => Carries::Http,
+                    _ => Carries::Anything,
+                };
+                let proven = Box::pin(mesh::shake(worker, stream, self.address, &peer, carries)).await;
+                let stream = proven.map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
+                match secure {
+                    None => Ok(BackendStream::Mutual(stream)),
+                    Some(secure) => {
+                        let shaken = Box::pin(tokio::time::timeout(limit, secure.connect(stream, alpn))).await;
+                        let shaken = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
+                        shaken.map(BackendStream::Nested)
+                    }
+                }
+            }
+        };
         shaken.map_err(ConnectError::Tls)
+    }
+
+    /// What tells connections apart that must not be taken for each other: by what they are secured. What was made in clear is
+    /// not used once who is there has to prove it.
+    fn by(&self, worker: &Worker, secure: Option<&Secure>) -> u64 {
+        let mutual = if worker.mesh.is_expected(self.address) {
+            MUTUAL
+        } else {
+            0
+        };
+        secure.map_or(0, |secure| secure.id) | mutual
     }
 }

@@ -21,12 +21,17 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::{
     config::{BackendTls, provider},
     io::Stream,
+    mesh::ToWorkload,
 };
 
 /// A connection to a backend, in clear or over TLS.
 pub(crate) enum BackendStream {
     Plain(TcpStream),
     Secure(Box<TlsStream<TcpStream>>),
+    /// To a workload of the mesh.
+    Mutual(ToWorkload),
+    /// To a workload of the mesh that speaks TLS itself.
+    Nested(Box<TlsStream<ToWorkload>>),
 }
 
 /// By what a connection is secured. Connections of different ones are never taken for each other, nor are sessions of one
@@ -97,7 +102,11 @@ impl Secure {
             }
     }
 
-    pub(super) async fn connect(&self, stream: TcpStream, alpn: Alpn) -> io::Result<BackendStream> {
+    pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        alpn: Alpn,
+    ) -> io::Result<Box<TlsStream<S>>> {
         let config = match alpn {
             Alpn::Http1 => &self.http1,
             Alpn::Http2 => &self.http2,
@@ -105,7 +114,7 @@ impl Secure {
         };
         let connector = TlsConnector::from(config.clone());
         let stream = connector.connect(self.tls.name.clone(), stream).await?;
-        Ok(BackendStream::Secure(Box::new(stream)))
+        Ok(Box::new(stream))
     }
 }
 
@@ -127,7 +136,7 @@ impl BackendStream {
                     || matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
             // What is there may be of TLS itself, such as a ticket.
-            Self::Secure(stream) => {
+            stream => {
                 let mut byte = [0];
                 Pin::new(stream)
                     .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
@@ -141,7 +150,7 @@ impl Stream for BackendStream {
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(stream) => Some(stream),
-            Self::Secure(_) => None,
+            Self::Secure(_) | Self::Mutual(_) | Self::Nested(_) => None,
         }
     }
 }
@@ -151,6 +160,8 @@ impl AsyncRead for BackendStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Mutual(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Nested(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -160,6 +171,8 @@ impl AsyncWrite for BackendStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Secure(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Mutual(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Nested(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -171,6 +184,8 @@ impl AsyncWrite for BackendStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Self::Secure(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Mutual(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Nested(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
 
@@ -182,6 +197,8 @@ impl AsyncWrite for BackendStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Secure(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Mutual(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Nested(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -189,6 +206,8 @@ impl AsyncWrite for BackendStream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Secure(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Mutual(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Nested(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A pod and the world around it: two network namespaces with a cable between them, and a sidecar in one. Needs root.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod operator;
+
 use std::{
     fs::{self, File, Permissions},
     io::{self, Read as _, Write as _},
@@ -28,6 +30,7 @@ pub const PROXY: u32 = 1337;
 pub const OUTBOUND: u16 = 15001;
 pub const INBOUND: u16 = 15006;
 pub const PROBES: u16 = 15020;
+pub const ADMIN: u16 = 15021;
 
 /// Addresses of both ends of the cable, of each family (RFC 5737, RFC 3849).
 pub const POD: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
@@ -200,8 +203,13 @@ impl Network {
 
     /// The step that puts the rules there, with no privilege but the one it needs.
     pub fn intercept(&self, args: &str) -> Output {
+        self.intercept_in(&self.pod, args)
+    }
+
+    /// The same in one of the two namespaces.
+    pub fn intercept_in(&self, namespace: &Namespace, args: &str) -> Output {
         let setpriv = format!("--bounding-set=-all,+net_admin --inh-caps=-all {PROGRAM} intercept {args}");
-        self.pod.run("setpriv", &setpriv)
+        namespace.run("setpriv", &setpriv)
     }
 }
 
@@ -215,9 +223,8 @@ impl Drop for Network {
 
 /// A pod whose connections are turned to its sidecar.
 pub struct Meshed {
+    sidecar: Sidecar,
     pub network: Network,
-    sidecar: Child,
-    log: PathBuf,
 }
 
 impl std::ops::Deref for Meshed {
@@ -240,53 +247,16 @@ impl Meshed {
         Self::beside(network, run)
     }
 
-    /// Starts a sidecar, as a user without any privilege.
+    /// Starts a sidecar.
     pub fn beside(network: Network, args: &str) -> Self {
-        let log = std::env::temp_dir().join(format!("{}.log", network.pod.name()));
-        let output = File::create(&log).expect("it is ours");
-        // The build's own folder may be one that the sidecar's user cannot enter.
-        let program = log.with_extension("program");
-        fs::copy(PROGRAM, &program).expect("there is room");
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("it is ours");
-        let mut command = Command::new(&program);
-        command.arg("run").args(args.split_whitespace());
-        command.uid(PROXY).gid(PROXY).current_dir("/").stdin(Stdio::null());
-        command.stdout(output.try_clone().expect("it is open")).stderr(output);
-        let sidecar = network.pod.inside(move || {
-            loop {
-                match command.spawn() {
-                    // Another thread has just forked, and its child has not yet let go of the file that was written.
-                    Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
-                    child => return child.expect("it starts"),
-                }
-            }
-        });
-        fs::remove_file(program).expect("it is ours");
-        let meshed = Self { network, sidecar, log };
-        eventually("the sidecar is ready", || {
-            meshed.page("/ready").is_ok_and(|page| page.starts_with("HTTP/1.1 200"))
-        });
-        meshed
+        Self {
+            sidecar: Sidecar::start(&network.pod, args),
+            network,
+        }
     }
 
-    fn page(&self, path: &str) -> io::Result<String> {
-        let mut stream = self.world.try_connect(at(WORLD_SEES_POD, PROBES))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    }
-
-    /// The sum of all series of a name with these labels.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.page("/metrics").expect("it is there");
-        let series = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
-                && labels.iter().all(|label| line.contains(label))
-        });
-        series
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        self.sidecar.metric(name, labels)
     }
 
     /// Connections that were seen to speak something.
@@ -302,33 +272,109 @@ impl Meshed {
     }
 
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("it is there")
+        self.sidecar.log()
     }
 
-    /// Tells the sidecar to end.
     pub fn terminate(&self) {
-        let pid = Pid::from_child(&self.sidecar);
-        kill_process(pid, Signal::TERM).expect("it runs");
+        self.sidecar.terminate();
     }
 
-    /// Whether the sidecar has ended, and well.
     pub fn has_ended(&mut self) -> Option<bool> {
-        self.sidecar
-            .try_wait()
-            .expect("it is our child")
-            .map(|status| status.success())
+        self.sidecar.has_ended()
     }
 }
 
-/// The address at which the pod is asked for its pages.
-const WORLD_SEES_POD: &str = POD[0];
+/// A sidecar in a network.
+pub struct Sidecar {
+    namespace: Namespace,
+    process: Child,
+    log: PathBuf,
+}
 
-impl Drop for Meshed {
+impl Sidecar {
+    /// Starts one, as a user without any privilege.
+    pub fn start(namespace: &Namespace, args: &str) -> Self {
+        let log = std::env::temp_dir().join(format!("{}.log", namespace.name()));
+        let output = File::create(&log).expect("it is ours");
+        // The build's own folder may be one that the sidecar's user cannot enter.
+        let program = log.with_extension("program");
+        fs::copy(PROGRAM, &program).expect("there is room");
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("it is ours");
+        let mut command = Command::new(&program);
+        command.arg("run").args(args.split_whitespace());
+        command.uid(PROXY).gid(PROXY).current_dir("/").stdin(Stdio::null());
+        command.stdout(output.try_clone().expect("it is open")).stderr(output);
+        let process = namespace.inside(move || {
+            loop {
+                match command.spawn() {
+                    // Another thread has just forked, and its child has not yet let go of the file that was written.
+                    Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                    child => return child.expect("it starts"),
+                }
+            }
+        });
+        fs::remove_file(program).expect("it is ours");
+        let sidecar = Self {
+            namespace: namespace.clone(),
+            process,
+            log,
+        };
+        eventually("the sidecar is ready", || {
+            let page = sidecar.page(PROBES, "/ready");
+            page.is_ok_and(|page| page.starts_with("HTTP/1.1 200"))
+        });
+        sidecar
+    }
+
+    /// One of its pages, as its pod sees it.
+    fn page(&self, port: u16, path: &str) -> io::Result<String> {
+        let mut stream = self.namespace.try_connect(at("127.0.0.1", port))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// What it has in use.
+    pub fn config(&self) -> String {
+        self.page(ADMIN, "/config").expect("it is there")
+    }
+
+    /// The sum of all series of a name with these labels.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = self.page(PROBES, "/metrics").expect("it is there");
+        let series = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        series
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("it is there")
+    }
+
+    /// Tells it to end.
+    pub fn terminate(&self) {
+        let pid = Pid::from_child(&self.process);
+        kill_process(pid, Signal::TERM).expect("it runs");
+    }
+
+    /// Whether it has ended, and well.
+    pub fn has_ended(&mut self) -> Option<bool> {
+        let ended = self.process.try_wait().expect("it is our child");
+        ended.map(|status| status.success())
+    }
+}
+
+impl Drop for Sidecar {
     fn drop(&mut self) {
-        let _ = self.sidecar.kill();
-        let _ = self.sidecar.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
         if thread::panicking() {
-            eprintln!("the sidecar said:\n{}", self.log());
+            eprintln!("the sidecar in {} said:\n{}", self.namespace.name(), self.log());
         }
         let _ = fs::remove_file(&self.log);
     }

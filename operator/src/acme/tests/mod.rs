@@ -1,6 +1,5 @@
 //! The operator and a real gateway against Pebble: certificates ordered, proven, served and renewed.
 
-mod api;
 mod pebble;
 mod scene;
 
@@ -20,11 +19,11 @@ use weft_crds::Kind;
 use weft_translate::acme::{Account, Order, account_secret, order_secret};
 
 use self::{
-    api::Api,
     pebble::{Pebble, free_offset},
     scene::{Operator, gateway, until},
 };
 use super::http::{Http, Patience};
+use crate::mock::Api;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "shop";

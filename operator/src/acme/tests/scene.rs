@@ -16,12 +16,13 @@ use weft_gateway::{
 };
 use weft_proxy::{AccessLog, Limits, Options};
 
-use super::{PATIENCE, api::Api};
+use super::PATIENCE;
 use crate::{
     controller::{Controller, Parts},
     infrastructure::render::Settings,
     lease::Claim,
     metrics::Metrics,
+    mock::Api,
     peers::Report,
     world::{Myself, World},
 };

@@ -32,10 +32,12 @@ struct State {
     events: Vec<String>,
     /// The operator may not write Secrets.
     guarded: bool,
+    /// What is said of tokens; of others that they are not known.
+    tokens: BTreeMap<String, Value>,
 }
 
 #[derive(Clone, Default)]
-pub(super) struct Api(Arc<Mutex<State>>);
+pub(crate) struct Api(Arc<Mutex<State>>);
 
 fn kind_of(collection: &str) -> Option<Kind> {
     Some(match collection.rsplit('/').next()? {
@@ -72,7 +74,7 @@ fn news(kind: Kind, object: Value) -> (Watched, News) {
 
 impl Api {
     /// A client of it.
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
         let api = self.clone();
         tokio::spawn(async move {
@@ -90,7 +92,7 @@ impl Api {
     }
 
     /// Puts an object as a user would.
-    pub(super) fn put(&self, kind: Kind, namespace: &str, name: &str, more: Value) {
+    pub(crate) fn put(&self, kind: Kind, namespace: &str, name: &str, more: Value) {
         let mut object = json!({
             "apiVersion": kind.versions()[0], "kind": kind.name(),
             "metadata": {"name": name, "generation": 1},
@@ -102,30 +104,50 @@ impl Api {
         self.store(&collection(kind, namespace), name, object);
     }
 
-    pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+    pub(crate) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let state = self.0.lock().expect("nobody panics with it");
         let key = (collection(kind, namespace), name.to_owned());
         state.objects.get(&key).cloned()
     }
 
     /// Takes an object away as a user would.
-    pub(super) fn delete(&self, kind: Kind, namespace: &str, name: &str) {
+    pub(crate) fn delete(&self, kind: Kind, namespace: &str, name: &str) {
         let mut state = self.0.lock().expect("nobody panics with it");
         state.objects.remove(&(collection(kind, namespace), name.to_owned()));
         state.tell(|| (Watched::Kind(kind), News::Delete(ObjectRef::new(kind, namespace, name))));
     }
 
+    /// Everything of a collection, by the name of its objects.
+    pub(crate) fn all(&self, collection: &str) -> BTreeMap<String, Value> {
+        let state = self.0.lock().expect("nobody panics with it");
+        let objects = state.objects.iter().filter(|((path, _), _)| path == collection);
+        objects
+            .map(|((_, name), object)| (name.clone(), object.clone()))
+            .collect()
+    }
+
+    /// Puts an object of any kind as whoever it belongs to would.
+    pub(crate) fn set(&self, collection: &str, name: &str, object: Value) {
+        self.store(collection, name, object);
+    }
+
+    /// Makes a token known, by the status of its review.
+    pub(crate) fn token(&self, token: &str, status: Value) {
+        let mut state = self.0.lock().expect("nobody panics with it");
+        state.tokens.insert(token.to_owned(), status);
+    }
+
     /// Lets the operator write no Secrets.
-    pub(super) fn guard(&self) {
+    pub(crate) fn guard(&self) {
         self.0.lock().expect("nobody panics with it").guarded = true;
     }
 
-    pub(super) fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         self.0.lock().expect("nobody panics with it").events.clone()
     }
 
     /// Everything there is, and then what happens.
-    pub(super) fn watch(&self) -> mpsc::UnboundedReceiver<(Watched, News)> {
+    pub(crate) fn watch(&self) -> mpsc::UnboundedReceiver<(Watched, News)> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut state = self.0.lock().expect("nobody panics with it");
         let tell = |watched, news| sender.send((watched, news)).expect("the receiver lives");
@@ -174,6 +196,15 @@ impl Api {
             state.events.push(format!("{} {}", text("reason"), text("note")));
             return (StatusCode::CREATED, body);
         }
+        if path.ends_with("/tokenreviews") {
+            let state = self.0.lock().expect("nobody panics with it");
+            let token = body["spec"]["token"].as_str().unwrap_or_default();
+            let unknown = json!({"authenticated": false});
+            let mut review = body.clone();
+            review["metadata"] = json!({});
+            review["status"] = state.tokens.get(token).cloned().unwrap_or(unknown);
+            return (StatusCode::CREATED, review);
+        }
         let guarded = self.0.lock().expect("nobody panics with it").guarded;
         if guarded && path.contains("/secrets") && method != Method::GET {
             return refusal(StatusCode::FORBIDDEN);
@@ -197,6 +228,11 @@ impl Api {
                 refusal(StatusCode::CONFLICT)
             }
             ("PUT", Some(_)) => (StatusCode::OK, self.store(collection, name, body)),
+            ("DELETE", Some(object)) => {
+                let mut state = self.0.lock().expect("nobody panics with it");
+                state.objects.remove(&(collection.to_owned(), name.to_owned()));
+                (StatusCode::OK, object)
+            }
             ("PATCH", Some(mut object)) if status => {
                 object["status"] = body["status"].clone();
                 (StatusCode::OK, self.store(collection, name, object))

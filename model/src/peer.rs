@@ -1,0 +1,74 @@
+//! The mesh as workloads see each other: who is at which address, and how far their namespaces are.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{NamespaceKey, ServiceKey, WorkloadKey};
+
+/// A pod with a sidecar.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Its name.
+    pub key: WorkloadKey,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its namespace,
+    pub namespace: NamespaceKey,
+    /// and its service account: who must answer there.
+    pub account: String,
+    /// Ports at which connections come to the application directly, so that nobody proves anything there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct_ports: Vec<u16>,
+    /// Ports by which the kubelet sees whether it lives: it proves nothing, in whatever stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probe_ports: Vec<u16>,
+}
+
+/// A port of a Service, for who connects to it by its addresses and has somebody else choose the endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshService {
+    /// Its name.
+    pub key: ServiceKey,
+    /// Its cluster IPs.
+    pub addresses: Vec<IpAddr>,
+    /// Who may be behind them.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// A namespace in the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshNamespace {
+    /// Its name.
+    pub key: NamespaceKey,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a namespace is on the way into the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// Its connections are carried as they are, and seen.
+    #[default]
+    Observe,
+    /// Workloads of the mesh prove to its own who they are, and the other way round; others still come in clear.
+    Secure,
+    /// Nobody comes in clear.
+    Strict,
+}
+
+impl Stage {
+    /// Reads the value of the label `weft.dev/mesh`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "observe" => Some(Self::Observe),
+            "secure" => Some(Self::Secure),
+            "strict" => Some(Self::Strict),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Who signs the certificates of workloads.
+
+mod built_in;
+mod cert_manager;
+
+use std::time::Duration;
+
+use rcgen::PublicKeyData as _;
+use rustls_pki_types::CertificateDer;
+use weft_model::SpiffeId;
+use x509_parser::extensions::GeneralName;
+
+pub(super) use self::{built_in::BuiltIn, cert_manager::CertManager};
+use super::csr::Csr;
+use crate::authority::pem;
+
+pub(crate) use self::cert_manager::IssuerReference;
+
+/// Signs certificates of workloads. What another one needs is a variant here, and nothing elsewhere.
+pub(super) enum CertificateIssuer {
+    /// The operator, by a CA of its own or one that was brought.
+    BuiltIn(BuiltIn),
+    /// Whatever is behind an issuer of cert-manager.
+    CertManager(Box<CertManager>),
+}
+
+/// What is to be signed: the identity is proven, and the request asks for nothing else.
+pub(super) struct Order {
+    pub(super) identity: SpiffeId,
+    pub(super) csr: Csr,
+    pub(super) lifetime: Duration,
+}
+
+/// What was signed: the certificate, and those between it and the root.
+#[derive(Debug)]
+pub(super) struct Issued {
+    pub(super) chain: Vec<CertificateDer<'static>>,
+}
+
+/// Why nothing was signed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IssueError {
+    /// It can be tried again.
+    #[error("{0}")]
+    NotNow(String),
+    /// The issuer does not want to.
+    #[error("{0}")]
+    Denied(String),
+    /// What came back is not what was asked for.
+    #[error("the issuer has signed something else than what it was asked for: {0}")]
+    Other(String),
+}
+
+impl CertificateIssuer {
+    /// Signs.
+    pub(super) async fn issue(&self, order: &Order) -> Result<Issued, IssueError> {
+        let issued = match self {
+            Self::BuiltIn(issuer) => issuer.issue(order)?,
+            Self::CertManager(issuer) => issuer.issue(order).await?,
+        };
+        issued.check(order)?;
+        Ok(issued)
+    }
+}
+
+impl Issued {
+    /// Whether it is for that key, says that identity, and nothing else.
+    fn check(&self, order: &Order) -> Result<(), IssueError> {
+        let other = |why: &str| Err(IssueError::Other(why.to_owned()));
+        let Some(leaf) = self.chain.first() else {
+            return other("nothing");
+        };
+        let Ok((_, leaf)) = x509_parser::parse_x509_certificate(leaf) else {
+            return other("what is no certificate");
+        };
+        if *leaf.public_key().subject_public_key.data != *order.csr.key.der_bytes() {
+            return other("a certificate for another key");
+        }
+        let names = leaf.subject_alternative_name().ok().flatten();
+        let names = names.map(|names| &names.value.general_names[..]);
+        match names {
+            Some([GeneralName::URI(uri)]) if *uri == order.identity.as_str() => {}
+            names => return other(&format!("a certificate for {names:?}")),
+        }
+        if leaf.is_ca() {
+            return other("a certificate of a CA");
+        }
+        Ok(())
+    }
+
+    /// From when and until when it holds, in seconds since 1970, and its number.
+    pub(super) fn terms(&self) -> (u64, u64, weft_model::Serial) {
+        let leaf = self.chain.first().map(|leaf| x509_parser::parse_x509_certificate(leaf));
+        let Some(Ok((_, leaf))) = leaf else {
+            return (0, 0, weft_model::Serial::of(&[]));
+        };
+        let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or_default();
+        let validity = leaf.validity();
+        let serial = weft_model::Serial::of(leaf.raw_serial());
+        (seconds(validity.not_before), seconds(validity.not_after), serial)
+    }
+
+    /// As PEM.
+    pub(super) fn pem(&self) -> String {
+        pem::write(&self.chain)
+    }
+}

@@ -1,0 +1,142 @@
+//! Pods with sidecars and namespaces in the mesh, as sidecars see them.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use k8s_openapi::{
+    api::core::v1::{Container, Namespace, Pod, Probe},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use weft_model::{MeshNamespace, Peer, Stage};
+
+use super::STAGE;
+
+/// The init container that turns connections to the sidecar, and what of its command line says which it leaves alone.
+const INTERCEPT: &str = "weft-intercept";
+const SKIP: &str = "--skip-inbound-ports=";
+/// The sidecar's own port for probes is no port of the application.
+const PROBES: u16 = 15020;
+
+pub(super) fn namespace(namespace: &Namespace) -> Option<MeshNamespace> {
+    let stage = namespace.metadata.labels.as_ref()?.get(STAGE)?;
+    Some(MeshNamespace {
+        key: namespace.metadata.name.as_deref()?.into(),
+        // What is no stage is said where routes are translated; nobody is cut off by it.
+        stage: Stage::parse(stage)?,
+    })
+}
+
+/// A pod as its peers see it, as long as it has an address.
+pub(super) fn peer(pod: &Pod) -> Option<Peer> {
+    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) || spec.host_network == Some(true) {
+        return None;
+    }
+    let (namespace, name) = (pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?);
+    let addresses: Vec<IpAddr> = status
+        .pod_ips
+        .iter()
+        .flatten()
+        .filter_map(|address| address.ip.parse().ok())
+        .collect();
+    if addresses.is_empty() {
+        return None;
+    }
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    Some(Peer {
+        key: format!("{namespace}/{name}").into(),
+        addresses,
+        namespace: namespace.into(),
+        account: spec
+            .service_account_name
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
+        direct_ports: direct_ports(init),
+        probe_ports: probe_ports(spec.containers.iter().chain(init)),
+    })
+}
+
+/// The ports that interception leaves alone, as it was told.
+fn direct_ports(init: &[Container]) -> Vec<u16> {
+    let intercept = init.iter().filter(|container| container.name == INTERCEPT);
+    let args = intercept.flat_map(|container| container.args.iter().flatten());
+    let ports = args
+        .filter_map(|arg| arg.strip_prefix(SKIP))
+        .flat_map(|ports| ports.split(','));
+    ports.filter_map(|port| port.trim().parse().ok()).collect()
+}
+
+/// The ports of the application that the kubelet comes to.
+fn probe_ports<'a>(containers: impl Iterator<Item = &'a Container>) -> Vec<u16> {
+    let mut found = BTreeSet::new();
+    for container in containers {
+        let probes = [
+            &container.liveness_probe,
+            &container.readiness_probe,
+            &container.startup_probe,
+        ];
+        for probe in probes.into_iter().flatten() {
+            found.extend(probe_port(probe, container));
+        }
+    }
+    found.remove(&PROBES);
+    found.into_iter().collect()
+}
+
+fn probe_port(probe: &Probe, container: &Container) -> Option<u16> {
+    let port = match (&probe.http_get, &probe.tcp_socket, &probe.grpc) {
+        (Some(http), _, _) => &http.port,
+        (_, Some(tcp), _) => &tcp.port,
+        (_, _, Some(grpc)) => return u16::try_from(grpc.port).ok(),
+        _ => return None,
+    };
+    match port {
+        IntOrString::Int(port) => u16::try_from(*port).ok(),
+        IntOrString::String(name) => {
+            let ports = container.ports.as_deref().unwrap_or_default();
+            let named = ports.iter().find(|port| port.name.as_ref() == Some(name))?;
+            u16::try_from(named.container_port).ok()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(more: impl FnOnce(&mut Value)) -> Option<Peer> {
+        let mut pod = json!({
+            "metadata": {"namespace": "shop", "name": "front-1"},
+            "spec": {
+                "serviceAccountName": "front",
+                "initContainers": [
+                    {"name": "weft-intercept", "args": ["intercept", "--skip-inbound-ports=5432,9100"]},
+                    {"name": "weft-sidecar", "startupProbe": {"httpGet": {"port": 15020}}},
+                ],
+                "containers": [{
+                    "name": "app",
+                    "ports": [{"name": "health", "containerPort": 8081}],
+                    "livenessProbe": {"httpGet": {"port": "health"}},
+                    "readinessProbe": {"tcpSocket": {"port": 8082}},
+                    "startupProbe": {"grpc": {"port": 8083}},
+                }],
+            },
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
+        });
+        more(&mut pod);
+        peer(&serde_json::from_value(pod).expect("a pod"))
+    }
+
+    #[test]
+    fn a_pod_is_a_peer_as_long_as_it_has_addresses_of_its_own() {
+        let found = pod(|_| {}).expect("a peer");
+        assert_eq!((found.key.as_str(), found.account.as_str()), ("shop/front-1", "front"));
+        assert_eq!(found.addresses.len(), 2);
+        assert_eq!(found.direct_ports, [5432, 9100]);
+        assert_eq!(found.probe_ports, [8081, 8082, 8083]);
+        assert_eq!(pod(|pod| pod["status"]["podIPs"] = json!([])), None);
+        assert_eq!(pod(|pod| pod["status"]["phase"] = "Succeeded".into()), None);
+        assert_eq!(pod(|pod| pod["spec"]["hostNetwork"] = true.into()), None);
+    }
+}

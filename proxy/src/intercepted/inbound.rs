@@ -1,0 +1,231 @@
+//! What comes to the pod: from a workload of the mesh, which proves who it is, or in clear, as far as the stage of the pod's
+//! namespace lets it.
+//!
+//! A workload says first that it is one, by a ClientHello with a protocol of ours. Whoever speaks otherwise speaks to the
+//! application, also if that is TLS. Nobody waits for that who need not: a server that speaks first is heard first, unless it
+//! is a workload that comes, or nobody else may.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use rustls::server::Accepted;
+use socket2::SockRef;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::{StartHandshake, server::TlsStream};
+
+use super::{Carried, Direction, Left, book::Destination, carry, open, original, tune};
+use crate::{
+    flag::Flag,
+    io::Prefixed,
+    l4::{Ended, Story, hello::Partial, relay::abort},
+    mesh::{self, Inbound, Mutual},
+    traffic::Cells,
+    upstream::BackendStream,
+    worker::Worker,
+};
+
+/// How long it is waited for what a workload says first, and for the rest of a ClientHello.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Room for what is read at once: most ClientHellos fit.
+const ROOM: usize = 2048;
+
+/// A connection of a workload that has proven who it is.
+type FromWorkload = Box<Mutual<TlsStream<Prefixed<TcpStream>>>>;
+
+/// Who comes.
+enum Client {
+    Clear(TcpStream),
+    Workload(FromWorkload),
+}
+
+/// What somebody has said first.
+enum Heard {
+    /// That it is a workload of the mesh; what came after that is there too.
+    Workload(Box<Accepted>, Vec<u8>),
+    /// Something else; nothing, if its server has spoken first or it says no more.
+    Clear(Vec<u8>),
+    /// Nothing for as long as was waited.
+    Nothing,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(
+    worker: &Worker,
+    client: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+    cells: &Cells,
+    story: &Story,
+) -> Ended {
+    let direction = Direction::Inbound;
+    // Boxed, so that a connection does not hold the space for what it is not, or not any more.
+    match Box::pin(admit(worker, client, peer, port, story)).await {
+        Ok((Client::Clear(client), carried)) => {
+            ended(Box::pin(carry(worker, client, carried, direction, cells, story)).await)
+        }
+        Ok((Client::Workload(client), carried)) => {
+            ended(Box::pin(carry(worker, client, carried, direction, cells, story)).await)
+        }
+        Err(ended) => ended,
+    }
+}
+
+/// What comes is for no routes.
+fn ended<C>(left: Left<C>) -> Ended {
+    match left {
+        Left::Ended(ended) => ended,
+        Left::Requests(..) => Ended::well(),
+    }
+}
+
+/// Lets somebody in, and connects to where it was going.
+async fn admit(
+    worker: &Worker,
+    client: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+    story: &Story,
+) -> Result<(Client, Carried), Ended> {
+    // Until it is let in, all it gets is a reset.
+    abort(&client);
+    let gone = |error: io::Error| Ended::new(Flag::ClientGone, error.to_string());
+    let address = original::destination(&client, port, Direction::Inbound);
+    let address = address.map_err(|error| Ended::new(Flag::Refused, error.to_string()))?;
+    story.endpoint.set(Some(address));
+    tune(&client).map_err(gone)?;
+    let destination = worker
+        .book
+        .destination(Direction::Inbound, address, worker.coarse_now());
+    let wanted = worker.mesh.inbound(address.port());
+    let server = match wanted {
+        // The application need not know of who is not let in.
+        Inbound::Strict => None,
+        _ => Some(connect(worker, address, &destination).await?),
+    };
+    let heard = match wanted {
+        // Without a certificate nobody can be answered, and everybody may come as it is.
+        Inbound::Open if !worker.mesh.can_prove() => Heard::Clear(Vec::new()),
+        Inbound::Secure if !worker.mesh.is_peer(peer.ip()) => hear(&client, server.as_ref()).await.map_err(gone)?,
+        Inbound::Open => hear(&client, server.as_ref()).await.map_err(gone)?,
+        Inbound::Secure | Inbound::Strict => hear(&client, None).await.map_err(gone)?,
+    };
+    let (client, first) = match heard {
+        Heard::Workload(accepted, rest) => {
+            let client = shake(worker, client, *accepted, rest, story).await.inspect_err(|_| {
+                worker.count_connections(|stats| stats.handshakes_failed += 1);
+            })?;
+            worker.count_connections(|stats| stats.mutual_inbound += 1);
+            (Client::Workload(client), Vec::new())
+        }
+        Heard::Clear(_) | Heard::Nothing if wanted == Inbound::Strict => {
+            worker.count_connections(|stats| stats.clear_refused += 1);
+            let reason =
+                "it does not prove who it is, and the namespace is strict: only workloads with a sidecar may come";
+            return Err(Ended::new(Flag::Refused, reason));
+        }
+        Heard::Clear(first) => (Client::Clear(admitted(client)?), first),
+        Heard::Nothing => (Client::Clear(admitted(client)?), Vec::new()),
+    };
+    let server = match server {
+        Some(server) => server,
+        None => connect(worker, address, &destination).await?,
+    };
+    let carried = Carried {
+        server: BackendStream::Plain(server),
+        first,
+        destination: Destination::open(destination),
+        load: None,
+    };
+    Ok((client, carried))
+}
+
+async fn connect(worker: &Worker, address: SocketAddr, destination: &Destination) -> Result<TcpStream, Ended> {
+    open(worker, address).await.map_err(|error| {
+        destination.failed();
+        Ended::new(Flag::ConnectFailed, error.to_string())
+    })
+}
+
+/// From here on it ends as it wants to.
+fn admitted(client: TcpStream) -> Result<TcpStream, Ended> {
+    let lets = SockRef::from(&client).set_linger(None);
+    lets.map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
+    Ok(client)
+}
+
+/// Hears what a client says first. If there is a `server`, that may speak before it; if there is none, it is not waited for
+/// longer than a moment.
+async fn hear(client: &TcpStream, server: Option<&TcpStream>) -> io::Result<Heard> {
+    match server {
+        Some(server) => tokio::select! {
+            biased;
+            readable = client.readable() => readable?,
+            // That it has failed is for the client to know too.
+            _ = server.readable() => return Ok(Heard::Clear(Vec::new())),
+        },
+        None => match timeout(PATIENCE, client.readable()).await {
+            Ok(readable) => readable?,
+            Err(_) => return Ok(Heard::Nothing),
+        },
+    }
+    let (mut partial, mut bytes) = (Partial::default(), Vec::new());
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let before = bytes.len();
+        bytes.reserve(ROOM);
+        match client.try_read_buf(&mut bytes) {
+            Ok(0) => return Ok(Heard::Clear(bytes)),
+            Ok(_) if bytes[0] != 22 => return Ok(Heard::Clear(bytes)),
+            Ok(_) => match partial.feed(&bytes[before..]) {
+                Ok(None) => {}
+                Ok(Some(hello)) if mesh::is_ours(&hello) => {
+                    let rest = bytes.split_off(partial.taken());
+                    return Ok(Heard::Workload(Box::new(hello), rest));
+                }
+                Ok(Some(_)) | Err(_) => return Ok(Heard::Clear(bytes)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        match timeout_at(end, client.readable()).await {
+            Ok(readable) => readable?,
+            // It has begun like TLS, and is something else or very slow.
+            Err(_) => return Ok(Heard::Clear(bytes)),
+        }
+    }
+}
+
+/// Has a workload prove who it is.
+async fn shake(
+    worker: &Worker,
+    client: TcpStream,
+    accepted: Accepted,
+    rest: Vec<u8>,
+    story: &Story,
+) -> Result<FromWorkload, Ended> {
+    let refused = |why: String| Ended::new(Flag::Refused, format!("a workload of the mesh is not let in: {why}"));
+    let unready = || refused("this workload has no certificate yet: is the operator reached?".to_owned());
+    let credentials = worker.mesh.ready(mesh::PATIENCE).await.ok_or_else(unready)?;
+    let (Some(tls), Some(trust)) = (&credentials.tls, &credentials.trust) else {
+        return Err(unready());
+    };
+    // It is told why, by an alert.
+    let prefixed = Prefixed::new(rest, admitted(client)?);
+    let handshake = StartHandshake::from_parts(accepted, prefixed).into_stream(tls.server.clone());
+    let shaken = timeout(worker.options.limits.head_timeout, handshake).await;
+    let stream = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
+    let stream = stream.map_err(|error| refused(error.to_string()))?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = trust
+        .peer(chain, mesh::End::Client)
+        .map_err(|error| refused(error.to_string()))?;
+    tracing::debug!(peer = %peer.id, serial = %peer.serial(), "a workload has proven who it is");
+    story.peer.replace(peer.id.to_string());
+    let connected = worker.peers.connected(&worker.mesh, credentials.generation, peer);
+    Ok(Mutual::new(
+        stream,
+        connected.map_err(|error| refused(error.to_string()))?,
+    ))
+}

@@ -1,0 +1,162 @@
+//! Who this workload is in the mesh, whom it believes, and the connections that stand by that.
+//!
+//! Somebody else gets certificate and trust from the operator, renews them and sets them here; nothing of it is ever on a
+//! disk. What is set holds for the next handshake, and a connection under way whose peer is believed no longer ends.
+
+mod connect;
+mod credentials;
+mod peers;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod trust;
+mod workloads;
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::server::Accepted;
+use tokio::sync::watch;
+use weft_model::{Change, MeshTrust, NamespaceKey, Resource, WorkloadKey};
+
+use self::workloads::Workloads;
+pub(crate) use self::{
+    connect::{Carries, ToWorkload, shake},
+    credentials::Credentials,
+    peers::Peers,
+    stream::Mutual,
+    trust::End,
+    workloads::{Expected, Inbound},
+};
+pub use self::{
+    credentials::{Identity, MeshError},
+    trust::{PeerError, Trust},
+};
+
+/// A workload that has just started waits so long for its certificate before it gives up a connection that needs one.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether it is a workload of the mesh that begins like this.
+pub(crate) fn is_ours(hello: &Accepted) -> bool {
+    let hello = hello.client_hello();
+    let mut offered = hello.alpn().into_iter().flatten();
+    offered.any(|name| name == credentials::HTTP || name == credentials::TCP)
+}
+
+/// What is in use. It is set by one and read by all workers.
+#[derive(Default)]
+pub struct Mesh {
+    now: ArcSwap<Credentials>,
+    setting: Mutex<()>,
+    /// The generation in use, for those that wait for another.
+    told: watch::Sender<u64>,
+    workloads: ArcSwap<Workloads>,
+    /// The pod that this is beside.
+    own: OnceLock<(NamespaceKey, WorkloadKey)>,
+}
+
+impl Mesh {
+    /// Puts another certificate in use.
+    ///
+    /// # Errors
+    /// No TLS can be spoken with it; the one before stays in use.
+    pub fn set_identity(&self, identity: Identity) -> Result<(), MeshError> {
+        self.set(|before| (Some(Arc::new(identity)), before.trust.clone()))
+    }
+
+    /// Says whom to believe from now on.
+    ///
+    /// # Errors
+    /// It holds no roots that can be read; what was said before still holds.
+    pub fn set_trust(&self, trust: MeshTrust) -> Result<(), MeshError> {
+        let trust = Arc::new(Trust::new(trust)?);
+        self.set(|before| (before.identity.clone(), Some(trust)))
+    }
+
+    /// Who this workload is.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.now.load().identity.clone()
+    }
+
+    /// Whom it believes.
+    pub fn trust(&self) -> Option<Arc<Trust>> {
+        self.now.load().trust.clone()
+    }
+
+    pub(crate) fn credentials(&self) -> Arc<Credentials> {
+        self.now.load_full()
+    }
+
+    fn set(
+        &self,
+        change: impl FnOnce(&Credentials) -> (Option<Arc<Identity>>, Option<Arc<Trust>>),
+    ) -> Result<(), MeshError> {
+        let _setting = self.setting.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.now.load_full();
+        let (identity, trust) = change(&before);
+        let now = Credentials::new(before.generation + 1, identity, trust)?;
+        let generation = now.generation;
+        self.now.store(Arc::new(now));
+        self.told.send_replace(generation);
+        Ok(())
+    }
+
+    /// Says which pod this is beside. Only the first time counts.
+    pub fn set_pod(&self, namespace: &str, pod: &str) {
+        let own = (namespace.into(), format!("{namespace}/{pod}").into());
+        let _ = self.own.set(own);
+    }
+
+    /// Puts in use what is said of workloads and namespaces; returns what is said of other things.
+    pub(crate) fn apply(&self, changes: Vec<Change>) -> Vec<Change> {
+        let (own, others): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(Workloads::is_of);
+        if !own.is_empty() {
+            let mut workloads = Workloads::clone(&self.workloads.load());
+            own.into_iter().for_each(|change| workloads.apply(change));
+            self.workloads.store(Arc::new(workloads));
+        }
+        others
+    }
+
+    /// What was said of workloads and namespaces.
+    pub(crate) fn resources(&self) -> Vec<Resource> {
+        self.workloads.load().resources().collect()
+    }
+
+    /// How somebody has to come to a port of the pod.
+    pub(crate) fn inbound(&self, port: u16) -> Inbound {
+        match self.own.get() {
+            Some((namespace, pod)) => self.workloads.load().inbound(pod, namespace, port),
+            None => Inbound::Open,
+        }
+    }
+
+    /// Whether it is a workload of the mesh that comes from an address.
+    pub(crate) fn is_peer(&self, address: IpAddr) -> bool {
+        self.workloads.load().is_peer(address)
+    }
+
+    /// Whether this workload can prove who it is.
+    pub(crate) fn can_prove(&self) -> bool {
+        self.now.load().tls.is_some()
+    }
+
+    /// What it proves that with, waiting a little where there is nothing yet.
+    pub(crate) async fn ready(&self, patience: Duration) -> Option<Arc<Credentials>> {
+        let mut told = self.told.subscribe();
+        let wait = async {
+            loop {
+                let now = self.credentials();
+                if now.tls.is_some() {
+                    return Some(now);
+                }
+                told.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(patience, wait).await.ok().flatten()
+    }
+}

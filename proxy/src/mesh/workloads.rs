@@ -1,0 +1,283 @@
+//! Who is at which address, and how far its namespace is: told by the operator, looked at for each connection.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use weft_model::{
+    Change, Key, MeshService, NamespaceKey, Peer, Resource, ServiceKey, SpiffeId, Stage, TrustDomain, WorkloadKey,
+};
+
+/// The workloads of the mesh. A change makes another, which shares what has not changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Workloads {
+    peers: HashMap<WorkloadKey, Arc<Peer>>,
+    at: HashMap<IpAddr, Arc<Peer>>,
+    stages: HashMap<NamespaceKey, Stage>,
+    services: HashMap<ServiceKey, Arc<MeshService>>,
+    by: HashMap<SocketAddr, Arc<MeshService>>,
+}
+
+/// Who has to prove that it is there: one of these.
+#[derive(Debug)]
+pub(crate) struct Expected(Vec<Arc<Peer>>);
+
+impl Expected {
+    /// Whether it is one of them.
+    pub(super) fn includes(&self, found: &SpiffeId, domain: &TrustDomain) -> bool {
+        let is = |peer: &Arc<Peer>| found.namespace() == peer.namespace.as_str() && found.account() == peer.account;
+        found.trust_domain() == domain && self.0.iter().any(is)
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<String> = self
+            .0
+            .iter()
+            .map(|peer| format!("{}/{}", peer.namespace, peer.account))
+            .collect();
+        names.sort();
+        names.dedup();
+        f.write_str(&names.join(" or "))
+    }
+}
+
+/// What comes to a port of this pod, as the stage of its namespace wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inbound {
+    /// In clear from anybody.
+    Open,
+    /// From workloads of the mesh with proof, from others in clear.
+    Secure,
+    /// With proof only.
+    Strict,
+}
+
+impl Workloads {
+    /// Whether a change is one of these.
+    pub(super) fn is_of(change: &Change) -> bool {
+        matches!(
+            change,
+            Change::Upsert(Resource::Peer(_) | Resource::MeshNamespace(_) | Resource::MeshService(_))
+                | Change::Remove(Key::Peer(_) | Key::MeshNamespace(_) | Key::MeshService(_))
+        )
+    }
+
+    pub(super) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Upsert(Resource::Peer(peer)) => {
+                self.remove(&peer.key);
+                for address in &peer.addresses {
+                    self.at.insert(*address, peer.clone());
+                }
+                self.peers.insert(peer.key.clone(), peer);
+            }
+            Change::Remove(Key::Peer(key)) => self.remove(&key),
+            Change::Upsert(Resource::MeshNamespace(namespace)) => {
+                self.stages.insert(namespace.key.clone(), namespace.stage);
+            }
+            Change::Remove(Key::MeshNamespace(key)) => drop(self.stages.remove(&key)),
+            Change::Upsert(Resource::MeshService(service)) => {
+                self.remove_service(&service.key);
+                for address in places(&service) {
+                    self.by.insert(address, service.clone());
+                }
+                self.services.insert(service.key.clone(), service);
+            }
+            Change::Remove(Key::MeshService(key)) => self.remove_service(&key),
+            _ => {}
+        }
+    }
+
+    fn remove(&mut self, key: &WorkloadKey) {
+        let Some(gone) = self.peers.remove(key) else { return };
+        for address in &gone.addresses {
+            // Another may have the address by now.
+            if self.at.get(address).is_some_and(|peer| peer.key == gone.key) {
+                self.at.remove(address);
+            }
+        }
+    }
+
+    fn remove_service(&mut self, key: &ServiceKey) {
+        let Some(gone) = self.services.remove(key) else { return };
+        for address in places(&gone) {
+            if self.by.get(&address).is_some_and(|service| service.key == gone.key) {
+                self.by.remove(&address);
+            }
+        }
+    }
+
+    /// As they were told.
+    pub(crate) fn resources(&self) -> impl Iterator<Item = Resource> {
+        let namespaces = self.stages.iter().map(|(key, stage)| {
+            Resource::MeshNamespace(Arc::new(weft_model::MeshNamespace {
+                key: key.clone(),
+                stage: *stage,
+            }))
+        });
+        let services = self.services.values().cloned().map(Resource::MeshService);
+        namespaces
+            .chain(self.peers.values().cloned().map(Resource::Peer))
+            .chain(services)
+    }
+
+    fn stage(&self, namespace: &NamespaceKey) -> Stage {
+        self.stages.get(namespace).copied().unwrap_or_default()
+    }
+
+    /// Who has to prove at an address and port that it is there; none where nobody has to. Behind the address of a Service that
+    /// must hold for all of its endpoints, since nobody here knows which of them it will be.
+    pub(crate) fn expected(&self, to: SocketAddr) -> Option<Expected> {
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let Some(service) = self.by.get(&to) else {
+            return self.peer(to).map(|peer| Expected(vec![peer.clone()]));
+        };
+        let peers: Option<Vec<_>> = service.endpoints.iter().map(|to| self.peer(*to).cloned()).collect();
+        peers.filter(|peers| !peers.is_empty()).map(Expected)
+    }
+
+    /// The same, without saying who.
+    pub(crate) fn is_expected(&self, to: SocketAddr) -> bool {
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        match self.by.get(&to) {
+            Some(service) => {
+                let mut endpoints = service.endpoints.iter();
+                !service.endpoints.is_empty() && endpoints.all(|to| self.peer(*to).is_some())
+            }
+            None => self.peer(to).is_some(),
+        }
+    }
+
+    fn peer(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
+        let peer = self.at.get(&to.ip())?;
+        let direct = peer.direct_ports.contains(&to.port());
+        (!direct && self.stage(&peer.namespace) >= Stage::Secure).then_some(peer)
+    }
+
+    /// Whether it is a workload of the mesh that comes from an address.
+    pub(crate) fn is_peer(&self, address: IpAddr) -> bool {
+        self.at.contains_key(&address.to_canonical())
+    }
+
+    /// How somebody has to come to a port of a pod.
+    pub(crate) fn inbound(&self, own: &WorkloadKey, namespace: &NamespaceKey, port: u16) -> Inbound {
+        let probed = || {
+            let own = self.peers.get(own);
+            own.is_some_and(|own| own.probe_ports.contains(&port))
+        };
+        match self.stage(namespace) {
+            Stage::Observe => Inbound::Open,
+            Stage::Strict if !probed() => Inbound::Strict,
+            Stage::Secure | Stage::Strict => Inbound::Secure,
+        }
+    }
+}
+
+/// Where clients find it.
+fn places(service: &MeshService) -> impl Iterator<Item = SocketAddr> {
+    let (_, _, port) = service.key.parts();
+    let addresses = service.addresses.iter();
+    addresses.map(move |address| SocketAddr::new(*address, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::MeshNamespace;
+
+    use super::*;
+
+    fn peer(name: &str, address: [u8; 4]) -> Peer {
+        Peer {
+            key: format!("shop/{name}").into(),
+            addresses: vec![address.into()],
+            namespace: "shop".into(),
+            account: "front".to_owned(),
+            direct_ports: vec![5432],
+            probe_ports: vec![8081],
+        }
+    }
+
+    fn put(workloads: &mut Workloads, peer: Peer) {
+        workloads.apply(Change::Upsert(Resource::Peer(Arc::new(peer))));
+    }
+
+    fn stage(workloads: &mut Workloads, stage: Stage) {
+        let namespace = MeshNamespace {
+            key: "shop".into(),
+            stage,
+        };
+        workloads.apply(Change::Upsert(Resource::MeshNamespace(Arc::new(namespace))));
+    }
+
+    #[test]
+    fn proof_is_wanted_of_workloads_from_secure_on() {
+        let mut workloads = Workloads::default();
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        let to = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        assert!(workloads.expected(to(80)).is_none());
+        for (now, proof) in [(Stage::Observe, false), (Stage::Secure, true), (Stage::Strict, true)] {
+            stage(&mut workloads, now);
+            assert_eq!(workloads.expected(to(80)).is_some(), proof, "{now:?}");
+            assert!(workloads.expected(to(5432)).is_none());
+            assert!(workloads.expected(([10, 0, 0, 2], 80).into()).is_none());
+        }
+        assert_eq!(workloads.inbound(&"shop/a".into(), &"shop".into(), 80), Inbound::Strict);
+        assert_eq!(
+            workloads.inbound(&"shop/a".into(), &"shop".into(), 8081),
+            Inbound::Secure
+        );
+        workloads.apply(Change::Remove(Key::MeshNamespace("shop".into())));
+        assert_eq!(workloads.inbound(&"shop/a".into(), &"shop".into(), 80), Inbound::Open);
+    }
+
+    #[test]
+    fn behind_a_service_one_of_its_workloads_has_to_prove_itself_if_all_can() {
+        let mut workloads = Workloads::default();
+        stage(&mut workloads, Stage::Secure);
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        let service = |endpoints: &[[u8; 4]]| {
+            let endpoints = endpoints.iter().map(|address| SocketAddr::from((*address, 8080)));
+            Change::Upsert(Resource::MeshService(Arc::new(MeshService {
+                key: ServiceKey::new("shop", "front", 80),
+                addresses: vec![[10, 96, 0, 1].into()],
+                endpoints: endpoints.collect(),
+            })))
+        };
+        let to = |port| SocketAddr::from(([10, 96, 0, 1], port));
+        workloads.apply(service(&[[10, 0, 0, 1], [10, 0, 0, 2]]));
+        assert!(workloads.expected(to(80)).is_none(), "one is not in the mesh");
+        assert!(!workloads.is_expected(to(80)));
+        put(&mut workloads, peer("b", [10, 0, 0, 2]));
+        let expected = workloads.expected(to(80)).expect("all are");
+        assert_eq!(expected.to_string(), "shop/front");
+        assert!(workloads.is_expected(to(80)));
+        let domain = TrustDomain::parse("a.b").expect("a trust domain");
+        let is = |text: &str| expected.includes(&SpiffeId::parse(text).expect("an identity"), &domain);
+        assert!(is("spiffe://a.b/ns/shop/sa/front"));
+        assert!(!is("spiffe://a.b/ns/shop/sa/back") && !is("spiffe://c.d/ns/shop/sa/front"));
+        assert!(workloads.expected(to(81)).is_none());
+        workloads.apply(service(&[]));
+        assert!(workloads.expected(to(80)).is_none());
+        workloads.apply(Change::Remove(Key::MeshService(ServiceKey::new("shop", "front", 80))));
+        assert!(workloads.expected(to(80)).is_none() && workloads.resources().count() == 3);
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_pod_that_was_told_last() {
+        let mut workloads = Workloads::default();
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        put(&mut workloads, peer("b", [10, 0, 0, 1]));
+        workloads.apply(Change::Remove(Key::Peer("shop/a".into())));
+        assert!(workloads.is_peer([10, 0, 0, 1].into()));
+        put(&mut workloads, peer("b", [10, 0, 0, 2]));
+        assert!(!workloads.is_peer([10, 0, 0, 1].into()) && workloads.is_peer([10, 0, 0, 2].into()));
+        // As it comes to a socket for both families.
+        let mapped = std::net::Ipv4Addr::from([10, 0, 0, 2]).to_ipv6_mapped();
+        assert!(workloads.is_peer(mapped.into()));
+    }
+}

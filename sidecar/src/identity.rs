@@ -1,0 +1,159 @@
+//! Keeps this workload's certificate, which lives in memory only: made at the start, renewed long before it ends, and used
+//! for as long as it holds while the operator is away. What the operator says about trust holds from when it is said.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
+use rustls_pki_types::PrivateKeyDer;
+use tokio::time::{Instant, sleep_until, timeout};
+use weft_discovery::{Endpoint, IdentityClient, IdentityError, Trust, Trusts};
+use weft_model::SpiffeId;
+use weft_proxy::mesh::{Identity, Mesh, MeshError};
+
+/// Waits between attempts double from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// A connection that lasted this long was a good one: the next attempt after it comes soon.
+const GOOD: Duration = Duration::from_secs(30);
+/// How long the operator, and what signs for it, may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// A certificate is renewed after this share of its life, or up to so much earlier, so that those that started at once do not
+/// come back at once.
+const RENEWAL: f64 = 2.0 / 3.0;
+const JITTER: f64 = 0.1;
+
+/// Why there is no other certificate.
+#[derive(Debug, thiserror::Error)]
+enum KeepError {
+    #[error(transparent)]
+    Asked(#[from] IdentityError),
+    #[error("it has not answered within {} s", PATIENCE.as_secs())]
+    Silent,
+    #[error(transparent)]
+    Unusable(#[from] MeshError),
+    #[error("a key or a request could not be made: {0}")]
+    Made(#[from] rcgen::Error),
+}
+
+/// Keeps it until it is dropped.
+pub(crate) async fn keep(operator: Endpoint, mesh: Arc<Mesh>) {
+    let mut keeper = Keeper {
+        operator,
+        mesh,
+        due: Instant::now(),
+        retry: BACKOFF.0,
+    };
+    let mut wait = BACKOFF.0;
+    loop {
+        let begun = Instant::now();
+        let Err(error) = keeper.stay().await;
+        if begun.elapsed() >= GOOD {
+            wait = BACKOFF.0;
+        }
+        keeper.complain(&error);
+        tokio::time::sleep(jittered(wait)).await;
+        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+struct Keeper {
+    operator: Endpoint,
+    mesh: Arc<Mesh>,
+    /// When the next certificate is to be asked for.
+    due: Instant,
+    /// How long is waited after the next failure.
+    retry: Duration,
+}
+
+impl Keeper {
+    /// Stays connected, hears what is said about trust, and renews what is due.
+    async fn stay(&mut self) -> Result<Infallible, KeepError> {
+        let mut client = IdentityClient::connect(&self.operator).await?;
+        let mut trusts = client.trust().await?;
+        let mut told = first(&mut trusts).await?;
+        self.heed(&told)?;
+        loop {
+            tokio::select! {
+                next = trusts.next() => {
+                    told = next?;
+                    self.heed(&told)?;
+                }
+                () = sleep_until(self.due) => match self.renew(&mut client, &told.identity).await {
+                    Ok(()) => self.retry = BACKOFF.0,
+                    Err(error) => {
+                        self.complain(&error);
+                        self.due = Instant::now() + jittered(self.retry);
+                        self.retry = (self.retry * 2).min(BACKOFF.1);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Puts in use what was said about trust.
+    fn heed(&mut self, told: &Trust) -> Result<(), KeepError> {
+        self.mesh.set_trust(told.trust.clone())?;
+        let Some(own) = self.mesh.identity() else {
+            return Ok(());
+        };
+        // One that nobody believes is of no use, nor is one of somebody else.
+        if *own.id() != told.identity || told.trust.revoked.serials.contains(own.serial()) {
+            self.due = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self, client: &mut IdentityClient, id: &SpiffeId) -> Result<(), KeepError> {
+        let key = KeyPair::generate()?;
+        let signed = timeout(PATIENCE, client.sign(request(&key, id)?)).await;
+        let signed = signed.map_err(|_| KeepError::Silent)??;
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let identity = Identity::new(&signed.chain_pem, key, signed.not_after)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let life = Duration::from_secs(signed.not_after).saturating_sub(now);
+        self.due = Instant::now() + life.mul_f64(RENEWAL - JITTER * random());
+        tracing::info!(identity = %identity.id(), serial = %identity.serial(), seconds = life.as_secs(), "this workload has a certificate");
+        self.mesh.set_identity(identity)?;
+        Ok(())
+    }
+
+    fn complain(&self, error: &KeepError) {
+        let own = self.mesh.identity();
+        let until = own.map_or(0, |own| own.not_after());
+        match error {
+            KeepError::Asked(asked) if asked.is_refusal() => {
+                tracing::error!(%error, until, "the operator does not give this workload a certificate; the one there is holds as long as it does");
+            }
+            _ => {
+                tracing::warn!(%error, until, "nothing is heard of the operator about certificates; the one there is holds as long as it does");
+            }
+        }
+    }
+}
+
+async fn first(trusts: &mut Trusts) -> Result<Trust, KeepError> {
+    let told = timeout(PATIENCE, trusts.next()).await;
+    Ok(told.map_err(|_| KeepError::Silent)??)
+}
+
+/// Asks for a certificate that says who this is, and nothing else.
+fn request(key: &KeyPair, id: &SpiffeId) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+    params.serialize_request(key)?.pem()
+}
+
+/// From 0 to 1.
+fn random() -> f64 {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+    (random >> 32) as f64 / f64::from(u32::MAX)
+}
+
+/// Between half and the whole of it.
+fn jittered(wait: Duration) -> Duration {
+    wait / 2 + wait.mul_f64(random() / 2.0)
+}

@@ -1,0 +1,405 @@
+//! Two workloads with sidecars prove to each other who they are, and nobody else comes where nobody else may.
+
+mod common;
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use common::{
+    Network, PATIENCE, POD, PROXY, Sidecar, WORLD, assert_reset, at, echo, eventually, expect, get, http,
+    operator::{Ca, Operator},
+};
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use weft_model::{MeshNamespace, MeshService, Peer, Resource, Revocations, ServiceKey, Stage};
+
+const BACK: &str = "spiffe://cluster.local/ns/shop/sa/back";
+/// The address of a Service.
+const SERVICE: &str = "192.0.2.10";
+/// Somebody without a sidecar.
+const OUTSIDER: &str = "192.0.2.3";
+
+/// A pod `front` that asks, a pod `back` that answers, and their operator.
+struct Mesh {
+    front: Sidecar,
+    back: Sidecar,
+    operator: Operator,
+    network: Network,
+}
+
+impl Mesh {
+    fn new(stage: Stage) -> Self {
+        let network = Network::new();
+        // The operator shares a pod's network, and is none of the pod's application.
+        for namespace in [&network.pod, &network.world] {
+            let output = network.intercept_in(namespace, "--skip-inbound-ports=15010");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        network.pod.ip(&format!("address add {OUTSIDER}/24 dev eth0"));
+        let operator = Operator::start(&network.pod, POD[0]);
+        operator.stage("shop", stage);
+        operator.tell(peer("front", POD[0], "front"));
+        operator.tell(peer("back", WORLD[0], "back"));
+        let start = |namespace: &common::Namespace, name: &str| {
+            let args = operator.args(&format!("shop/{name}"));
+            Sidecar::start(
+                namespace,
+                &format!("{args} --namespace=shop --pod={name} --access-log=json"),
+            )
+        };
+        let mesh = Self {
+            front: start(&network.pod, "front"),
+            back: start(&network.world, "back"),
+            operator,
+            network,
+        };
+        for sidecar in [&mesh.front, &mesh.back] {
+            eventually("there is a certificate", || {
+                sidecar.metric("weft_certificate_expiry_timestamp_seconds", &[]) > 0.0
+            });
+        }
+        mesh
+    }
+
+    /// What the application in `back` listens on.
+    fn serve(&self, port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+        let address = at(WORLD[0], port);
+        self.network.world.serve(address, serve);
+        address
+    }
+
+    /// Connections with proof that `back` has taken.
+    fn proven(&self) -> f64 {
+        self.back
+            .metric("weft_mutual_connections_total", &["direction=\"inbound\""])
+    }
+
+    /// Connects as somebody without a sidecar, from an address that is no workload's.
+    fn outside(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let stream = self.network.pod.inside_as(PROXY, move || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&at(OUTSIDER, 0).into())?;
+            socket.connect_timeout(&to.into(), PATIENCE)?;
+            Ok::<_, io::Error>(TcpStream::from(socket))
+        })?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// Says how far the namespace is, and waits until `back` goes by it.
+    fn stage(&self, stage: Stage, name: &str) {
+        self.operator.stage("shop", stage);
+        eventually("the stage is known", || {
+            self.back.config().contains(&format!("\"stage\": \"{name}\""))
+        });
+        eventually("the stage is known", || {
+            self.front.config().contains(&format!("\"stage\": \"{name}\""))
+        });
+    }
+}
+
+fn peer(name: &str, ip: &str, account: &str) -> Resource {
+    Resource::Peer(Arc::new(Peer {
+        key: format!("shop/{name}").into(),
+        addresses: vec![ip.parse().expect("an address")],
+        namespace: "shop".into(),
+        account: account.to_owned(),
+        direct_ports: vec![7009],
+        probe_ports: vec![8081],
+    }))
+}
+
+fn greeting(mut stream: TcpStream) {
+    let _ = stream.write_all(b"220 hello\r\n");
+    echo(stream);
+}
+
+#[test]
+fn whatever_workloads_say_to_each_other_is_said_with_proof() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Secure);
+    let pod = &mesh.network.pod;
+    // HTTP, and more than one request.
+    let address = mesh.serve(80, http);
+    let mut stream = pod.connect(address);
+    get(&mut stream, 200);
+    get(&mut stream, 404);
+    assert_eq!(mesh.proven(), 1.0);
+    assert_eq!(
+        mesh.front
+            .metric("weft_mutual_connections_total", &["direction=\"outbound\""]),
+        1.0
+    );
+
+    // A server that speaks first.
+    let address = mesh.serve(25, greeting);
+    let mut stream = pod.connect(address);
+    expect(&mut stream, b"220 hello\r\n");
+    stream.write_all(b"EHLO").expect("it is open");
+    expect(&mut stream, b"EHLO");
+
+    // Much in both directions at once, each of which ends by itself.
+    let bytes: Arc<Vec<u8>> = Arc::new(
+        (0..3_000_000_u32)
+            .map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8)
+            .collect(),
+    );
+    let address = mesh.serve(7000, echo);
+    let mut stream = pod.connect(address);
+    let (mut to, sent) = (stream.try_clone().expect("it is open"), bytes.clone());
+    let sending = std::thread::spawn(move || {
+        to.write_all(&sent).expect("it is open");
+        to.shutdown(Shutdown::Write).expect("it is open");
+    });
+    let mut read = Vec::new();
+    stream.read_to_end(&mut read).expect("it ends well");
+    assert!(read == *bytes, "{} bytes came", read.len());
+    sending.join().expect("it sends");
+    assert_eq!(mesh.proven(), 3.0);
+
+    // By the address of a Service, behind which somebody else chooses.
+    mesh.network.world.ip(&format!("address add {SERVICE}/24 dev eth0"));
+    mesh.operator.tell(Resource::MeshService(Arc::new(MeshService {
+        key: ServiceKey::new("shop", "back", 80),
+        addresses: vec![SERVICE.parse().expect("an address")],
+        endpoints: vec![at(WORLD[0], 80)],
+    })));
+    eventually("the Service is known", || mesh.front.config().contains(SERVICE));
+    mesh.network.world.serve(at(SERVICE, 80), http);
+    get(&mut pod.connect(at(SERVICE, 80)), 200);
+    assert_eq!(mesh.proven(), 4.0);
+
+    // A port that the sidecar leaves alone.
+    let address = mesh.serve(7009, http);
+    // Nothing here proves anything: it goes as it is.
+    get(&mut pod.connect(address), 200);
+    // One that refuses.
+    assert_reset(pod.try_connect(at(WORLD[0], 9)));
+    // That one was not proven, and the one before could not be made: where nobody listens the kernel says so.
+    assert_eq!(mesh.proven(), 4.0);
+}
+
+#[test]
+fn requests_that_go_by_routes_are_proven_and_none_goes_in_clear_once_that_is_wanted() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Observe);
+    mesh.serve(8080, http);
+    let key = "shop/back:80";
+    for resource in [
+        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
+        json!({"kind": "service", "key": key}),
+        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
+        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
+            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
+            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
+    ] {
+        mesh.operator
+            .tell(serde_json::from_value(resource).expect("a resource"));
+    }
+    eventually("the route is known", || {
+        let config = mesh.front.config();
+        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
+    });
+    let connect = || mesh.network.pod.connect(at(SERVICE, 80));
+    let status = |stream: &mut TcpStream| {
+        stream
+            .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\n\r\n")
+            .expect("it is open");
+        let mut reader = BufReader::new(stream);
+        let (mut head, mut status) = (String::new(), String::new());
+        while head != "\r\n" {
+            head.clear();
+            reader.read_line(&mut head).expect("an answer comes");
+            if status.is_empty() {
+                head.clone_into(&mut status);
+            }
+        }
+        let mut body = [0; 2];
+        reader.read_exact(&mut body).expect("the body comes");
+        assert_eq!(&body, b"ok");
+        assert!(status.contains(" 200"), "{status}");
+    };
+    let mut client = connect();
+    status(&mut client);
+    status(&mut client);
+    assert_eq!(mesh.proven(), 0.0);
+    mesh.stage(Stage::Strict, "strict");
+    // Its connection to the endpoint was made in clear, and is not used again.
+    status(&mut client);
+    assert_eq!(mesh.proven(), 1.0);
+    status(&mut client);
+    assert_eq!(mesh.proven(), 1.0);
+    status(&mut connect());
+    // What has lain idle with somebody who is revoked is not used again either.
+    mesh.operator.revoke_workloads(&[BACK]);
+    eventually("it is revoked", || {
+        let mut refused = connect();
+        refused
+            .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\n\r\n")
+            .expect("it is open");
+        let mut line = [0; 12];
+        refused.read_exact(&mut line).expect("an answer comes");
+        line == *b"HTTP/1.1 502"
+    });
+}
+
+#[test]
+fn in_observe_and_secure_others_come_as_they_are_and_in_strict_only_probes() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Observe);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let address = mesh.serve(80, move |stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        http(stream);
+    });
+    let greets = mesh.serve(25, greeting);
+    let probed = mesh.serve(8081, http);
+    let pod = &mesh.network.pod;
+    get(&mut pod.connect(address), 200);
+    assert_eq!(mesh.proven(), 0.0);
+    mesh.stage(Stage::Secure, "secure");
+    get(&mut pod.connect(address), 200);
+    assert_eq!(mesh.proven(), 1.0);
+    for stage in [Stage::Observe, Stage::Secure] {
+        mesh.stage(stage, if stage == Stage::Observe { "observe" } else { "secure" });
+        get(&mut mesh.outside(address).expect("it listens"), 200);
+        let mut stream = mesh.outside(greets).expect("it listens");
+        expect(&mut stream, b"220 hello\r\n");
+        // TLS of the application's own.
+        let mut stream = mesh.outside(greets).expect("it listens");
+        expect(&mut stream, b"220 hello\r\n");
+        stream.write_all(&[22, 3, 1, 0, 1, 1]).expect("it is open");
+        expect(&mut stream, &[22, 3, 1, 0, 1, 1]);
+    }
+    mesh.stage(Stage::Strict, "strict");
+    get(&mut pod.connect(address), 200);
+    let before = seen.load(Ordering::SeqCst);
+    for first in [&b"GET /200 HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[22, 3, 1, 0, 1, 1], b""] {
+        let outside = mesh.outside(address).and_then(|mut stream| {
+            stream.write_all(first)?;
+            Ok(stream)
+        });
+        assert_reset(outside);
+    }
+    assert_eq!(seen.load(Ordering::SeqCst), before, "the application has not seen them");
+    get(&mut mesh.outside(probed).expect("it listens"), 200);
+    eventually("it is told why", || mesh.back.log().contains("the namespace is strict"));
+    assert_eq!(mesh.back.metric("weft_clear_connections_refused_total", &[]), 3.0);
+}
+
+#[test]
+fn who_is_not_who_it_should_be_is_not_spoken_to() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Secure);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let address = mesh.serve(80, move |stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        http(stream);
+    });
+    get(&mut mesh.network.pod.connect(address), 200);
+    // What is at that address is not what is meant.
+    mesh.operator.tell(peer("back", WORLD[0], "bank"));
+    eventually("it is known", || mesh.front.config().contains("\"account\": \"bank\""));
+    assert_reset(mesh.network.pod.try_connect(address));
+    eventually("it is told why", || {
+        mesh.front.log().contains("has not proven to be shop/bank")
+    });
+    mesh.operator.tell(peer("back", WORLD[0], "back"));
+    eventually("it is known", || mesh.front.config().contains("\"account\": \"back\""));
+    get(&mut mesh.network.pod.connect(address), 200);
+}
+
+#[test]
+fn a_connection_ends_when_its_peer_is_revoked() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Secure);
+    let address = mesh.serve(7000, echo);
+    let mut open = mesh.network.pod.connect(address);
+    open.write_all(b"x").expect("it is open");
+    expect(&mut open, b"x");
+    mesh.operator.revoke_workloads(&[BACK]);
+    let end = open.read(&mut [0; 1]);
+    assert!(!matches!(end, Ok(1..)), "{end:?}");
+    assert_reset(mesh.network.pod.try_connect(address));
+    eventually("it is told why", || mesh.front.log().contains("is revoked"));
+    mesh.operator.trust(&[&mesh.operator.ca()], Revocations::default());
+    eventually("it is believed again", || {
+        mesh.front.metric("weft_trust_revocations", &[]) == 0.0
+    });
+    let mut again = mesh.network.pod.connect(address);
+    again.write_all(b"y").expect("it is open");
+    expect(&mut again, b"y");
+}
+
+#[test]
+fn no_connection_fails_while_certificates_and_roots_change() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Strict);
+    let address = mesh.serve(80, http);
+    let mut long = mesh.network.pod.connect(address);
+    let (old, new) = (mesh.operator.ca(), Ca::new("second"));
+    mesh.operator.lifetime(Duration::from_secs(2));
+    let ask = |mesh: &Mesh, long: &mut TcpStream| {
+        get(&mut mesh.network.pod.connect(address), 200);
+        get(long, 200);
+    };
+    mesh.operator.trust(&[&old, &new], Revocations::default());
+    for sidecar in [&mesh.front, &mesh.back] {
+        eventually("both roots are known", || {
+            ask(&mesh, &mut long);
+            sidecar.metric("weft_trust_roots", &[]) == 2.0
+        });
+    }
+    mesh.operator.sign_by(&new);
+    let first: Vec<f64> = [&mesh.front, &mesh.back]
+        .map(|sidecar| sidecar.metric(EXPIRY, &[]))
+        .into();
+    // The first certificates are for an hour: those that are revoked are replaced, and the next ones are short.
+    mesh.operator.revoke_with(&[&old, &new], &["01", "02"]);
+    for (sidecar, first) in [&mesh.front, &mesh.back].into_iter().zip(first) {
+        eventually("it has a certificate of the new root", || {
+            sidecar.metric(EXPIRY, &[]) != first
+        });
+    }
+    let mut long = mesh.network.pod.connect(address);
+    mesh.operator.trust(&[&new], Revocations::default());
+    let seen = mesh.front.metric(EXPIRY, &[]);
+    eventually("it is renewed again", || {
+        ask(&mesh, &mut long);
+        mesh.front.metric(EXPIRY, &[]) > seen + 1.0
+    });
+}
+
+const EXPIRY: &str = "weft_certificate_expiry_timestamp_seconds";
+
+#[test]
+fn stages_are_told_as_they_are() {
+    // What is said of namespaces in tests is what the operator says.
+    let namespace = MeshNamespace {
+        key: "shop".into(),
+        stage: Stage::Strict,
+    };
+    let json = serde_json::to_string(&Resource::MeshNamespace(Arc::new(namespace))).expect("JSON");
+    assert_eq!(json, r#"{"kind":"meshNamespace","key":"shop","stage":"strict"}"#);
+}
