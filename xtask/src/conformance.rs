@@ -35,8 +35,10 @@ const MESH: &str = "weft";
 /// The label of the suite's namespaces, by which those of the mesh's tests are in the mesh.
 const NAMESPACE_LABELS: &str = "weft.dev/mesh=observe";
 
-/// The profiles that are held to.
-const PROFILES: &str = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP";
+/// The profiles that Gateways are held to.
+const GATEWAY_PROFILES: &str = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP";
+/// The profiles that the mesh is held to.
+const MESH_PROFILES: &str = "MESH-HTTP,MESH-GRPC";
 
 /// How many lines of the log are shown when the suite fails before any test does.
 const LINES: usize = 20;
@@ -66,11 +68,20 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// All of the profiles that Weft claims, by name: one that fell out of the claim would fail.
-    pub(crate) fn of_profiles() -> Self {
+    /// All of the profiles that Weft claims for Gateways, by name: one that fell out of the claim would fail.
+    pub(crate) fn of_gateways() -> Self {
+        Self::of(GATEWAY_PROFILES)
+    }
+
+    /// The same for the mesh. By itself: the backends of Gateways are not in the mesh, as most are not.
+    pub(crate) fn of_mesh() -> Self {
+        Self::of(MESH_PROFILES)
+    }
+
+    fn of(profiles: &str) -> Self {
         Self {
             test: None,
-            profiles: Some(PROFILES.to_owned()),
+            profiles: Some(profiles.to_owned()),
             features: None,
             class: CLASS.to_owned(),
             mesh: MESH.to_owned(),
@@ -133,9 +144,8 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
         println!("FAILED {name}");
     }
     println!("all that was said: {}", log.display());
-    // One of the mesh alone would take the place of that of all.
-    if publish && options.tests().0 && report.exists() && results.passed > 0 {
-        let published = published();
+    if publish && report.exists() && results.passed > 0 {
+        let published = published(options.tests().0);
         fs::create_dir_all(published.parent().unwrap_or(Path::new(".")))?;
         fs::copy(&report, &published)?;
         println!("report: {}", published.display());
@@ -188,12 +198,16 @@ fn flags(options: &Options, report: &Path) -> Vec<String> {
     flags
 }
 
-/// Where the report of a whole run belongs, under the name that the Gateway API project wants it under.
-fn published() -> PathBuf {
-    PathBuf::from(format!(
-        "docs/conformance/experimental-v{}-default-report.yaml",
-        env!("CARGO_PKG_VERSION")
-    ))
+/// Where the report of a whole run belongs, under the name that the Gateway API project wants it under. One of the mesh alone
+/// has a place of its own.
+fn published(gateways: bool) -> PathBuf {
+    let folder = if gateways {
+        "docs/conformance"
+    } else {
+        "docs/conformance/mesh"
+    };
+    let name = format!("experimental-v{}-default-report.yaml", env!("CARGO_PKG_VERSION"));
+    Path::new(folder).join(name)
 }
 
 /// How the tests of the suite went.
@@ -268,7 +282,7 @@ mod tests {
             let options = Options {
                 test: test.map(str::to_owned),
                 profiles: profiles.map(str::to_owned),
-                ..Options::of_profiles()
+                ..Options::of_gateways()
             };
             let flags = flags(&options, Path::new("report.yaml")).join(" ");
             let flag = |flag: &str| flags.contains(flag);

@@ -113,7 +113,10 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step(name, || up("dev"));
     // The report in docs is of a run that was meant to be one.
     steps.step("Gateway API conformance", || {
-        conformance::run(&conformance::Options::of_profiles(), false)
+        conformance::run(&conformance::Options::of_gateways(), false)
+    });
+    steps.step("conformance of the mesh", || {
+        conformance::run(&conformance::Options::of_mesh(), false)
     });
     steps.step("injection", e2e::injection);
     steps.step("failures under load", || e2e::failures(None));
