@@ -78,6 +78,14 @@ impl Options {
         Self::of(MESH_PROFILES)
     }
 
+    /// The same with mutual TLS between all that are tested.
+    pub(crate) fn of_secure_mesh() -> Self {
+        Self {
+            more: vec!["-namespace-labels=weft.dev/mesh=secure".to_owned()],
+            ..Self::of_mesh()
+        }
+    }
+
     fn of(profiles: &str) -> Self {
         Self {
             test: None,

@@ -84,11 +84,11 @@ pub(crate) async fn shake(
 impl Mesh {
     /// Who has to prove at an address that it is there; none where nobody has to.
     pub(crate) fn expected(&self, to: SocketAddr) -> Option<Expected> {
-        self.workloads.load().expected(to)
+        self.workloads.load().expected(to, self.own_key())
     }
 
     /// Whether somebody has to.
     pub(crate) fn is_expected(&self, to: SocketAddr) -> bool {
-        self.workloads.load().is_expected(to)
+        self.workloads.load().is_expected(to, self.own_key())
     }
 }

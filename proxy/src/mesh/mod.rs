@@ -111,6 +111,11 @@ impl Mesh {
         let _ = self.own.set(own);
     }
 
+    /// The pod it is in, if it is in one.
+    fn own_key(&self) -> Option<&WorkloadKey> {
+        self.own.get().map(|(_, pod)| pod)
+    }
+
     /// Puts in use what is said of workloads and namespaces; returns what is said of other things.
     pub(crate) fn apply(&self, changes: Vec<Change>) -> Vec<Change> {
         let (own, others): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(Workloads::is_of);

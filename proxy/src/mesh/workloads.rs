@@ -131,26 +131,31 @@ impl Workloads {
     }
 
     /// Who has to prove at an address and port that it is there; none where nobody has to. Behind the address of a Service that
-    /// must hold for all of its endpoints, since nobody here knows which of them it will be.
-    pub(crate) fn expected(&self, to: SocketAddr) -> Option<Expected> {
+    /// must hold for all of its endpoints, since nobody here knows which of them it will be. What goes to the pod itself by its
+    /// own address never comes to its sidecar, so nobody there has anything to prove; by a Service it does.
+    pub(crate) fn expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> Option<Expected> {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
         let Some(service) = self.by.get(&to) else {
-            return self.peer(to).map(|peer| Expected(vec![peer.clone()]));
+            return self.other(to, own).map(|peer| Expected(vec![peer.clone()]));
         };
         let peers: Option<Vec<_>> = service.endpoints.iter().map(|to| self.peer(*to).cloned()).collect();
         peers.filter(|peers| !peers.is_empty()).map(Expected)
     }
 
     /// The same, without saying who.
-    pub(crate) fn is_expected(&self, to: SocketAddr) -> bool {
+    pub(crate) fn is_expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> bool {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
         match self.by.get(&to) {
             Some(service) => {
                 let mut endpoints = service.endpoints.iter();
                 !service.endpoints.is_empty() && endpoints.all(|to| self.peer(*to).is_some())
             }
-            None => self.peer(to).is_some(),
+            None => self.other(to, own).is_some(),
         }
+    }
+
+    fn other(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> Option<&Arc<Peer>> {
+        self.peer(to).filter(|peer| Some(&peer.key) != own)
     }
 
     fn peer(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
@@ -219,12 +224,12 @@ mod tests {
         let mut workloads = Workloads::default();
         put(&mut workloads, peer("a", [10, 0, 0, 1]));
         let to = |port| SocketAddr::from(([10, 0, 0, 1], port));
-        assert!(workloads.expected(to(80)).is_none());
+        assert!(workloads.expected(to(80), None).is_none());
         for (now, proof) in [(Stage::Observe, false), (Stage::Secure, true), (Stage::Strict, true)] {
             stage(&mut workloads, now);
-            assert_eq!(workloads.expected(to(80)).is_some(), proof, "{now:?}");
-            assert!(workloads.expected(to(5432)).is_none());
-            assert!(workloads.expected(([10, 0, 0, 2], 80).into()).is_none());
+            assert_eq!(workloads.expected(to(80), None).is_some(), proof, "{now:?}");
+            assert!(workloads.expected(to(5432), None).is_none());
+            assert!(workloads.expected(([10, 0, 0, 2], 80).into(), None).is_none());
         }
         assert_eq!(workloads.inbound(&"shop/a".into(), &"shop".into(), 80), Inbound::Strict);
         assert_eq!(
@@ -233,6 +238,25 @@ mod tests {
         );
         workloads.apply(Change::Remove(Key::MeshNamespace("shop".into())));
         assert_eq!(workloads.inbound(&"shop/a".into(), &"shop".into(), 80), Inbound::Open);
+    }
+
+    #[test]
+    fn nobody_proves_anything_to_himself_but_by_a_service() {
+        let mut workloads = Workloads::default();
+        stage(&mut workloads, Stage::Strict);
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        put(&mut workloads, peer("b", [10, 0, 0, 2]));
+        workloads.apply(Change::Upsert(Resource::MeshService(Arc::new(MeshService {
+            key: ServiceKey::new("shop", "front", 80),
+            addresses: vec![[10, 96, 0, 1].into()],
+            endpoints: vec![SocketAddr::from(([10, 0, 0, 1], 8080))],
+        }))));
+        let own = WorkloadKey::from("shop/a");
+        for (to, proof) in [([10, 0, 0, 1], false), ([10, 0, 0, 2], true), ([10, 96, 0, 1], true)] {
+            let to = SocketAddr::from((to, 80));
+            assert_eq!(workloads.expected(to, Some(&own)).is_some(), proof, "{to}");
+            assert_eq!(workloads.is_expected(to, Some(&own)), proof, "{to}");
+        }
     }
 
     #[test]
@@ -250,21 +274,21 @@ mod tests {
         };
         let to = |port| SocketAddr::from(([10, 96, 0, 1], port));
         workloads.apply(service(&[[10, 0, 0, 1], [10, 0, 0, 2]]));
-        assert!(workloads.expected(to(80)).is_none(), "one is not in the mesh");
-        assert!(!workloads.is_expected(to(80)));
+        assert!(workloads.expected(to(80), None).is_none(), "one is not in the mesh");
+        assert!(!workloads.is_expected(to(80), None));
         put(&mut workloads, peer("b", [10, 0, 0, 2]));
-        let expected = workloads.expected(to(80)).expect("all are");
+        let expected = workloads.expected(to(80), None).expect("all are");
         assert_eq!(expected.to_string(), "shop/front");
-        assert!(workloads.is_expected(to(80)));
+        assert!(workloads.is_expected(to(80), None));
         let domain = TrustDomain::parse("a.b").expect("a trust domain");
         let is = |text: &str| expected.includes(&SpiffeId::parse(text).expect("an identity"), &domain);
         assert!(is("spiffe://a.b/ns/shop/sa/front"));
         assert!(!is("spiffe://a.b/ns/shop/sa/back") && !is("spiffe://c.d/ns/shop/sa/front"));
-        assert!(workloads.expected(to(81)).is_none());
+        assert!(workloads.expected(to(81), None).is_none());
         workloads.apply(service(&[]));
-        assert!(workloads.expected(to(80)).is_none());
+        assert!(workloads.expected(to(80), None).is_none());
         workloads.apply(Change::Remove(Key::MeshService(ServiceKey::new("shop", "front", 80))));
-        assert!(workloads.expected(to(80)).is_none() && workloads.resources().count() == 3);
+        assert!(workloads.expected(to(80), None).is_none() && workloads.resources().count() == 3);
     }
 
     #[test]

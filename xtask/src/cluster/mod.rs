@@ -118,6 +118,9 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step("conformance of the mesh", || {
         conformance::run(&conformance::Options::of_mesh(), false)
     });
+    steps.step("conformance of the mesh with mutual TLS", || {
+        conformance::run(&conformance::Options::of_secure_mesh(), false)
+    });
     steps.step("injection", e2e::injection);
     steps.step("failures under load", || e2e::failures(None));
     steps.step("installation and removal", lifecycle);
