@@ -34,7 +34,11 @@ fuzz_target!(|data: &[u8]| {
     if whole.method().len() <= 32 {
         assert_eq!(is_http(data), Some(true), "it is not taken for HTTP");
         for length in 0..whole.head_length() {
-            assert_ne!(is_http(&data[..length]), Some(false), "its beginning is not taken for HTTP");
+            assert_ne!(
+                is_http(&data[..length]),
+                Some(false),
+                "its beginning is not taken for HTTP"
+            );
         }
     }
     let mut out = Vec::new();
