@@ -16,6 +16,9 @@ pub(crate) const OPERATOR: &str = "weft-operator";
 /// The Gateway of every scene.
 pub(crate) const GATEWAY: &str = "edge";
 
+/// What the namespaces of tests begin with.
+pub(crate) const PREFIX: &str = "weft-e2e-";
+
 /// What a test plays in.
 pub(crate) struct Scene {
     pub(crate) cluster: Cluster,
@@ -27,7 +30,7 @@ pub(crate) struct Scene {
 impl Scene {
     /// Sets it up, and waits until requests are answered.
     pub(crate) async fn new(cluster: &Cluster, name: &str, gateways: u32, backends: u32) -> anyhow::Result<Self> {
-        let namespace = format!("weft-e2e-{name}");
+        let namespace = format!("{PREFIX}{name}");
         cluster.delete("Namespace", "", &namespace).await?;
         eventually(
             format!("the namespace {namespace} of an earlier run is gone"),

@@ -8,7 +8,10 @@ mod refused;
 
 use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
 
-use crate::cluster::Cluster;
+use crate::{
+    cluster::{Cluster, eventually, name},
+    scene::PREFIX,
+};
 
 type Test = fn(Cluster) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
@@ -41,20 +44,28 @@ pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
         .iter()
         .filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
     let (mut passed, mut failed) = (0, 0);
-    for (name, test) in wanted {
+    for (title, test) in wanted {
         let start = Instant::now();
         match test(cluster.clone()).await {
             Ok(()) => {
                 passed += 1;
-                println!("ok      {name} ({:.0} s)", start.elapsed().as_secs_f64());
+                println!("ok      {title} ({:.0} s)", start.elapsed().as_secs_f64());
             }
             Err(error) => {
                 failed += 1;
-                println!("FAILED  {name} ({:.0} s): {error:#}", start.elapsed().as_secs_f64());
+                println!("FAILED  {title} ({:.0} s): {error:#}", start.elapsed().as_secs_f64());
             }
         }
     }
     println!("{passed} passed, {failed} failed");
+    // What comes after finds the cluster as it was, but for what is left of a test that has failed.
+    if failed == 0 {
+        eventually("the namespaces of the tests are gone", async || {
+            let namespaces = cluster.list("Namespace", "", "").await?;
+            Ok(!namespaces.iter().any(|found| name(found).starts_with(PREFIX)))
+        })
+        .await?;
+    }
     Ok(if failed == 0 && passed > 0 {
         ExitCode::SUCCESS
     } else {
