@@ -76,19 +76,20 @@ pub(super) struct Conversation {
 impl Conversation {
     /// Reads what the client says. `logged` says whether lines are kept for the log.
     pub(super) fn client(&mut self, mut bytes: &[u8], heads: &Heads<'_>, logged: bool) -> Result<(), Over> {
-        let first = !self.recognised;
-        let parse = |message: &mut Message| {
-            let so_far = message.rest_unparsed();
-            if first && is_preface(so_far) {
-                return if so_far.len() >= PREFACE.len() {
-                    Err(Over::Http2)
-                } else {
-                    Ok(Parse::Partial)
-                };
-            }
-            Ok(message.parse_request(&heads.limits)?)
-        };
         while !bytes.is_empty() {
+            // A connection may begin with HTTP/2, and not go over to it.
+            let first = !self.recognised;
+            let parse = |message: &mut Message| {
+                let so_far = message.rest_unparsed();
+                if first && is_preface(so_far) {
+                    return if so_far.len() >= PREFACE.len() {
+                        Err(Over::Http2)
+                    } else {
+                        Ok(Parse::Partial)
+                    };
+                }
+                Ok(message.parse_request(&heads.limits)?)
+            };
             let Some(message) = self.requests.next_head(&mut bytes, heads.pool, parse)? else {
                 continue;
             };
@@ -421,6 +422,16 @@ mod tests {
                 (statuses, result.map_err(|over| std::mem::discriminant(&over)))
             };
             proptest::prop_assert_eq!(told(&whole), told(&pieces));
+        }
+    }
+
+    #[test]
+    fn a_connection_does_not_go_over_to_http2() {
+        let said = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for piece in [said.len(), 1, 7] {
+            let pieces: Vec<(bool, &[u8])> = said.chunks(piece).map(|bytes| (true, bytes)).collect();
+            let (_, result) = read(&pieces);
+            assert!(matches!(result, Err(Over::Unclear(_))), "{piece}: {result:?}");
         }
     }
 
