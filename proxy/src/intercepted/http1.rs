@@ -1,7 +1,7 @@
 //! HTTP/1 read along: what both sides say is told apart into requests and answers, without a byte being held back. What is
 //! not clear beyond doubt ends the reading, never the connection.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{cell::Cell, collections::VecDeque, time::Instant};
 
 use crate::{
     downstream::h1::{PREFACE, is_preface},
@@ -69,6 +69,8 @@ pub(super) struct Conversation {
     requests: Reader,
     answers: Reader,
     pending: VecDeque<Pending>,
+    /// Whether the client has begun with something else than HTTP/2, to which it then does not go over.
+    begun: Cell<bool>,
     /// Whether there has been a request.
     pub(super) recognised: bool,
 }
@@ -76,20 +78,20 @@ pub(super) struct Conversation {
 impl Conversation {
     /// Reads what the client says. `logged` says whether lines are kept for the log.
     pub(super) fn client(&mut self, mut bytes: &[u8], heads: &Heads<'_>, logged: bool) -> Result<(), Over> {
+        let begun = &self.begun;
+        let parse = |message: &mut Message| {
+            let so_far = message.rest_unparsed();
+            if !begun.get() && is_preface(so_far) {
+                return if so_far.len() >= PREFACE.len() {
+                    Err(Over::Http2)
+                } else {
+                    Ok(Parse::Partial)
+                };
+            }
+            begun.set(true);
+            Ok(message.parse_request(&heads.limits)?)
+        };
         while !bytes.is_empty() {
-            // A connection may begin with HTTP/2, and not go over to it.
-            let first = !self.recognised;
-            let parse = |message: &mut Message| {
-                let so_far = message.rest_unparsed();
-                if first && is_preface(so_far) {
-                    return if so_far.len() >= PREFACE.len() {
-                        Err(Over::Http2)
-                    } else {
-                        Ok(Parse::Partial)
-                    };
-                }
-                Ok(message.parse_request(&heads.limits)?)
-            };
             let Some(message) = self.requests.next_head(&mut bytes, heads.pool, parse)? else {
                 continue;
             };
@@ -427,11 +429,17 @@ mod tests {
 
     #[test]
     fn a_connection_does_not_go_over_to_http2() {
-        let said = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        for piece in [said.len(), 1, 7] {
-            let pieces: Vec<(bool, &[u8])> = said.chunks(piece).map(|bytes| (true, bytes)).collect();
-            let (_, result) = read(&pieces);
-            assert!(matches!(result, Err(Over::Unclear(_))), "{piece}: {result:?}");
+        let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        for before in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n"] {
+            let said = format!("{before}{preface}");
+            for piece in [said.len(), 1, 7] {
+                let pieces: Vec<(bool, &[u8])> = said.as_bytes().chunks(piece).map(|bytes| (true, bytes)).collect();
+                let (_, result) = read(&pieces);
+                assert!(
+                    matches!(result, Err(Over::Unclear(_))),
+                    "{said:?} by {piece}: {result:?}"
+                );
+            }
         }
     }
 
