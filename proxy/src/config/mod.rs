@@ -39,4 +39,4 @@ pub use port::{Flow, Found, Match, Port};
 pub use rule::{BackendEntry, Rule, Target};
 pub use snapshot::{Endpoint, Place, ServiceEntry, ServiceId, Snapshot};
 pub use trust::BackendTls;
-pub(crate) use trust::{ClientVerification, provider};
+pub(crate) use trust::{ClientVerification, check_signatures, provider};

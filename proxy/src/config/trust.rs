@@ -3,13 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, DistinguishedName, Error, OtherError, RootCertStore, ServerConfig,
     client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
-    crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
+    crypto::{CryptoProvider, aws_lc_rs::default_provider},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     server::{
         ParsedCertificate, WebPkiClientVerifier,
@@ -24,6 +23,38 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(default_provider())).clone()
 }
+
+/// What a verifier of certificates does beside: whoever shows one must have its key, whether it is trusted or not.
+macro_rules! check_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$crate::config::provider().signature_verification_algorithms;
+            rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signed: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &$crate::config::provider().signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            $crate::config::provider()
+                .signature_verification_algorithms
+                .supported_schemes()
+        }
+    };
+}
+pub(crate) use check_signatures;
 
 /// A trust bundle and what was read from it.
 pub(super) struct TrustEntry {
@@ -113,7 +144,6 @@ impl BackendTls {
         let verifier = BackendVerifier {
             names: names.collect::<Result<_, _>>()?,
             roots,
-            provider: provider(),
         };
         Ok(Self {
             name: name(&source.hostname)?,
@@ -169,7 +199,6 @@ struct BackendVerifier {
     roots: Arc<RootCertStore>,
     /// One of these must be in the certificate; if there are none, the SNI.
     names: Vec<Name>,
-    provider: Arc<CryptoProvider>,
 }
 
 impl ServerCertVerifier for BackendVerifier {
@@ -182,7 +211,7 @@ impl ServerCertVerifier for BackendVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
+        let algorithms = provider().signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
         if self.names.is_empty() {
             verify_server_name(&parsed, server_name)?;
@@ -192,29 +221,7 @@ impl ServerCertVerifier for BackendVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    check_signatures!();
 }
 
 /// What is asked of the clients of a listener.
@@ -237,7 +244,6 @@ impl ClientVerification {
             verifier: Arc::new(ClientVerifier {
                 strict: strict.ok(),
                 mode: validation.mode,
-                provider: provider(),
             }),
             validation: validation.clone(),
             bundles,
@@ -293,7 +299,6 @@ struct ClientVerifier {
     /// Absent where there are no roots, so that nobody is trusted.
     strict: Option<Arc<dyn ClientCertVerifier>>,
     mode: ClientValidationMode,
-    provider: Arc<CryptoProvider>,
 }
 
 impl ClientVerifier {
@@ -328,28 +333,5 @@ impl ClientCertVerifier for ClientVerifier {
         }
     }
 
-    /// Whoever shows a certificate must have its key, whether it is trusted or not.
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    check_signatures!();
 }
