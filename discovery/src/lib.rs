@@ -24,5 +24,5 @@ pub use session::{Authenticate, Denied, Server};
 /// What [`Identify`] is implemented with.
 pub use tonic::async_trait;
 
-pub use subscribe::{Endpoint, Sink, SubscribeError, Subscriber};
+pub use subscribe::{Endpoint, Sink, SubscribeError, Subscriber, jittered};
 pub use wire::TypeUrl;

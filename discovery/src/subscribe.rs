@@ -211,7 +211,7 @@ impl<S: Sink> Subscriber<S> {
 }
 
 /// Between half and the whole of it, so that many that lost the same operator do not come back at once.
-fn jittered(wait: Duration) -> Duration {
+pub fn jittered(wait: Duration) -> Duration {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
     wait / 2 + wait.mul_f64((random >> 32) as f64 / f64::from(u32::MAX) / 2.0)
 }

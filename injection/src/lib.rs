@@ -14,9 +14,10 @@ mod wishes;
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
+use weft_crds::Stage;
 
 pub use self::{
-    names::{INJECT, INJECTED, INTERCEPT, PREFIX, ROOTS, SIDECAR, STAGE, STAGES, TOKEN},
+    names::{INJECT, INJECTED, INTERCEPT, PREFIX, PROBES, ROOTS, SIDECAR, TOKEN},
     place::{is_injected, uninject},
     quantity::{Quantity, QuantityError},
     render::Parts,
@@ -37,14 +38,13 @@ pub struct Namespace {
 
 impl Namespace {
     /// Its stage, if it is in the mesh.
-    pub fn stage(&self) -> Option<&str> {
-        let stage = self.labels.get(STAGE)?.as_str();
-        STAGES.contains(&stage).then_some(stage)
+    pub fn stage(&self) -> Option<Stage> {
+        Stage::of(&self.labels).ok().flatten()
     }
 
     /// Whether everything in it has to go on working, whatever it is.
     fn only_observed(&self) -> bool {
-        !matches!(self.stage(), Some("secure" | "strict"))
+        self.stage().is_none_or(|stage| stage < Stage::Secure)
     }
 }
 

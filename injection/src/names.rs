@@ -1,9 +1,5 @@
 //! What is called how.
 
-/// The label of a namespace that says how far it is on the way into the mesh,
-pub const STAGE: &str = "weft.dev/mesh";
-/// and the values it may have.
-pub const STAGES: [&str; 3] = ["observe", "secure", "strict"];
 /// The label, or annotation, by which a pod says that it is to be left alone.
 pub const INJECT: &str = "weft.dev/inject";
 /// The label of a pod with a sidecar: a digest of what was put into it.
@@ -24,4 +20,4 @@ pub(crate) const UID: u32 = 1337;
 /// The ports of the sidecar: outbound, inbound, probes and metrics, admin pages.
 pub(crate) const PORTS: [u16; 4] = [15001, 15006, PROBES, 15021];
 /// Of these, the one that the kubelet and Prometheus read.
-pub(crate) const PROBES: u16 = 15020;
+pub const PROBES: u16 = 15020;

@@ -60,15 +60,3 @@ pub enum Stage {
     /// Nobody comes in clear.
     Strict,
 }
-
-impl Stage {
-    /// Reads the value of the label `weft.dev/mesh`.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "observe" => Some(Self::Observe),
-            "secure" => Some(Self::Secure),
-            "strict" => Some(Self::Strict),
-            _ => None,
-        }
-    }
-}

@@ -168,15 +168,22 @@ impl World {
         roots.chain(self.meshed.borrow().keys().cloned()).collect()
     }
 
-    /// Looks whether pods of a namespace come to get sidecars, or no longer do.
-    fn notice_meshed(&self, reference: &ObjectRef, object: Option<&Object>, effects: &mut Effects) {
+    /// Looks whether a namespace has come into the mesh or left it, and whether pods there get sidecars.
+    fn notice_namespace(&mut self, reference: &ObjectRef, object: Option<&Object>, effects: &mut Effects) {
         if reference.kind != Kind::Namespace {
             return;
         }
-        let namespace = match object {
-            Some(Object::Namespace(namespace)) => injection::meshed(&namespace.metadata),
+        let metadata = match object {
+            Some(Object::Namespace(namespace)) => Some(&namespace.metadata),
             _ => None,
         };
+        let takes_part = metadata.is_some_and(|metadata| matches!(Stage::of(&metadata.labels), Ok(Some(_))));
+        self.mesh_changed |= if takes_part {
+            self.mesh.insert(reference.name.clone())
+        } else {
+            self.mesh.remove(&reference.name)
+        };
+        let namespace = metadata.and_then(injection::meshed);
         let changed = self.meshed.send_if_modified(|meshed| match namespace {
             Some(namespace) if meshed.get(&reference.name).is_none_or(|known| **known != namespace) => {
                 meshed.insert(reference.name.clone(), Arc::new(namespace));
@@ -226,22 +233,6 @@ impl World {
                 changed
             });
         }
-    }
-
-    /// Looks whether a namespace has come into the mesh, or left it.
-    fn notice_mesh(&mut self, reference: &ObjectRef, object: Option<&Object>) {
-        if reference.kind != Kind::Namespace {
-            return;
-        }
-        let takes_part = match object {
-            Some(Object::Namespace(namespace)) => matches!(Stage::of(&namespace.metadata.labels), Ok(Some(_))),
-            _ => false,
-        };
-        self.mesh_changed |= if takes_part {
-            self.mesh.insert(reference.name.clone())
-        } else {
-            self.mesh.remove(&reference.name)
-        };
     }
 
     /// The last epoch that was published.
@@ -336,8 +327,7 @@ impl World {
                     }
                 }
                 self.notice_others(&object.reference(), Some(&object));
-                self.notice_mesh(&object.reference(), Some(&object));
-                self.notice_meshed(&object.reference(), Some(&object), effects);
+                self.notice_namespace(&object.reference(), Some(&object), effects);
                 edits.push(Edit::Put(object));
             }
             News::Unreadable(reference) => self.list(watched, &reference),
@@ -402,8 +392,7 @@ impl World {
     fn gone(&mut self, reference: ObjectRef, edits: &mut Vec<Edit>, effects: &mut Effects) {
         self.seen.remove(&reference);
         self.notice_others(&reference, None);
-        self.notice_mesh(&reference, None);
-        self.notice_meshed(&reference, None, effects);
+        self.notice_namespace(&reference, None, effects);
         self.touch(&reference, effects);
         edits.push(Edit::Delete(reference));
     }

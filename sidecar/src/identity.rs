@@ -10,7 +10,7 @@ use std::{
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls_pki_types::PrivateKeyDer;
 use tokio::time::{Instant, sleep_until, timeout};
-use weft_discovery::{Endpoint, IdentityClient, IdentityError, Trust, Trusts};
+use weft_discovery::{Endpoint, IdentityClient, IdentityError, Trust, Trusts, jittered};
 use weft_model::SpiffeId;
 use weft_proxy::mesh::{Identity, Mesh, MeshError};
 
@@ -151,9 +151,4 @@ fn request(key: &KeyPair, id: &SpiffeId) -> Result<String, rcgen::Error> {
 fn random() -> f64 {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
     (random >> 32) as f64 / f64::from(u32::MAX)
-}
-
-/// Between half and the whole of it.
-fn jittered(wait: Duration) -> Duration {
-    wait / 2 + wait.mul_f64(random() / 2.0)
 }

@@ -24,15 +24,13 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use weft_crds::MESH_LABEL;
 use weft_discovery::Publisher;
+use weft_injection::INJECTED;
 use weft_model::{Change, Key, MeshNamespace, Resource};
 
 use self::services::{Ports, Services, Slice};
 use crate::metrics::Metrics;
-
-/// The label of pods with a sidecar, and that of namespaces in the mesh.
-const INJECTED: &str = "weft.dev/injected";
-const STAGE: &str = "weft.dev/mesh";
 
 /// `namespace/name` of an object.
 type Name = (String, String);
@@ -51,7 +49,7 @@ pub(crate) async fn tell(client: Client, publisher: Publisher, metrics: Metrics)
         follow::<Pod, _>(&client, Some(INJECTED), &metrics, Seen::Pod, |pod| {
             pods::peer(&pod).map(|peer| Resource::Peer(Arc::new(peer)))
         }),
-        follow::<Namespace, _>(&client, Some(STAGE), &metrics, Seen::Namespace, |namespace| {
+        follow::<Namespace, _>(&client, Some(MESH_LABEL), &metrics, Seen::Namespace, |namespace| {
             pods::namespace(&namespace)
         }),
         follow::<Service, _>(&client, None, &metrics, Seen::Service, |service| {

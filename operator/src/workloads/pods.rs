@@ -6,22 +6,22 @@ use k8s_openapi::{
     api::core::v1::{Container, Namespace, Pod, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
+use weft_injection::{INTERCEPT, PROBES};
 use weft_model::{MeshNamespace, Peer, Stage};
 
-use super::STAGE;
-
-/// The init container that turns connections to the sidecar, and what of its command line says which it leaves alone.
-const INTERCEPT: &str = "weft-intercept";
+/// What of the command line of interception says which ports it leaves alone.
 const SKIP: &str = "--skip-inbound-ports=";
-/// The sidecar's own port for probes is no port of the application.
-const PROBES: u16 = 15020;
 
 pub(super) fn namespace(namespace: &Namespace) -> Option<MeshNamespace> {
-    let stage = namespace.metadata.labels.as_ref()?.get(STAGE)?;
+    // What is no stage is said where routes are translated; nobody is cut off by it.
+    let stage = match weft_crds::Stage::of(namespace.metadata.labels.as_ref()?).ok()?? {
+        weft_crds::Stage::Observe => Stage::Observe,
+        weft_crds::Stage::Secure => Stage::Secure,
+        weft_crds::Stage::Strict => Stage::Strict,
+    };
     Some(MeshNamespace {
         key: namespace.metadata.name.as_deref()?.into(),
-        // What is no stage is said where routes are translated; nobody is cut off by it.
-        stage: Stage::parse(stage)?,
+        stage,
     })
 }
 
@@ -78,6 +78,7 @@ fn probe_ports<'a>(containers: impl Iterator<Item = &'a Container>) -> Vec<u16> 
             found.extend(probe_port(probe, container));
         }
     }
+    // The sidecar's own is no port of the application.
     found.remove(&PROBES);
     found.into_iter().collect()
 }

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use kube::api::{DynamicObject, ListParams, PostParams};
 use serde_json::{Value, json};
-use weft_injection::{LogLevel, Namespace, Outcome, Resources, SIDECAR, STAGE, Settings, inject, is_injected};
+use weft_crds::MESH_LABEL;
+use weft_injection::{LogLevel, Namespace, Outcome, Resources, SIDECAR, Settings, inject, is_injected};
 
 use super::Group;
 use crate::cluster::{AUTHORITY, Cluster, OPERATOR, OPERATOR_NAME, connection::name_of};
@@ -48,7 +49,7 @@ pub(super) async fn mesh(cluster: &Cluster, namespace: &str) -> anyhow::Result<G
     );
     let namespaces = meshed(
         &api("", "Namespace")?
-            .list(&ListParams::default().labels(STAGE))
+            .list(&ListParams::default().labels(MESH_LABEL))
             .await?
             .items,
     );
