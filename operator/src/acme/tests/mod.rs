@@ -38,6 +38,17 @@ struct Scene {
     offset: u16,
 }
 
+/// What a failed test would be asked for.
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = self.pebble.said();
+            let last = &said[said.len().saturating_sub(60)..];
+            eprintln!("the order: {:#?}\nPebble:\n{}", self.order(), last.join("\n"));
+        }
+    }
+}
+
 impl Scene {
     fn new(challenge: &str) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();

@@ -22,6 +22,12 @@ use serde_json::{Value, json};
 use super::PATIENCE;
 use crate::acme::http::{Http, Patience};
 
+/// The ports, before the offset, of the DNS server, of the CA, and of what both are managed by.
+const NAMES: u16 = 53;
+const CA: u16 = 54;
+const CA_MANAGEMENT: u16 = 55;
+const NAMES_MANAGEMENT: u16 = 56;
+
 /// A running CA, ended when dropped.
 pub(super) struct Pebble {
     processes: Vec<Child>,
@@ -33,31 +39,31 @@ pub(super) struct Pebble {
     said: Arc<Mutex<Vec<String>>>,
 }
 
-/// What is added to the ports of a Gateway so that those which the CA comes to, 80 and 443, can be bound by anybody. Below
-/// the ports that the kernel gives out, and for each test another, for they are bound long after.
+/// What is added to the ports of a Gateway so that those which the CA comes to, 80 and 443, can be bound by anybody; what
+/// runs for the test is at such ports too. They are below the ports that the kernel gives out, and for each test others, for
+/// they are bound long after, and a connection of anybody may have a port of the kernel's meanwhile.
 pub(super) fn free_offset() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     let offsets = (0..1000).map(|_| {
         let next = std::process::id() * 11 + GIVEN.fetch_add(1, Ordering::Relaxed);
         10_000 + u16::try_from(next % 40).expect("it is below 40") * 500
     });
-    let mut free = offsets.filter(|offset| free(offset + 80) && free(offset + 443));
-    free.next().expect("two ports are free")
-}
-
-fn free_port() -> u16 {
-    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    probe.local_addr().expect("it is bound").port()
+    let free = |port| {
+        let address = (Ipv4Addr::LOCALHOST, port);
+        TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+    };
+    let ports = [80, 443, NAMES, CA, CA_MANAGEMENT, NAMES_MANAGEMENT];
+    let mut free = offsets.filter(|offset| ports.iter().all(|port| free(offset + port)));
+    free.next().expect("all ports are free")
 }
 
 impl Pebble {
     /// Starts it. It comes to the ports 80 and 443 with `offset` added, whatever the host.
     pub(super) fn start(offset: u16) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (listen, management, challenge) = (free_port(), free_port(), free_port());
-        let dns = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-        let dns = format!("127.0.0.1:{}", dns.expect("a free port").port());
+        let [names, listen, management, challenge] =
+            [NAMES, CA, CA_MANAGEMENT, NAMES_MANAGEMENT].map(|port| port + offset);
+        let dns = format!("127.0.0.1:{names}");
         let roots_pem = certificate(folder.path());
         let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         let config = json!({"pebble": {
@@ -100,7 +106,7 @@ impl Pebble {
         ];
         let management_address = format!("127.0.0.1:{challenge}");
         let serving = ["-dnsserver", &dns, "-management", &management_address];
-        let names = spawn(
+        let names_server = spawn(
             "WEFT_PEBBLE_NAMES",
             &[&nowhere[..], &serving[..]].concat(),
             Stdio::null(),
@@ -115,7 +121,7 @@ impl Pebble {
             }
         });
         let started = Self {
-            processes: vec![names, pebble],
+            processes: vec![names_server, pebble],
             _folder: folder,
             roots_pem,
             directory: format!("https://localhost:{listen}/dir"),
@@ -123,7 +129,7 @@ impl Pebble {
             said,
         };
         let end = Instant::now() + PATIENCE;
-        for port in [listen, management, challenge] {
+        for port in [names, listen, management, challenge] {
             while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
                 assert!(Instant::now() < end, "Pebble does not start: {:?}", started.said());
                 std::thread::sleep(Duration::from_millis(20));
