@@ -36,6 +36,9 @@ struct Args {
     /// Only these scenarios.
     #[arg(long, value_enum)]
     scenario: Vec<Scenario>,
+    /// No peers: for a profile of what Weft does.
+    #[arg(long, conflicts_with_all = ["write", "routes"])]
+    alone: bool,
     /// Write the table to docs/benchmarks.md.
     #[arg(long)]
     write: bool,
@@ -77,7 +80,7 @@ fn main() -> anyhow::Result<ExitCode> {
     } else {
         args.scenario.clone()
     };
-    let bench = Bench::start()?;
+    let bench = Bench::start(args.alone)?;
     let mut report = Report::default();
     let described = bench.describe();
     println!("{described}");
@@ -102,6 +105,9 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     drop(bench);
+    if args.alone {
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut text = report.table(args.rounds, args.seconds, &described);
     let mut met = report.gates_hold();
     if args.scenario.is_empty() {

@@ -25,7 +25,12 @@ pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // In order, since what it has learned may be written at its end. It may have ended by itself.
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let end = Instant::now() + PATIENCE;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -58,8 +63,8 @@ pub(crate) struct Bench {
 pub(crate) const DIRECT: &str = "direct";
 
 impl Bench {
-    /// Starts the origin and every proxy that can be had.
-    pub(crate) fn start() -> anyhow::Result<Self> {
+    /// Starts the origin, Weft, and its peers unless it is to be alone.
+    pub(crate) fn start(alone: bool) -> anyhow::Result<Self> {
         install()?;
         let folder = TempDir::new()?;
         let path = folder.path();
@@ -108,7 +113,8 @@ impl Bench {
             &format!("127.0.0.1:{admin}"),
         ];
         proxies.insert("weft", (spawn(0, &text(&weft), &args)?, weft_ports));
-        for name in ["nginx", "haproxy", "haproxy-splice", "envoy"] {
+        let peers = ["nginx", "haproxy", "haproxy-splice", "envoy"];
+        for name in peers.into_iter().filter(|_| !alone) {
             let ports = ports()?;
             let running = match name {
                 "nginx" => {
