@@ -3,9 +3,10 @@
 //
 //	server [--port=PORT]... [--tls=PORT]... [--grpc=PORT]... [--tcp=PORT]... [--crt=FILE --key=FILE] [--version=V] [--cluster=C]
 //	client http|https|grpc|tcp://HOST[:PORT][/PATH] [--method=GET] [-H NAME:VALUE]... [--count=N]
+//	relay --to=http://HOST[:PORT] [--port=PORT]
 //
 // server tells back what it was asked; without ports it has those of the original. client prints answers as the suite reads
-// them, a blank line after each.
+// them, a blank line after each. relay, which the original does not have, passes requests on.
 package main
 
 import (
@@ -16,10 +17,12 @@ import (
 
 func main() {
 	name := filepath.Base(os.Args[0])
-	err := fmt.Errorf("call it client or server")
+	err := fmt.Errorf("call it client, relay or server")
 	switch name {
 	case "client":
 		err = request(os.Args[1:], os.Stdout)
+	case "relay":
+		err = relay(os.Args[1:])
 	case "server":
 		err = serve(os.Args[1:])
 	}

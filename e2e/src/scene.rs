@@ -109,6 +109,18 @@ spec:
   infrastructure: {{parametersRef: {{group: weft.dev, kind: GatewayParameters, name: some}}}}
   listeners: [{{name: http, protocol: HTTP, port: 80}}]
 ---
+{}
+---
+{}"#,
+        web(namespace, backends),
+        route(namespace, "web", "web.example", "web")
+    )
+}
+
+/// A Service of several pods that end without losing a request.
+pub(crate) fn web(namespace: &str, pods: u32) -> String {
+    format!(
+        r#"
 apiVersion: v1
 kind: Service
 metadata: {{name: web, namespace: {namespace}}}
@@ -118,7 +130,7 @@ apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: web, namespace: {namespace}}}
 spec:
-  replicas: {backends}
+  replicas: {pods}
   selector: {{matchLabels: {{app: web}}}}
   strategy: {{rollingUpdate: {{maxUnavailable: 0, maxSurge: 1}}}}
   template:
@@ -135,9 +147,7 @@ spec:
         # It ends at once when it is told to: first all who might still ask have to hear of it.
         lifecycle: {{preStop: {{sleep: {{seconds: 5}}}}}}
         resources: {{requests: {{cpu: 10m}}}}
----
-{}"#,
-        route(namespace, "web", "web.example", "web")
+"#
     )
 }
 

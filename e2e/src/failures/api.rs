@@ -1,39 +1,13 @@
 //! The API server, or what it keeps everything in, is away.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
-use anyhow::Context as _;
-use rustix::process::{Pid, Signal, kill_process};
-
+use super::process::Stopped;
 use crate::{
     cluster::{Cluster, eventually},
     load::{Load, status},
     scene::{GATEWAY, Scene, route},
 };
-
-/// Where the cluster keeps the numbers of its processes.
-const PIDS: &str = "/var/lib/weft-cluster/pid";
-
-/// A process of the cluster that stands still until this is dropped: it accepts connections and answers nothing, which is
-/// worse than to be gone.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(name: &str) -> anyhow::Result<Self> {
-        let file = Path::new(PIDS).join(name);
-        let text = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-        let number = text.split_whitespace().next().unwrap_or_default().parse()?;
-        let process = Pid::from_raw(number).context("it is no process")?;
-        kill_process(process, Signal::STOP)?;
-        Ok(Self(process))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::CONT);
-    }
-}
 
 pub(super) async fn the_api_server_is_away_for_a_minute(cluster: &Cluster) -> anyhow::Result<()> {
     away(cluster, "apiserver", Duration::from_secs(60)).await

@@ -3,7 +3,9 @@
 mod api;
 pub(crate) mod churn;
 pub(crate) mod control;
+mod mesh;
 mod pods;
+mod process;
 mod refused;
 
 use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
@@ -32,6 +34,10 @@ const TESTS: &[(&str, Test)] = tests![
     control::a_gateway_is_cut_off,
     control::a_gateway_starts_while_the_operator_is_away,
     control::the_lease_is_disputed,
+    mesh::a_namespace_takes_the_path_up_and_down,
+    mesh::workloads_of_the_mesh_come_and_go,
+    mesh::the_root_of_the_mesh_is_rotated,
+    mesh::the_kubelet_is_restarted,
     refused::a_resource_is_refused_beside_good_ones,
     api::the_api_server_is_away_for_a_minute,
     api::etcd_is_restarted,

@@ -81,7 +81,7 @@ pub(super) fn build(profile: &str) -> anyhow::Result<Vec<Image>> {
         ),
         Image {
             names: vec!["registry.k8s.io/gateway-api/echo-advanced:v1.5.1"],
-            files: ["/usr/local/bin/server", "/usr/local/bin/client"]
+            files: ["/usr/local/bin/server", "/usr/local/bin/client", "/usr/local/bin/relay"]
                 .map(|path| (path.to_owned(), echo_advanced.clone()))
                 .into(),
             entrypoint: "/usr/local/bin/server".to_owned(),

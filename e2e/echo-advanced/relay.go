@@ -1,0 +1,26 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+)
+
+// relay passes every request on to one place, as a client of its own, and tells back what it gets there; 502 is what it says
+// itself if that is nothing. Who asks it from outside of the mesh sees what an application inside meets.
+func relay(args []string) error {
+	flags := flag.NewFlagSet("relay", flag.ContinueOnError)
+	port := flags.Int("port", 9000, "where it listens")
+	to := flags.String("to", "", "where it passes requests on to, as a URL")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	target, err := url.Parse(*to)
+	if err != nil || target.Host == "" {
+		return fmt.Errorf("--to=%s is no URL of a server", *to)
+	}
+	proxy := &httputil.ReverseProxy{Rewrite: func(request *httputil.ProxyRequest) { request.SetURL(target) }}
+	return http.ListenAndServe(fmt.Sprint(":", *port), proxy)
+}

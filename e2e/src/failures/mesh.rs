@@ -1,0 +1,237 @@
+//! The mesh changes under constant load: a namespace takes the path up and down, what runs in it is replaced, the roots of its
+//! certificates are, and the node's kubelet is. An application inside loses no request.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, ensure};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kube::api::DynamicObject;
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair};
+use serde_json::json;
+
+use super::process;
+use crate::{
+    cluster::{Cluster, eventually},
+    load::{Load, Target, body, status},
+    scene::{OPERATOR, PREFIX, SYSTEM, web},
+};
+
+/// The Secret of the CA of identities.
+const ROOT: &str = "weft-identity-root";
+/// Where the relay is asked: a port of its own, which no sidecar takes.
+const RELAY: u16 = 9000;
+
+/// A namespace in the mesh with a Service, and an application that calls it whenever it is called from outside of the mesh.
+struct Meshed<'c> {
+    cluster: &'c Cluster,
+    namespace: String,
+    relay: Target,
+}
+
+impl<'c> Meshed<'c> {
+    async fn new(cluster: &'c Cluster, name: &str, stage: &str) -> anyhow::Result<Self> {
+        let namespace = format!("{PREFIX}{name}");
+        cluster.delete("Namespace", "", &namespace).await?;
+        eventually(
+            format!("the namespace {namespace} of an earlier run is gone"),
+            async || Ok(cluster.api("Namespace", "")?.get_opt(&namespace).await?.is_none()),
+        )
+        .await?;
+        cluster.apply(&manifests(&namespace, stage)).await?;
+        for deployment in ["web", "relay"] {
+            cluster.rolled_out(&namespace, deployment).await?;
+        }
+        let mut meshed = Self {
+            cluster,
+            namespace,
+            relay: target([0, 0, 0, 0].into(), RELAY),
+        };
+        let pod = meshed.pod("relay").await?;
+        ensure!(
+            pod.data["spec"]["initContainers"][1]["name"] == "weft-sidecar",
+            "the relay is not in the mesh"
+        );
+        meshed.relay = target(address(&pod)?, RELAY);
+        eventually("a call inside the mesh is answered", async || {
+            Ok(status(&meshed.relay).await? == 200)
+        })
+        .await?;
+        Ok(meshed)
+    }
+
+    /// One of the pods of an application, of those that are to stay.
+    async fn pod(&self, app: &str) -> anyhow::Result<DynamicObject> {
+        let pods = self.cluster.list("Pod", &self.namespace, &format!("app={app}")).await?;
+        let mut pods = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods.next().with_context(|| format!("{app} has no pod"))
+    }
+
+    async fn label(&self, stage: &str) -> anyhow::Result<()> {
+        let patch = json!({"metadata": {"labels": {"weft.dev/mesh": stage}}});
+        self.cluster.merge("Namespace", "", &self.namespace, &patch).await
+    }
+
+    /// A figure of the relay's sidecar.
+    async fn figure(&self, metric: &str) -> anyhow::Result<f64> {
+        let target = Target {
+            path: "/metrics".to_owned(),
+            ..target(self.relay.address.ip(), 15020)
+        };
+        let text = body(&target).await?;
+        let line = text.lines().find(|line| line.starts_with(metric));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        Ok(value.with_context(|| format!("there is no {metric}"))?.parse()?)
+    }
+
+    /// Whether somebody outside of the mesh who calls a pod is answered.
+    async fn answers_anybody(&self) -> anyhow::Result<bool> {
+        let pod = target(address(&self.pod("web").await?)?, 3000);
+        Ok(status(&pod).await.is_ok_and(|status| status == 200))
+    }
+
+    async fn end(self) -> anyhow::Result<()> {
+        self.cluster.delete("Namespace", "", &self.namespace).await
+    }
+}
+
+fn target(address: IpAddr, port: u16) -> Target {
+    Target {
+        address: SocketAddr::new(address, port),
+        host: "web".to_owned(),
+        path: "/".to_owned(),
+    }
+}
+
+fn address(pod: &DynamicObject) -> anyhow::Result<IpAddr> {
+    let address = pod.data["status"]["podIP"].as_str();
+    Ok(address.context("a pod has no address")?.parse()?)
+}
+
+fn manifests(namespace: &str, stage: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {namespace}, labels: {{weft.dev/mesh: {stage}}}}}
+---
+{}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: relay, namespace: {namespace}}}
+spec:
+  selector: {{matchLabels: {{app: relay}}}}
+  template:
+    metadata:
+      labels: {{app: relay}}
+      annotations: {{weft.dev/skip-inbound-ports: "{RELAY}"}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+      - name: relay
+        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
+        command: [/usr/local/bin/relay, --port={RELAY}, --to=http://web.{namespace}/]
+        readinessProbe: {{httpGet: {{path: /, port: {RELAY}}}, periodSeconds: 1}}
+"#,
+        web(namespace, 2)
+    )
+}
+
+/// Each step of the path and back restarts nothing and loses nothing.
+pub(super) async fn a_namespace_takes_the_path_up_and_down(cluster: &Cluster) -> anyhow::Result<()> {
+    let meshed = Meshed::new(cluster, "path", "observe").await?;
+    let before = meshed.pod("web").await?.metadata.uid;
+    let load = Load::start(meshed.relay.clone(), 8);
+    load.more(200).await?;
+    for stage in ["secure", "strict", "secure", "observe", "strict", "observe"] {
+        meshed.label(stage).await?;
+        let strict = stage == "strict";
+        eventually(format!("{stage} is what the pods hold to"), async || {
+            Ok(meshed.answers_anybody().await? != strict)
+        })
+        .await?;
+        let proven = async || {
+            meshed
+                .figure("weft_mutual_connections_total{direction=\"outbound\"")
+                .await
+        };
+        if stage != "observe" {
+            eventually("calls prove who makes them", async || Ok(proven().await? > 0.0)).await?;
+        }
+        load.more(200).await?;
+    }
+    load.stop().await.nothing_failed()?;
+    ensure!(meshed.pod("web").await?.metadata.uid == before, "a pod was replaced");
+    meshed.end().await
+}
+
+/// The application is restarted and scaled, and so is the operator.
+pub(super) async fn workloads_of_the_mesh_come_and_go(cluster: &Cluster) -> anyhow::Result<()> {
+    let meshed = Meshed::new(cluster, "workloads", "strict").await?;
+    let load = Load::start(meshed.relay.clone(), 8);
+    cluster.restart(&meshed.namespace, "web").await?;
+    load.more(200).await?;
+    for replicas in [1, 20, 1] {
+        let patch = json!({"spec": {"replicas": replicas}});
+        cluster.merge("Deployment", &meshed.namespace, "web", &patch).await?;
+        cluster.rolled_out(&meshed.namespace, "web").await?;
+        load.more(200).await?;
+    }
+    cluster.restart(SYSTEM, OPERATOR).await?;
+    load.more(200).await?;
+    load.stop().await.nothing_failed()?;
+    meshed.end().await
+}
+
+/// Another root is told, signs, and those whose certificates lead to the one before are believed still.
+pub(super) async fn the_root_of_the_mesh_is_rotated(cluster: &Cluster) -> anyhow::Result<()> {
+    let meshed = Meshed::new(cluster, "root", "strict").await?;
+    let load = Load::start(meshed.relay.clone(), 8);
+    let (certificate, key) = root()?;
+    let roots = meshed.figure("weft_trust_roots").await?;
+    let next = json!({"data": {"next.crt": STANDARD.encode(&certificate), "next.key": STANDARD.encode(key)}});
+    cluster.merge("Secret", SYSTEM, ROOT, &next).await?;
+    eventually("the next root is believed", async || {
+        Ok(meshed.figure("weft_trust_roots").await? > roots)
+    })
+    .await?;
+    load.more(200).await?;
+    // It signs two days after it was told, which are over now.
+    let long_ago = json!({"data": {"next.since": STANDARD.encode("2020-01-01T00:00:00Z")}});
+    cluster.merge("Secret", SYSTEM, ROOT, &long_ago).await?;
+    let certificate = STANDARD.encode(&certificate);
+    eventually("the next root signs", async || {
+        let secret = cluster.get("Secret", SYSTEM, ROOT).await?;
+        Ok(secret.data["data"]["ca.crt"] == certificate.as_str())
+    })
+    .await?;
+    load.more(200).await?;
+    // Those who come now have certificates that lead to it.
+    cluster.restart(&meshed.namespace, "web").await?;
+    load.more(200).await?;
+    load.stop().await.nothing_failed()?;
+    meshed.end().await
+}
+
+/// The root of a CA as a user would bring it, and its key.
+fn root() -> anyhow::Result<(String, String)> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "the next root");
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}
+
+/// What starts pods is away and comes back: those that run go on.
+pub(super) async fn the_kubelet_is_restarted(cluster: &Cluster) -> anyhow::Result<()> {
+    let meshed = Meshed::new(cluster, "kubelet", "strict").await?;
+    let load = Load::start(meshed.relay.clone(), 8);
+    process::restart("kubelet").await?;
+    load.more(200).await?;
+    // It is back once it does something.
+    cluster.restart(&meshed.namespace, "web").await?;
+    load.more(200).await?;
+    load.stop().await.nothing_failed()?;
+    meshed.end().await
+}
