@@ -7,6 +7,7 @@
 
 mod load;
 mod measure;
+mod mesh;
 mod peer;
 mod report;
 mod routes;
@@ -45,6 +46,9 @@ struct Args {
     /// Only load and edits of many routes.
     #[arg(long, conflicts_with = "scenario")]
     routes: bool,
+    /// Only the sidecars of two pods beside two Envoys, on the cluster that runs.
+    #[arg(long, conflicts_with_all = ["scenario", "routes", "alone"])]
+    mesh: bool,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -69,6 +73,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if args.routes {
         let (text, met) = routes::measure()?;
+        println!("{text}");
+        return Ok(exit(met));
+    }
+    if args.mesh {
+        let (text, met) = mesh::measure(args.rounds, args.seconds)?;
         println!("{text}");
         return Ok(exit(met));
     }

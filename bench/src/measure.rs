@@ -31,6 +31,14 @@ pub(crate) fn pss(pid: u32) -> anyhow::Result<u64> {
     Ok(kilobytes * 1024)
 }
 
+/// Bytes of memory of a process that are there, shared pages included.
+pub(crate) fn rss(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(kilobytes.context("status has no VmRSS")?.parse::<u64>()? * 1024)
+}
+
 /// The middle of some figures.
 pub(crate) fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();

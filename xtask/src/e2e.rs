@@ -22,6 +22,15 @@ pub(crate) fn scale(args: &[String]) -> anyhow::Result<()> {
     run("scale", args)
 }
 
+/// Measures sidecars beside Envoys, on a cluster that was started with `--profile dist`.
+pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
+    cluster::ensure_up()?;
+    let program = tools::build("dist")?.join("weft-bench");
+    let status = cluster::inside(program).args(args).status()?;
+    ensure!(status.success(), "the benchmark ended with {status}");
+    Ok(())
+}
+
 fn run(command: &str, args: &[String]) -> anyhow::Result<()> {
     cluster::ensure_up()?;
     let program = tools::build("dev")?.join(PROGRAM);

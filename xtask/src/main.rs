@@ -163,6 +163,10 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Generate => generate::run().map(|()| ExitCode::SUCCESS),
         Command::Bench { args } => {
+            if args.iter().any(|arg| arg == "--mesh") {
+                e2e::bench(&args)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let mut steps = steps::Steps::default();
             steps.run(
                 "build weft as it is shipped",
