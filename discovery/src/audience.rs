@@ -3,6 +3,9 @@
 //! Resources point up: a route names its listeners and frontends, a workload its services. Whoever has one of these needs
 //! the routes attached to it, the services these routes use, the workloads that answer for them, the certificates that are shown and
 //! the roots by which either side is trusted. So an audience flows along the links from the listeners down, and a change re-does only what lies below it.
+//!
+//! What is said of the mesh is for all sidecars. Gateways are told which of their workloads have a sidecar, and how far the
+//! namespaces of these are.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -30,7 +33,8 @@ pub(crate) struct Audiences {
 
 #[derive(Debug)]
 struct Known {
-    /// Of a listener or a challenge, the Gateway it belongs to; of a frontend, its clients: where all audience comes from.
+    /// Of a listener or a challenge, the Gateway it belongs to; of a frontend, its clients; of what is said of the mesh, all in
+    /// it: where all audience comes from.
     owner: Option<Party>,
     parties: Parties,
 }
@@ -129,12 +133,18 @@ impl Audiences {
 
     /// The audience of a resource, from those above it.
     fn derive(&self, key: &Key, known: &Known) -> BTreeSet<Party> {
-        if let Some(owner) = &known.owner {
-            return BTreeSet::from([owner.clone()]);
-        }
         let above = self.neighbours(key).filter(|other| rank(other) < rank(key));
         let audiences = above.filter_map(|above| self.of(above));
-        audiences.flat_map(|parties| parties.iter().cloned()).collect()
+        let audiences = audiences.flat_map(|parties| parties.iter());
+        match &known.owner {
+            None => audiences.cloned().collect(),
+            // Sidecars are told as all of the mesh.
+            Some(owner) => audiences
+                .filter(|party| matches!(party, Party::Gateway(_)))
+                .chain([owner])
+                .cloned()
+                .collect(),
+        }
     }
 
     fn neighbours(&self, key: &Key) -> impl Iterator<Item = &Key> {
@@ -172,15 +182,12 @@ impl Audiences {
 /// How far below listeners and frontends a kind is.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::Listener(_)
-        | Key::Frontend(_)
-        | Key::Challenge(_)
-        | Key::MeshNamespace(_)
-        | Key::Peer(_)
-        | Key::MeshService(_) => 0,
+        Key::Listener(_) | Key::Frontend(_) | Key::Challenge(_) | Key::MeshService(_) => 0,
         Key::Route(_) | Key::L4Route(_) => 1,
         Key::Service(_) => 2,
         Key::Workload(_) | Key::Certificate(_) | Key::TrustBundle(_) => 3,
+        Key::Peer(_) => 4,
+        Key::MeshNamespace(_) => 5,
     }
 }
 
@@ -219,12 +226,15 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
                 .chain(trusted.iter().cloned().map(Key::TrustBundle))
                 .collect()
         }
+        Resource::Peer(peer) => BTreeSet::from([
+            Key::Workload(peer.key.clone()),
+            Key::MeshNamespace(peer.namespace.clone()),
+        ]),
         Resource::Certificate(_)
         | Resource::Challenge(_)
         | Resource::TrustBundle(_)
         | Resource::Frontend(_)
         | Resource::MeshNamespace(_)
-        | Resource::Peer(_)
         | Resource::MeshService(_) => BTreeSet::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use weft_model::GatewayKey;
 
 use crate::wire::{Node, TypeUrl};
@@ -11,7 +12,8 @@ use crate::wire::{Node, TypeUrl};
 const SIDECARS: &str = "Sidecars/";
 
 /// A data plane.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum DataPlane {
     /// That of a Gateway.
     Gateway {
@@ -57,13 +59,15 @@ impl DataPlane {
         }
     }
 
-    /// The kinds of resources it subscribes to, in this order. It has taken something once it has answered for all of them.
+    /// The kinds of resources it subscribes to, in this order.
     pub fn kinds(&self) -> &'static [TypeUrl] {
         match self {
             Self::Gateway { .. } => &[
                 TypeUrl::Certificate,
                 TypeUrl::TrustBundle,
                 TypeUrl::Challenge,
+                TypeUrl::MeshNamespace,
+                TypeUrl::Peer,
                 TypeUrl::Workload,
                 TypeUrl::Service,
                 TypeUrl::Route,

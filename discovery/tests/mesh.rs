@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Operator, Proxy, frontend, listener, route, service, workload};
+use support::{Operator, Proxy, frontend, listener, mesh_namespace, mesh_service, peer, route, service, workload};
 use weft_model::{Key, Rejected, Resource};
 
 const ALL: &str = "Service/shop/a:80";
@@ -144,6 +144,58 @@ async fn a_route_of_a_gateway_and_of_a_service_goes_to_both() {
     let epoch = operator.publish([service("shop/other:80")]);
     operator.taken("shop/gw", "gw-1", epoch).await;
     gateway.told(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_told_which_of_its_workloads_are_in_the_mesh_and_a_sidecar_of_all() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop", "web"]);
+    operator.publish([mesh_namespace("shop"), mesh_namespace("web"), mesh_service("shop/c:80")]);
+    operator.publish(["shop/a-1", "shop/c-1", "web/w-1"].map(peer));
+    operator.publish(shop());
+    let gateway = Proxy::connect(&operator, "shop/gw", "gw-1").await;
+    gateway.synced().await;
+    gateway
+        .told(&["+listener shop/gw/http", "+route shop/edge/0", "+service shop/c:80"])
+        .await;
+    gateway.clear();
+    operator.publish([workload("shop/c-1", "shop/c:80"), workload("shop/c-2", "shop/c:80")]);
+    let told = [
+        "+namespace shop",
+        "+peer shop/c-1",
+        "+workload shop/c-1",
+        "+workload shop/c-2",
+    ];
+    gateway.told(&told).await;
+    let order: Vec<String> = gateway.log().iter().map(support::name).collect();
+    assert_eq!(order, told, "who is there is known before anything is sent there");
+    let sidecar = Proxy::beside(&operator, "web", "w-1");
+    sidecar.synced().await;
+    let log = sidecar.log();
+    for all in [
+        "+namespace shop",
+        "+namespace web",
+        "+peer shop/a-1",
+        "+service shop/c:80 in the mesh",
+    ] {
+        assert!(log.iter().any(|change| support::name(change) == all), "{all}");
+    }
+    // One more gets a sidecar, and one is no backend any more.
+    gateway.clear();
+    operator.publish([peer("shop/c-2")]);
+    gateway.told(&["+peer shop/c-2"]).await;
+    gateway.clear();
+    operator.remove([Key::Workload("shop/c-1".into())]);
+    gateway.told(&["-peer shop/c-1", "-workload shop/c-1"]).await;
+    gateway.clear();
+    operator.publish([mesh_namespace("web"), peer("shop/a-1")]);
+    operator.publish([mesh_namespace("shop")]);
+    operator.remove([Key::Workload("shop/c-2".into())]);
+    gateway
+        .told(&["-namespace shop", "-peer shop/c-2", "-workload shop/c-2"])
+        .await;
+    let epoch = operator.remove([Key::Peer("shop/c-2".into()), Key::MeshNamespace("shop".into())]);
+    operator.taken("shop/gw", "gw-1", epoch).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, eventually},
+    edge,
     failures::control::scale_operator,
     load::{Target, body},
     scene::{OPERATOR, SYSTEM},
@@ -37,6 +38,9 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     }
     outcome?;
     println!("ok      injection ({:.0} s)", start.elapsed().as_secs_f64());
+    let start = Instant::now();
+    edge::run(&cluster).await?;
+    println!("ok      edge ({:.0} s)", start.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -56,7 +60,8 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     without
 }
 
-async fn fresh(cluster: &Cluster, namespace: &str, stage: &str) -> anyhow::Result<()> {
+/// Makes a namespace anew, in a stage if one is said.
+pub(crate) async fn fresh(cluster: &Cluster, namespace: &str, stage: &str) -> anyhow::Result<()> {
     cluster.delete("Namespace", "", namespace).await?;
     eventually(
         format!("the namespace {namespace} of an earlier run is gone"),

@@ -3,6 +3,7 @@
 //! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask scale`.
 
 mod cluster;
+mod edge;
 mod failures;
 mod injection;
 mod load;

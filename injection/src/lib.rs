@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use weft_crds::Stage;
 
 pub use self::{
-    names::{INJECT, INJECTED, INTERCEPT, PREFIX, PROBES, ROOTS, SIDECAR, TOKEN},
+    names::{INJECT, INJECTED, INTERCEPT, LISTS, PREFIX, PROBES, ROOTS, SIDECAR, STATE, TOKEN},
     place::{is_injected, uninject},
     quantity::{Quantity, QuantityError},
     render::Parts,

@@ -14,6 +14,13 @@ pub const SIDECAR: &str = "weft-sidecar";
 pub const TOKEN: &str = "weft-token";
 /// The ConfigMap with the roots of the operator's certificates, and the volume of it.
 pub const ROOTS: &str = "weft-roots";
+/// The volume in which it keeps, in memory, what it goes on with after a restart.
+pub const STATE: &str = "weft-state";
+/// The lists of a pod that parts are put into, and what these are called there.
+pub const LISTS: [(&str, &[&str]); 2] = [
+    ("initContainers", &[INTERCEPT, SIDECAR]),
+    ("volumes", &[TOKEN, ROOTS, STATE]),
+];
 
 /// Who the sidecar runs as: interception tells it from the application by that.
 pub(crate) const UID: u32 = 1337;

@@ -4,17 +4,14 @@ use serde_json::{Map, Value};
 
 use crate::{
     list,
-    names::{INJECTED, INTERCEPT, ROOTS, SIDECAR, TOKEN},
+    names::{INJECTED, LISTS},
     render::Parts,
     text,
 };
 
-/// The lists that parts are put into, and what these are called there.
-const LISTS: [(&str, [&str; 2]); 2] = [("initContainers", [INTERCEPT, SIDECAR]), ("volumes", [TOKEN, ROOTS])];
-
 /// Whether a pod has a sidecar, or something of one.
 pub fn is_injected(pod: &Value) -> bool {
-    let has = |(field, names): &(&str, [&str; 2])| list(&pod["spec"], field).iter().any(|part| is_among(part, names));
+    let has = |(field, names): &(&str, &[&str])| list(&pod["spec"], field).iter().any(|part| is_among(part, names));
     text(&pod["metadata"], "labels", INJECTED).is_some() || LISTS.iter().any(has)
 }
 

@@ -5,7 +5,7 @@ use std::{fmt::Display, hash::Hasher as _};
 use serde_json::{Value, json};
 
 use crate::{
-    names::{INTERCEPT, PROBES, ROOTS, SIDECAR, TOKEN, UID},
+    names::{INTERCEPT, PROBES, ROOTS, SIDECAR, STATE, TOKEN, UID},
     settings::Settings,
     wishes::Wishes,
 };
@@ -14,6 +14,9 @@ use crate::{
 const AUDIENCE: &str = "weft.dev";
 /// How long they last; the kubelet renews them in time.
 const TOKEN_SECONDS: u32 = 3600;
+
+/// Where the sidecar keeps what it goes on with after a restart.
+const STATE_FOLDER: &str = "/var/run/weft/state";
 
 /// Everything that is put into a pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,6 +112,7 @@ fn sidecar(wishes: &Wishes, settings: &Settings) -> Value {
             field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
             {"name": "WEFT_OPERATOR", "value": settings.operator},
             {"name": "WEFT_SERVER_NAME", "value": settings.server_name},
+            {"name": "WEFT_STATE", "value": STATE_FOLDER},
             {"name": "RUST_LOG", "value": level.to_string()},
         ],
         "ports": [{"name": "weft-metrics", "containerPort": PROBES, "protocol": "TCP"}],
@@ -119,6 +123,7 @@ fn sidecar(wishes: &Wishes, settings: &Settings) -> Value {
         "volumeMounts": [
             {"name": TOKEN, "mountPath": "/var/run/weft/token", "readOnly": true},
             {"name": ROOTS, "mountPath": "/var/run/weft/roots", "readOnly": true},
+            {"name": STATE, "mountPath": STATE_FOLDER},
         ],
     })
 }
@@ -132,6 +137,8 @@ fn volumes() -> Vec<Value> {
         json!({"name": ROOTS, "configMap": {
             "name": ROOTS, "items": [{"key": "ca.crt", "path": "ca.crt"}], "optional": true,
         }}),
+        // Its key never comes to a disk.
+        json!({"name": STATE, "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}),
     ]
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{NamespaceKey, ServiceKey, WorkloadKey};
 
-/// A pod with a sidecar.
+/// A pod with a sidecar, or one of a Gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Peer {
@@ -24,6 +24,9 @@ pub struct Peer {
     /// Ports by which the kubelet sees whether it lives: it proves nothing, in whatever stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probe_ports: Vec<u16>,
+    /// It proves who it is to others, and nobody proves anything at its own addresses: it is of a Gateway.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks_only: bool,
 }
 
 /// A port of a Service, for who connects to it by its addresses and has somebody else choose the endpoint.

@@ -331,6 +331,13 @@ impl Proxy {
         self.snapshot.load_full()
     }
 
+    /// All that is in use, with its secrets: what a data plane would have to be told to do the same.
+    pub fn resources(&self) -> Vec<Resource> {
+        let mut resources = self.snapshot().resources();
+        resources.extend(self.mesh.resources());
+        resources
+    }
+
     /// The ports of the manifests that are bound.
     pub async fn bound(&self) -> BTreeSet<Place> {
         self.configuration.lock().await.ports.keys().copied().collect()

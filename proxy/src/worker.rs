@@ -17,7 +17,7 @@ use crate::{
     downstream::{Client, Unserved},
     flag::Flag,
     h1::MessagePool,
-    intercepted::Book,
+    intercepted::{Book, Clears},
     l4::L4State,
     log::{AccessLogger, Record, now_ms},
     mesh::{Mesh, Peers},
@@ -46,6 +46,8 @@ pub(crate) struct Worker {
     pub(crate) connections: Cell<ConnectionStats>,
     /// What is counted of connections that network rules turn here.
     pub(crate) book: Book,
+    /// Connections that have come in clear.
+    pub(crate) clears: Clears,
     /// Who this workload is in the mesh, and whom it believes.
     pub(crate) mesh: Arc<Mesh>,
     /// Connections that stand by who their peers are.
@@ -125,6 +127,7 @@ impl Worker {
             log,
             connections: Cell::default(),
             book: Book::default(),
+            clears: Clears::default(),
             mesh,
             peers: Peers::default(),
             pending: Cell::new(0),
@@ -260,6 +263,7 @@ impl Worker {
         self.watchdogs.tick(now);
         self.deadlines.approach(now);
         self.peers.check(&self.mesh);
+        self.clears.check(&self.mesh, now);
         for upstream in self.upstreams.borrow().values() {
             upstream.expire_idle(now, self.options.limits.idle_timeout);
         }

@@ -1,7 +1,6 @@
 //! `weft-sidecar`: beside an application in its pod. `intercept` turns the pod's connections to it, once, before the
 //! application starts; `run` takes them, and carries them to where they were going.
 
-mod identity;
 mod intercept;
 mod ports;
 mod run;

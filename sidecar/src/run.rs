@@ -22,7 +22,6 @@ use weft_proxy::{
 };
 
 use crate::{
-    identity,
     ports::{ADMIN, PROBES, Ports},
     told,
 };
@@ -96,14 +95,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let proxy = Arc::new(Proxy::start(args.options()).context("the data plane cannot start")?);
     let state = Arc::new(State::new(proxy.clone()));
-    let told = args.operator.ask(&proxy)?;
-    let kept = args
-        .operator
-        .endpoint()
-        .map(|operator| identity::keep(operator, proxy.mesh().clone()));
-    if let Some(kept) = kept {
-        tokio::spawn(kept);
-    }
+    let told = args.operator.ask(&proxy).await?;
     probes(args.probes_port, &state).await?;
     let bound = admin::start(args.admin, Pages::All, state.clone()).await;
     bound.with_context(|| format!("the admin address {} cannot be bound", args.admin))?;

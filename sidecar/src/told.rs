@@ -1,12 +1,13 @@
 //! What the operator tells: the Service ports that have routes, for the clients in this pod, and all that these routes need.
-//! While there is no operator, what was told last stays in use; while it has told nothing, there is nothing to route.
+//! While there is no operator, what was told last stays in use, across restarts of the container too; while it has told nothing,
+//! there is nothing to route.
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
-use weft_discovery::{DataPlane, Endpoint, Sink, Subscriber};
-use weft_model::{Change, Rejected};
+use weft_agent::{Agent, AgentOptions};
+use weft_discovery::{DataPlane, Endpoint};
 use weft_proxy::{
     Proxy,
     names::{self, NamesOptions},
@@ -46,6 +47,9 @@ pub(crate) struct Operator {
         value_name = "FILE"
     )]
     token: PathBuf,
+    /// Where what it tells is kept for a container that starts anew, private key included [default: nowhere]
+    #[arg(long, env = "WEFT_STATE", value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// This pod's name
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pod: Option<String>,
@@ -57,15 +61,16 @@ pub(crate) struct Operator {
     pod_ip: Option<IpAddr>,
 }
 
-/// The stream of the operator.
+/// The streams of the operator.
 pub(crate) struct Told {
-    tasks: [JoinHandle<()>; 2],
+    agent: Agent,
+    names: JoinHandle<()>,
     all: watch::Receiver<bool>,
 }
 
 impl Operator {
     /// Where it is, if there is one.
-    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+    fn endpoint(&self) -> Option<Endpoint> {
         Some(Endpoint {
             address: self.address.clone().filter(|address| !address.is_empty())?,
             server_name: self.operator_name.clone(),
@@ -75,7 +80,7 @@ impl Operator {
     }
 
     /// Asks the operator, if there is one, again and again until it is there.
-    pub(crate) fn ask(&self, proxy: &Arc<Proxy>) -> anyhow::Result<Option<Told>> {
+    pub(crate) async fn ask(&self, proxy: &Arc<Proxy>) -> anyhow::Result<Option<Told>> {
         let Some(endpoint) = self.endpoint() else {
             return Ok(None);
         };
@@ -89,24 +94,29 @@ impl Operator {
             needed(&self.pod, "POD_NAME")?,
         );
         proxy.mesh().set_pod(&namespace, &pod);
-        let data_plane = DataPlane::sidecar(namespace, pod);
         let (told, all) = watch::channel(false);
-        let applier = Applier {
-            proxy: proxy.clone(),
-            told,
-        };
-        let subscriber = Subscriber::new(endpoint, data_plane, applier);
         let names = names::start(proxy.clone(), NamesOptions::in_pod(self.pod_ip));
-        Ok(Some(Told {
-            tasks: [tokio::spawn(subscriber.run()), names],
-            all,
-        }))
+        let agent = AgentOptions {
+            data_plane: DataPlane::sidecar(namespace, pod),
+            operator: endpoint,
+            state: self.state.clone().filter(|folder| !folder.as_os_str().is_empty()),
+        };
+        let agent = Agent::start(proxy, agent, move || {
+            if !told.send_replace(true) {
+                tracing::info!("everything the operator had to tell is in use");
+            }
+        })
+        .await;
+        Ok(Some(Told { agent, names, all }))
     }
 }
 
 impl Told {
-    /// Waits until everything was told, but not for long.
+    /// Waits until everything was told, but not for long, and not where it is known from before.
     pub(crate) async fn settle(&self) {
+        if self.agent.has_resumed() {
+            return;
+        }
         let mut all = self.all.clone();
         if timeout(PATIENCE, all.wait_for(|all| *all)).await.is_err() {
             tracing::warn!(
@@ -118,24 +128,6 @@ impl Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
-/// Puts in use what the operator tells.
-struct Applier {
-    proxy: Arc<Proxy>,
-    told: watch::Sender<bool>,
-}
-
-impl Sink for Applier {
-    async fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
-        self.proxy.apply(changes).await
-    }
-
-    async fn synced(&mut self) {
-        if !self.told.send_replace(true) {
-            tracing::info!("everything the operator had to tell is in use");
-        }
+        self.names.abort();
     }
 }

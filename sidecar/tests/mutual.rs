@@ -3,8 +3,10 @@
 mod common;
 
 use std::{
+    fs::{self, Permissions},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -32,6 +34,8 @@ struct Mesh {
     back: Sidecar,
     operator: Operator,
     network: Network,
+    /// Where both keep what they go on with.
+    state: tempfile::TempDir,
 }
 
 impl Mesh {
@@ -47,11 +51,18 @@ impl Mesh {
         operator.stage("shop", stage);
         operator.tell(peer("front", POD[0], "front"));
         operator.tell(peer("back", WORLD[0], "back"));
+        let state = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(state.path(), Permissions::from_mode(0o755)).expect("it is ours");
         let start = |namespace: &common::Namespace, name: &str| {
             let args = operator.args(&format!("shop/{name}"));
+            let state = state.path().join(name);
+            fs::create_dir(&state).expect("it is ours");
+            // The sidecar is another user.
+            fs::set_permissions(&state, Permissions::from_mode(0o777)).expect("it is ours");
+            let state = state.display();
             Sidecar::start(
                 namespace,
-                &format!("{args} --namespace=shop --pod={name} --access-log=json"),
+                &format!("{args} --namespace=shop --pod={name} --state={state} --access-log=json"),
             )
         };
         let mesh = Self {
@@ -59,6 +70,7 @@ impl Mesh {
             back: start(&network.world, "back"),
             operator,
             network,
+            state,
         };
         for sidecar in [&mesh.front, &mesh.back] {
             eventually("there is a certificate", || {
@@ -113,6 +125,7 @@ fn peer(name: &str, ip: &str, account: &str) -> Resource {
         account: account.to_owned(),
         direct_ports: vec![7009],
         probe_ports: vec![8081],
+        asks_only: false,
     }))
 }
 
@@ -299,6 +312,73 @@ fn in_observe_and_secure_others_come_as_they_are_and_in_strict_only_probes() {
     get(&mut mesh.outside(probed).expect("it listens"), 200);
     eventually("it is told why", || mesh.back.log().contains("the namespace is strict"));
     assert_eq!(mesh.back.metric("weft_clear_connections_refused_total", &[]), 3.0);
+}
+
+#[test]
+fn what_has_come_in_clear_ends_when_the_namespace_becomes_strict() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Secure);
+    let (web, probed) = (mesh.serve(80, http), mesh.serve(8081, http));
+    let echoes = mesh.serve(7000, echo);
+    let mut rests = mesh.outside(web).expect("it listens");
+    get(&mut rests, 200);
+    let mut probe = mesh.outside(probed).expect("it listens");
+    get(&mut probe, 200);
+    let mut busy = mesh.outside(echoes).expect("it listens");
+    busy.write_all(b"x").expect("it is open");
+    expect(&mut busy, b"x");
+    let mut proven = mesh.network.pod.connect(echoes);
+    proven.write_all(b"y").expect("it is open");
+    expect(&mut proven, b"y");
+    mesh.stage(Stage::Strict, "strict");
+    // Nothing was under way: it ends as an idle connection does.
+    assert_eq!(rests.read(&mut [0]).expect("it ends well"), 0);
+    // Nobody knows of this one whether something is: it has some seconds.
+    assert_eq!(
+        busy.read(&mut [0]).map_err(|error| error.kind()),
+        Err(io::ErrorKind::ConnectionReset)
+    );
+    eventually("it is told why", || {
+        mesh.back.log().contains("the namespace has become strict")
+    });
+    assert_eq!(mesh.back.metric("weft_clear_connections_refused_total", &[]), 2.0);
+    get(&mut probe, 200);
+    proven.write_all(b"z").expect("it is open");
+    expect(&mut proven, b"z");
+}
+
+#[test]
+fn a_sidecar_that_starts_anew_while_the_operator_is_away_goes_on_as_before() {
+    if !common::possible() {
+        return;
+    }
+    let mut mesh = Mesh::new(Stage::Strict);
+    let address = mesh.serve(80, http);
+    get(&mut mesh.network.pod.connect(address), 200);
+    for name in ["front", "back"] {
+        let kept = |file: &str| fs::read_to_string(mesh.state.path().join(name).join(file)).unwrap_or_default();
+        eventually("everything is kept", || {
+            let configuration = kept("configuration.json");
+            let known = ["shop/front", "shop/back", "strict"];
+            known.iter().all(|known| configuration.contains(known))
+                && kept("identity.json").contains("BEGIN CERTIFICATE")
+        });
+    }
+    mesh.operator.stop();
+    mesh.front.restart();
+    mesh.back.restart();
+    get(&mut mesh.network.pod.connect(address), 200);
+    assert_eq!(mesh.proven(), 1.0);
+    assert_reset(mesh.outside(address));
+    // What has changed meanwhile is heard of once the operator is there again.
+    mesh.operator.stage("shop", Stage::Secure);
+    mesh.operator.serve();
+    eventually("the stage is known", || {
+        mesh.back.config().contains("\"stage\": \"secure\"")
+    });
+    get(&mut mesh.outside(address).expect("it listens"), 200);
 }
 
 #[test]

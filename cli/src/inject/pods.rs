@@ -3,15 +3,12 @@
 use anyhow::{Context as _, anyhow, ensure};
 use serde_json::{Value, json};
 use weft_gateway::files::values;
-use weft_injection::{INJECTED, INTERCEPT, Injected, Namespace, Outcome, ROOTS, SIDECAR, Settings, TOKEN, is_injected};
+use weft_injection::{INJECTED, Injected, LISTS, Namespace, Outcome, Settings, is_injected};
 
 use super::{
     edit::{self, Edit},
     places::{self, Place, PlaceKind},
 };
-
-/// The lists that the sidecar is in, and under which names.
-const LISTS: [(&str, [&str; 2]); 2] = [("initContainers", [INTERCEPT, SIDECAR]), ("volumes", [TOKEN, ROOTS])];
 
 /// A pod, or the template of pods, in a text.
 struct Pod<'a> {

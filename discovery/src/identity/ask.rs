@@ -36,6 +36,11 @@ impl IdentityError {
         let codes = [Unauthenticated, PermissionDenied, InvalidArgument];
         matches!(self, Self::Refused(status) if codes.contains(&status.code()))
     }
+
+    /// Whether the operator gives out no certificates at all.
+    pub fn is_without(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == tonic::Code::Unimplemented)
+    }
 }
 
 /// A connection to the operator.

@@ -22,8 +22,9 @@ use weft_discovery::{
     Authenticate, DataPlane, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Server, Sink, Subscriber,
 };
 use weft_model::{
-    Backend, BackendProtocol, BackendTarget, Change, Frontend, GatewayKey, Key, Listener, ListenerProtocol, PathMatch,
-    Rejected, Resource, Route, RouteKind, RouteMatch, RouteOwner, Service, ServiceKey, Timeouts, Workload,
+    Backend, BackendProtocol, BackendTarget, Change, Frontend, GatewayKey, Key, Listener, ListenerProtocol,
+    MeshNamespace, MeshService, PathMatch, Peer, Rejected, Resource, Route, RouteKind, RouteMatch, RouteOwner, Service,
+    ServiceKey, Stage, Timeouts, Workload,
 };
 
 /// Nothing here takes this long.
@@ -353,6 +354,34 @@ pub fn workload(key: &str, service: &str) -> Resource {
         address: [127, 0, 0, 1].into(),
         services: BTreeMap::from([(ServiceKey::from(service), 80)]),
         zone: None,
+    }))
+}
+
+pub fn peer(key: &str) -> Resource {
+    let namespace = key.split('/').next().unwrap_or_default();
+    Resource::Peer(Arc::new(Peer {
+        key: key.into(),
+        addresses: vec![[10, 0, 0, 1].into()],
+        namespace: namespace.into(),
+        account: "default".to_owned(),
+        direct_ports: Vec::new(),
+        probe_ports: Vec::new(),
+        asks_only: false,
+    }))
+}
+
+pub fn mesh_namespace(key: &str) -> Resource {
+    Resource::MeshNamespace(Arc::new(MeshNamespace {
+        key: key.into(),
+        stage: Stage::Strict,
+    }))
+}
+
+pub fn mesh_service(key: &str) -> Resource {
+    Resource::MeshService(Arc::new(MeshService {
+        key: key.into(),
+        addresses: vec![[10, 96, 0, 1].into()],
+        endpoints: Vec::new(),
     }))
 }
 

@@ -8,7 +8,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use weft_crds::Kind;
-use weft_discovery::{Endpoint, IdentityClient, IdentityError, Publisher, Server, Signed, Trust, Trusts};
+use weft_discovery::{
+    Authenticate as _, DataPlane, Endpoint, IdentityClient, IdentityError, Publisher, Server, Signed, Trust, Trusts,
+};
 use weft_model::{Serial, SpiffeId, TrustDomain};
 
 use super::{IssuerKind, IssuerReference, Settings, TERMS, start};
@@ -255,6 +257,26 @@ async fn only_the_token_of_a_pod_that_is_there_gets_anything() {
         "Unauthenticated",
         "token has expired",
     );
+}
+
+#[tokio::test]
+async fn the_token_by_which_a_gateway_is_told_what_to_serve_says_who_it_is_too() {
+    let api = Api::default();
+    api.token("gateway", status("shop:edge-weft", Some("edge-weft-1")));
+    let replica = Replica::start(&api, IssuerKind::BuiltIn).await;
+    let gateway = |replica| DataPlane::of_gateway("shop/edge".into(), replica);
+    let tokens = Tokens::new(api.client());
+    assert!(tokens.authenticate("gateway", &gateway("edge-weft-1")).await.is_ok());
+    assert!(tokens.authenticate("gateway", &gateway("edge-weft-2")).await.is_err());
+    let (_, trust) = replica.trust("gateway").await;
+    let edge = "spiffe://cluster.local/ns/shop/sa/edge-weft";
+    assert_eq!(trust.identity.as_str(), edge);
+    let signed = replica.sign("gateway", edge).await.expect("signed");
+    assert!(trusts(&trust.trust.roots_pem, &signed.chain_pem));
+    let other = replica
+        .sign("gateway", "spiffe://cluster.local/ns/shop/sa/other-weft")
+        .await;
+    assert_refused(other, "PermissionDenied", "asks for a name other than");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The mesh as workloads see each other, told to all sidecars: who is at which address, who may be behind that of a Service,
-//! and how far namespaces are. What is watched is published as it is; nothing is translated.
+//! and how far namespaces are. Gateways are told as much of it as concerns their backends. What is watched is published as it
+//! is; nothing is translated.
 
 mod pods;
 mod services;
@@ -28,9 +29,13 @@ use weft_crds::MESH_LABEL;
 use weft_discovery::Publisher;
 use weft_injection::INJECTED;
 use weft_model::{Change, Key, MeshNamespace, Resource};
+use weft_translate::MANAGED_BY;
 
 use self::services::{Ports, Services, Slice};
 use crate::metrics::Metrics;
+
+/// What is published at once, where there is so much: what hangs together is then looked at once.
+const AT_ONCE: usize = 1024;
 
 /// `namespace/name` of an object.
 type Name = (String, String);
@@ -38,6 +43,7 @@ type Name = (String, String);
 /// Something that was seen, as far as it is of use; nothing if it is of none.
 enum Seen {
     Pod(Event<(Name, Option<Resource>)>),
+    Gateway(Event<(Name, Option<Resource>)>),
     Namespace(Event<(Name, Option<MeshNamespace>)>),
     Service(Event<(Name, Option<Ports>)>),
     Slice(Event<(Name, Option<Slice>)>),
@@ -45,9 +51,13 @@ enum Seen {
 
 /// Tells of them until it is dropped.
 pub(crate) async fn tell(client: Client, publisher: Publisher, metrics: Metrics) {
+    let gateways = format!("app.kubernetes.io/name=weft-gateway,{}={}", MANAGED_BY.0, MANAGED_BY.1);
     let mut seen = select_all([
         follow::<Pod, _>(&client, Some(INJECTED), &metrics, Seen::Pod, |pod| {
             pods::peer(&pod).map(|peer| Resource::Peer(Arc::new(peer)))
+        }),
+        follow::<Pod, _>(&client, Some(&gateways), &metrics, Seen::Gateway, |pod| {
+            pods::gateway(&pod).map(|peer| Resource::Peer(Arc::new(peer)))
         }),
         follow::<Namespace, _>(&client, Some(MESH_LABEL), &metrics, Seen::Namespace, |namespace| {
             pods::namespace(&namespace)
@@ -56,10 +66,11 @@ pub(crate) async fn tell(client: Client, publisher: Publisher, metrics: Metrics)
             services::ports(&service)
         }),
         follow::<EndpointSlice, _>(&client, None, &metrics, Seen::Slice, |slice| services::slice(&slice)),
-    ]);
+    ])
+    .ready_chunks(AT_ONCE);
     let mut mesh = Mesh::default();
     while let Some(seen) = seen.next().await {
-        let changes = mesh.changes(seen);
+        let changes: Vec<Change> = seen.into_iter().flat_map(|seen| mesh.changes(seen)).collect();
         if !changes.is_empty() {
             publisher.publish(changes);
         }
@@ -158,6 +169,8 @@ impl<T> Kept<T> {
 #[derive(Default)]
 struct Mesh {
     pods: Kept<Resource>,
+    /// Pods of Gateways, which have no sidecar.
+    gateways: Kept<Resource>,
     namespaces: Kept<MeshNamespace>,
     services: Services,
 }
@@ -166,14 +179,8 @@ impl Mesh {
     /// What is to be published of something that was seen.
     fn changes(&mut self, seen: Seen) -> Vec<Change> {
         match seen {
-            Seen::Pod(event) => {
-                let changed = self.pods.take(event).into_iter();
-                let change = |(name, _): (Name, _)| match self.pods.objects.get(&name) {
-                    Some(peer) => Change::Upsert(peer.clone()),
-                    None => Change::Remove(Key::Peer(format!("{}/{}", name.0, name.1).into())),
-                };
-                changed.map(change).collect()
-            }
+            Seen::Pod(event) => peers(&mut self.pods, event),
+            Seen::Gateway(event) => peers(&mut self.gateways, event),
             Seen::Namespace(event) => {
                 let mut changes = Vec::new();
                 for ((_, name), before) in self.namespaces.take(event) {
@@ -192,6 +199,16 @@ impl Mesh {
             Seen::Slice(event) => self.services.slice(event),
         }
     }
+}
+
+/// What is to be published of pods.
+fn peers(known: &mut Kept<Resource>, event: Event<(Name, Option<Resource>)>) -> Vec<Change> {
+    let changed = known.take(event).into_iter();
+    let change = |(name, _): (Name, _)| match known.objects.get(&name) {
+        Some(peer) => Change::Upsert(peer.clone()),
+        None => Change::Remove(Key::Peer(format!("{}/{}", name.0, name.1).into())),
+    };
+    changed.map(change).collect()
 }
 
 #[cfg(test)]

@@ -52,6 +52,16 @@ pub(super) fn peer(pod: &Pod) -> Option<Peer> {
             .unwrap_or_else(|| "default".to_owned()),
         direct_ports: direct_ports(init),
         probe_ports: probe_ports(spec.containers.iter().chain(init)),
+        asks_only: false,
+    })
+}
+
+/// A pod of a Gateway as those see it to whom it comes.
+pub(super) fn gateway(pod: &Pod) -> Option<Peer> {
+    Some(Peer {
+        probe_ports: Vec::new(),
+        asks_only: true,
+        ..peer(pod)?
     })
 }
 
@@ -136,6 +146,7 @@ mod tests {
         assert_eq!(found.addresses.len(), 2);
         assert_eq!(found.direct_ports, [5432, 9100]);
         assert_eq!(found.probe_ports, [8081, 8082, 8083]);
+        assert!(!found.asks_only);
         assert_eq!(pod(|pod| pod["status"]["podIPs"] = json!([])), None);
         assert_eq!(pod(|pod| pod["status"]["phase"] = "Succeeded".into()), None);
         assert_eq!(pod(|pod| pod["spec"]["hostNetwork"] = true.into()), None);

@@ -82,14 +82,8 @@ async fn answer(
             (StatusCode::OK, kind, state.proxy().metrics().await)
         }
         "/config" if pages == Pages::All => {
-            let mut resources: Vec<Resource> = state
-                .proxy()
-                .snapshot()
-                .resources()
-                .iter()
-                .map(Resource::redacted)
-                .collect();
-            resources.extend(state.proxy().mesh().resources());
+            let resources = state.proxy().resources();
+            let resources: Vec<Resource> = resources.iter().map(Resource::redacted).collect();
             (
                 StatusCode::OK,
                 JSON,

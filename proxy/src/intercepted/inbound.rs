@@ -121,8 +121,7 @@ async fn admit(
         }
         Heard::Clear(_) | Heard::Nothing if wanted == Inbound::Strict => {
             worker.count_connections(|stats| stats.clear_refused += 1);
-            let reason =
-                "it does not prove who it is, and the namespace is strict: only workloads with a sidecar may come";
+            let reason = "it does not prove who it is, and the namespace is strict: only workloads with a sidecar and Gateways may come";
             return Err(Ended::new(Flag::Refused, reason));
         }
         Heard::Clear(first) => (Client::Clear(admitted(client)?), first),
@@ -132,11 +131,16 @@ async fn admit(
         Some(server) => server,
         None => connect(worker, address, &destination).await?,
     };
+    let clear = match &client {
+        Client::Clear(_) => Some(worker.clears.connected(address.port())),
+        Client::Workload(_) => None,
+    };
     let carried = Carried {
         server: BackendStream::Plain(server),
         first,
         destination: Destination::open(destination),
         load: None,
+        clear,
     };
     Ok((client, carried))
 }

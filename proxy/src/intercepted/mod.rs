@@ -5,6 +5,7 @@
 //! The original destination decides where a connection goes, never what it says of itself.
 
 mod book;
+mod clear;
 pub(crate) mod first;
 pub(crate) mod http1;
 mod inbound;
@@ -28,10 +29,12 @@ use tokio::net::TcpStream;
 pub use self::outbound::Outcome;
 pub(crate) use self::{
     book::{Book, Seen},
+    clear::Clears,
     outbound::Outbound,
 };
 use self::{
     book::{Destination, Open},
+    clear::Clear,
     observer::{Observer, Side, Unseen},
 };
 use crate::{
@@ -161,6 +164,8 @@ struct Carried {
     destination: Open,
     /// Counts it as load of its endpoint, if it has been chosen by load.
     load: Option<InFlight>,
+    /// That it came in clear, if it came.
+    clear: Option<Rc<Clear>>,
 }
 
 /// Serves a connection to its end.
@@ -241,6 +246,7 @@ async fn onward(
                 first,
                 destination: Destination::open(destination),
                 load: None,
+                clear: None,
             }))
         }
         Err(error) => {
@@ -298,10 +304,11 @@ async fn carry<C: Stream>(
         first,
         destination,
         load,
+        clear,
     } = carried;
     let observer = Observer::new(worker, direction, port, &destination, story);
     let client = Shared::new(client);
-    let ended = copy_both(worker, &client, first, server, &observer, story).await;
+    let ended = copy_both(worker, &client, first, server, &observer, clear.as_deref(), story).await;
     drop(load);
     let (ended, taken) = match ended {
         Ok(held) => (Ended::well(), Some(held)),
@@ -325,6 +332,7 @@ async fn copy_both<C: Stream>(
     first: Vec<u8>,
     server: BackendStream,
     observer: &Observer<'_>,
+    clear: Option<&Clear>,
     story: &Story,
 ) -> Result<Vec<u8>, Ended> {
     let server = Shared::new(server);
@@ -348,13 +356,34 @@ async fn copy_both<C: Stream>(
         &watchdog
     ));
     let mut both = pin!(both(client, &server, up, down));
-    poll_fn(|cx| match both.as_mut().poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(Err(ended)),
-        Poll::Pending => observer
-            .taken()
-            .map_or(Poll::Pending, |request| Poll::Ready(Ok(request))),
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = both.as_mut().poll(cx) {
+            return Poll::Ready(Err(ended));
+        }
+        if let Some(request) = observer.taken() {
+            return Poll::Ready(Ok(request));
+        }
+        match clear {
+            Some(clear) => clear.poll_over(cx, || observer.rests()).map(|()| {
+                let rests = observer.rests();
+                Err(unwanted(worker, client, &server, rests))
+            }),
+            None => Poll::Pending,
+        }
     })
     .await
+}
+
+/// Ends what came in clear to where nobody comes so any more. What rests ends as if its time were over.
+fn unwanted<C: Stream>(worker: &Worker, client: &Shared<C>, server: &Shared<BackendStream>, rests: bool) -> Ended {
+    if !rests {
+        client.tcp(abort);
+        server.tcp(abort);
+    }
+    worker.count_connections(|stats| stats.clear_refused += 1);
+    let reason =
+        "it came in clear, and the namespace has become strict: only workloads with a sidecar and Gateways may come";
+    Ended::new(Flag::Refused, reason)
 }
 
 /// Copies what one side sends, and lets the observer see as much of it as tells something. It does not end once the observer has
@@ -444,6 +473,7 @@ mod tests {
             first: Vec::new(),
             destination: destination(),
             load: None,
+            clear: None,
         };
         let story = Story::new(address, 15001, "TCP");
         let carrying = carry(&worker, connect().await, carried, Direction::Outbound, &cells, &story);

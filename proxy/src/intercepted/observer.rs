@@ -104,11 +104,7 @@ impl<'a> Observer<'a> {
         if self.direction != Direction::Outbound || self.generation.get() == snapshot.generation {
             return false;
         }
-        let between = match &*self.state.borrow() {
-            State::Http(conversation) => conversation.is_between(),
-            _ => false,
-        };
-        if !between || self.ended.get() || self.heard.get() != self.story.sent.get() {
+        if self.ended.get() || !self.rests() {
             return false;
         }
         self.generation.set(snapshot.generation);
@@ -117,6 +113,15 @@ impl<'a> Observer<'a> {
             self.taken.set(Some(bytes.to_vec()));
         }
         takes
+    }
+
+    /// Whether nothing is under way: all that was asked has been answered, and the answers have gone over.
+    pub(super) fn rests(&self) -> bool {
+        let between = match &*self.state.borrow() {
+            State::Http(conversation) => conversation.is_between(),
+            _ => false,
+        };
+        between && self.heard.get() == self.story.sent.get()
     }
 
     /// What was taken over.

@@ -228,6 +228,7 @@ async fn by_rule(
         first,
         destination: Destination::open(destination),
         load: Some(load),
+        clear: None,
     }))
 }
 

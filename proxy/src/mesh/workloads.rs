@@ -160,7 +160,7 @@ impl Workloads {
 
     fn peer(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
         let peer = self.at.get(&to.ip())?;
-        let direct = peer.direct_ports.contains(&to.port());
+        let direct = peer.asks_only || peer.direct_ports.contains(&to.port());
         (!direct && self.stage(&peer.namespace) >= Stage::Secure).then_some(peer)
     }
 
@@ -204,6 +204,7 @@ mod tests {
             account: "front".to_owned(),
             direct_ports: vec![5432],
             probe_ports: vec![8081],
+            asks_only: false,
         }
     }
 
@@ -238,6 +239,21 @@ mod tests {
         );
         workloads.apply(Change::Remove(Key::MeshNamespace("shop".into())));
         assert_eq!(workloads.inbound(&"shop/a".into(), &"shop".into(), 80), Inbound::Open);
+    }
+
+    #[test]
+    fn a_gateway_is_known_to_come_and_has_nothing_to_prove_where_it_is() {
+        let mut workloads = Workloads::default();
+        stage(&mut workloads, Stage::Strict);
+        put(
+            &mut workloads,
+            Peer {
+                asks_only: true,
+                ..peer("edge-1", [10, 0, 0, 1])
+            },
+        );
+        assert!(workloads.is_peer([10, 0, 0, 1].into()));
+        assert!(workloads.expected(([10, 0, 0, 1], 80).into(), None).is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{future::poll_fn, io, task::Poll};
 
-use super::{Alpn, BackendStream, ConnectError, Connections, Secure};
+use super::{Alpn, BackendStream, ConnectError, Connections, Secure, by};
 use crate::{
     body::{BodyError, H1Body},
     h1::{Framing, Limits, Message, Parse, Pooled, Refusal},
@@ -56,8 +56,11 @@ impl H1Connection {
         secure: Option<&Secure>,
         fresh: bool,
     ) -> Result<Self, ConnectError> {
-        let by = home.by(worker, secure);
-        let idle = if fresh { None } else { home.take_idle(by) };
+        let idle = if fresh {
+            None
+        } else {
+            home.take_idle(home.by(worker, secure))
+        };
         let (stream, reused) = match idle {
             Some(stream) => {
                 worker.count_connections(|stats| stats.upstream_reused += 1);
@@ -66,8 +69,8 @@ impl H1Connection {
             None => (home.connect(worker, secure, Alpn::Http1).await?, false),
         };
         Ok(Self {
+            by: by(secure, stream.is_mutual()),
             stream: Shared::new(stream),
-            by,
             reused,
         })
     }

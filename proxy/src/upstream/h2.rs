@@ -18,7 +18,7 @@ use h2::{
 use http::{HeaderMap, Request};
 use tokio::sync::Notify;
 
-use super::{Alpn, ConnectError, Connections, Secure};
+use super::{Alpn, ConnectError, Connections, Secure, by};
 use crate::{
     body::{BodyError, Piece},
     gather::gather,
@@ -200,6 +200,7 @@ impl H2Connections {
         secure: Option<&Secure>,
     ) -> Result<Rc<H2Connection>, ConnectError> {
         let stream = home.connect(worker, secure, Alpn::Http2).await?;
+        let by = by(secure, stream.is_mutual());
         let mut builder = h2::client::Builder::new();
         builder
             .initial_window_size(STREAM_WINDOW)
@@ -212,7 +213,7 @@ impl H2Connections {
         let (sender, mut driver) = handshake.map_err(io::Error::other)?;
         let connection = Rc::new(H2Connection {
             sender,
-            by: home.by(worker, secure),
+            by,
             streams: Cell::new(0),
             idle: Cell::new(None),
         });

@@ -224,14 +224,14 @@ impl Connections {
         shaken.map_err(ConnectError::Tls)
     }
 
-    /// What tells connections apart that must not be taken for each other: by what they are secured. What was made in clear is
-    /// not used once who is there has to prove it.
+    /// What tells connections apart that must not be taken for each other: by what they are to be secured now. What was made
+    /// in clear is not used once who is there has to prove it.
     fn by(&self, worker: &Worker, secure: Option<&Secure>) -> u64 {
-        let mutual = if worker.mesh.is_expected(self.address) {
-            MUTUAL
-        } else {
-            0
-        };
-        secure.map_or(0, |secure| secure.id) | mutual
+        by(secure, worker.mesh.is_expected(self.address))
     }
+}
+
+/// The same of a connection that is there: what is wanted may have changed while it was made.
+fn by(secure: Option<&Secure>, mutual: bool) -> u64 {
+    secure.map_or(0, |secure| secure.id) | if mutual { MUTUAL } else { 0 }
 }

@@ -125,6 +125,11 @@ pub(crate) fn is_of_tls(error: &io::Error) -> bool {
 }
 
 impl BackendStream {
+    /// Whether it is to a workload of the mesh that has proven who it is.
+    pub(super) fn is_mutual(&self) -> bool {
+        matches!(self, Self::Mutual(_) | Self::Nested(_))
+    }
+
     /// Whether it is still open as far as is known without waiting.
     pub(super) fn is_open(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -287,6 +287,7 @@ impl Meshed {
 /// A sidecar in a network.
 pub struct Sidecar {
     namespace: Namespace,
+    args: String,
     process: Child,
     log: PathBuf,
 }
@@ -295,7 +296,33 @@ impl Sidecar {
     /// Starts one, as a user without any privilege.
     pub fn start(namespace: &Namespace, args: &str) -> Self {
         let log = std::env::temp_dir().join(format!("{}.log", namespace.name()));
-        let output = File::create(&log).expect("it is ours");
+        let sidecar = Self {
+            namespace: namespace.clone(),
+            args: args.to_owned(),
+            process: Self::process(namespace, args, &log),
+            log,
+        };
+        sidecar.is_ready();
+        sidecar
+    }
+
+    /// Ends it at once and starts it anew, as the kubelet does.
+    pub fn restart(&mut self) {
+        self.process.kill().expect("it is our child");
+        self.process.wait().expect("it is our child");
+        self.process = Self::process(&self.namespace, &self.args, &self.log);
+        self.is_ready();
+    }
+
+    fn is_ready(&self) {
+        eventually("the sidecar is ready", || {
+            let page = self.page(PROBES, "/ready");
+            page.is_ok_and(|page| page.starts_with("HTTP/1.1 200"))
+        });
+    }
+
+    fn process(namespace: &Namespace, args: &str, log: &Path) -> Child {
+        let output = File::create(log).expect("it is ours");
         // The build's own folder may be one that the sidecar's user cannot enter.
         let program = log.with_extension("program");
         fs::copy(PROGRAM, &program).expect("there is room");
@@ -314,16 +341,7 @@ impl Sidecar {
             }
         });
         fs::remove_file(program).expect("it is ours");
-        let sidecar = Self {
-            namespace: namespace.clone(),
-            process,
-            log,
-        };
-        eventually("the sidecar is ready", || {
-            let page = sidecar.page(PROBES, "/ready");
-            page.is_ok_and(|page| page.starts_with("HTTP/1.1 200"))
-        });
-        sidecar
+        process
     }
 
     /// One of its pages, as its pod sees it.

@@ -5,7 +5,6 @@ use std::{
     fs::{self, Permissions},
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -15,7 +14,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, SerialNumber,
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch, task::JoinHandle};
-use weft_discovery::{Authenticate, DataPlane, Denied, Identify, Publisher, Refused, Server, Signed};
+use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Identify, Publisher, Refused, Server, Signed};
 use weft_model::{Change, MeshNamespace, MeshTrust, Resource, Revocations, Serial, SpiffeId, Stage, TrustDomain};
 
 use super::{Namespace, at};
@@ -178,16 +177,26 @@ impl Operator {
         at(&self.ip, PORT)
     }
 
-    /// What a sidecar is started with, that has a token.
-    pub fn args(&self, token: &str) -> String {
+    /// Where it is, for somebody who has a token.
+    pub fn endpoint(&self, token: &str) -> Endpoint {
         let file = self.folder.path().join(token.replace('/', "-"));
         fs::write(&file, token).expect("written");
-        let roots: PathBuf = self.folder.path().join("ca.crt");
+        Endpoint {
+            address: self.address().to_string(),
+            server_name: NAME.to_owned(),
+            roots: self.folder.path().join("ca.crt"),
+            token: file,
+        }
+    }
+
+    /// What a sidecar is started with, that has a token.
+    pub fn args(&self, token: &str) -> String {
+        let endpoint = self.endpoint(token);
         format!(
             "--operator={} --roots={} --token={}",
-            self.address(),
-            roots.display(),
-            file.display()
+            endpoint.address,
+            endpoint.roots.display(),
+            endpoint.token.display()
         )
     }
 

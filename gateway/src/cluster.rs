@@ -1,7 +1,5 @@
 //! A gateway in a cluster: it serves what the operator tells it, and goes on with the last it was told when the operator
-//! is away, across restarts of its container too.
-
-mod store;
+//! is away, across restarts of its container too. To workloads of the mesh it proves who it is.
 
 use std::{
     io,
@@ -11,16 +9,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle};
-use weft_discovery::{DataPlane, Endpoint, Sink, Subscriber};
-use weft_model::{Change, GatewayKey, Rejected};
+use tokio::task::JoinHandle;
+use weft_agent::{Agent, AgentOptions};
+use weft_discovery::{DataPlane, Endpoint};
+use weft_model::GatewayKey;
 use weft_proxy::{
     Options, Proxy,
     admin::{self, Pages, State},
 };
 
 use crate::names::{self, NamesOptions};
-use store::Store;
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -31,7 +29,7 @@ pub struct ClusterOptions {
     pub replica: String,
     /// Where the operator is.
     pub operator: Endpoint,
-    /// Where the last configuration is kept; nowhere when absent.
+    /// Where the last configuration and the certificate are kept; nowhere when absent.
     pub state: Option<PathBuf>,
     /// How the data plane runs.
     pub proxy: Options,
@@ -60,8 +58,7 @@ pub enum StartError {
 pub struct Cluster {
     state: Arc<State>,
     linger: Duration,
-    subscription: JoinHandle<()>,
-    keeping: Option<JoinHandle<()>>,
+    agent: Agent,
     names: JoinHandle<()>,
     probes: SocketAddr,
 }
@@ -83,40 +80,27 @@ impl Cluster {
         };
         let probes = bind(options.probes, Pages::Probes).await?;
         bind(options.admin, Pages::All).await?;
-        let (changed, changes) = watch::channel(());
-        let applier = Applier {
-            state: state.clone(),
-            changed,
-        };
-        let mut subscriber = Subscriber::new(
-            options.operator,
-            DataPlane::of_gateway(options.gateway.clone(), options.replica),
-            applier,
-        );
         let names = names::start(proxy.clone(), options.names);
-        let mut keeping = None;
-        if let Some(folder) = options.state {
-            let store = Store::new(&folder, &options.gateway);
-            let kept = store.load();
-            if !kept.is_empty() {
-                tracing::info!(
-                    resources = kept.len(),
-                    "serving what was last told, until the operator says more"
-                );
-                // Without versions: the operator sends what there is once more, and says what is gone.
-                subscriber.known(kept.iter().map(|resource| (resource.key(), String::new())).collect());
-                for Rejected { key, reason } in proxy.apply(kept.into_iter().map(Change::Upsert).collect()).await {
-                    tracing::warn!(%key, reason, "what was kept is refused");
-                }
-                state.set_ready();
+        let agent = AgentOptions {
+            data_plane: DataPlane::of_gateway(options.gateway, options.replica),
+            operator: options.operator,
+            state: options.state,
+        };
+        let served = state.clone();
+        let agent = Agent::start(&proxy, agent, move || {
+            if served.not_ready().is_some() {
+                tracing::info!("everything the operator had to tell is served");
             }
-            keeping = Some(tokio::spawn(store.keep(proxy, changes)));
+            served.set_ready();
+        })
+        .await;
+        if agent.has_resumed() {
+            state.set_ready();
         }
         Ok(Self {
             state,
             linger: options.linger,
-            subscription: tokio::spawn(subscriber.run()),
-            keeping,
+            agent,
             names,
             probes,
         })
@@ -137,10 +121,7 @@ impl Cluster {
     pub async fn shutdown(self) {
         self.state.set_draining();
         tokio::time::sleep(self.linger).await;
-        self.subscription.abort();
-        if let Some(keeping) = self.keeping {
-            keeping.abort();
-        }
+        drop(self.agent);
         self.names.abort();
         self.state.proxy().shutdown().await;
     }
@@ -151,26 +132,5 @@ pub fn listen_on(pod: Option<IpAddr>) -> IpAddr {
     match pod {
         Some(IpAddr::V6(_)) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         _ => std::net::Ipv4Addr::UNSPECIFIED.into(),
-    }
-}
-
-/// Puts in use what the operator tells.
-struct Applier {
-    state: Arc<State>,
-    changed: watch::Sender<()>,
-}
-
-impl Sink for Applier {
-    async fn apply(&mut self, changes: Vec<Change>) -> Vec<Rejected> {
-        let rejected = self.state.proxy().apply(changes).await;
-        self.changed.send_replace(());
-        rejected
-    }
-
-    async fn synced(&mut self) {
-        if self.state.not_ready().is_some() {
-            tracing::info!("everything the operator had to tell is served");
-        }
-        self.state.set_ready();
     }
 }

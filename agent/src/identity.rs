@@ -1,5 +1,6 @@
 //! Keeps this workload's certificate, which lives in memory only: made at the start, renewed long before it ends, and used
-//! for as long as it holds while the operator is away. What the operator says about trust holds from when it is said.
+//! for as long as it holds while the operator is away. What the operator says about trust holds from when it is said. Where
+//! the operator gives out no certificates there is none, and nothing else is different.
 
 use std::{
     convert::Infallible,
@@ -8,11 +9,13 @@ use std::{
 };
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio::time::{Instant, sleep_until, timeout};
 use weft_discovery::{Endpoint, IdentityClient, IdentityError, Trust, Trusts, jittered};
-use weft_model::SpiffeId;
+use weft_model::{PrivateKeyPem, SpiffeId};
 use weft_proxy::mesh::{Identity, Mesh, MeshError};
+
+use crate::store::{KeptIdentity, Store};
 
 /// Waits between attempts double from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
@@ -38,48 +41,88 @@ enum KeepError {
     Made(#[from] rcgen::Error),
 }
 
-/// Keeps it until it is dropped.
-pub(crate) async fn keep(operator: Endpoint, mesh: Arc<Mesh>) {
-    let mut keeper = Keeper {
-        operator,
-        mesh,
-        due: Instant::now(),
-        retry: BACKOFF.0,
-    };
-    let mut wait = BACKOFF.0;
-    loop {
-        let begun = Instant::now();
-        let Err(error) = keeper.stay().await;
-        if begun.elapsed() >= GOOD {
-            wait = BACKOFF.0;
-        }
-        keeper.complain(&error);
-        tokio::time::sleep(jittered(wait)).await;
-        wait = (wait * 2).min(BACKOFF.1);
-    }
-}
-
-struct Keeper {
+/// Keeps who this workload is, and whom it believes.
+pub(crate) struct Keeper {
     operator: Endpoint,
     mesh: Arc<Mesh>,
+    store: Option<Arc<Store>>,
     /// When the next certificate is to be asked for.
     due: Instant,
     /// How long is waited after the next failure.
     retry: Duration,
+    /// The key of the certificate in use, where that is kept.
+    key: Option<PrivateKeyPem>,
+    /// It was said that the operator gives out none.
+    is_without: bool,
 }
 
 impl Keeper {
+    pub(crate) fn new(operator: Endpoint, mesh: Arc<Mesh>, store: Option<Arc<Store>>) -> Self {
+        Self {
+            operator,
+            mesh,
+            store,
+            due: Instant::now(),
+            retry: BACKOFF.0,
+            key: None,
+            is_without: false,
+        }
+    }
+
+    /// Puts in use what was kept of before, as long as that holds. Another certificate is asked for all the same.
+    pub(crate) fn resume(&mut self) {
+        let kept = self.store.as_ref().and_then(|store| store.identity());
+        let Some(kept) = kept.filter(|kept| kept.not_after > now().as_secs()) else {
+            return;
+        };
+        let resumed = PrivateKeyDer::from_pem_slice(kept.key_pem.expose().as_bytes())
+            .map_err(|error| MeshError::Certificate(error.to_string()))
+            .and_then(|key| Identity::new(&kept.chain_pem, key, kept.not_after))
+            .and_then(|identity| {
+                self.mesh.set_trust(kept.trust)?;
+                self.mesh.set_identity(identity)
+            });
+        match resumed {
+            Ok(()) => self.key = Some(kept.key_pem),
+            Err(error) => tracing::warn!(%error, "the certificate that was kept is of no use"),
+        }
+    }
+
+    /// Keeps both up to date until it is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let begun = Instant::now();
+            let Err(error) = self.stay().await;
+            if begun.elapsed() >= GOOD {
+                wait = BACKOFF.0;
+            }
+            if matches!(&error, KeepError::Asked(asked) if asked.is_without()) {
+                // It may be replaced by one that does.
+                wait = BACKOFF.1;
+                if !std::mem::replace(&mut self.is_without, true) {
+                    tracing::info!("the operator gives out no certificates: nobody is shown one");
+                }
+            } else {
+                self.is_without = false;
+                self.complain(&error);
+            }
+            tokio::time::sleep(jittered(wait)).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+
     /// Stays connected, hears what is said about trust, and renews what is due.
     async fn stay(&mut self) -> Result<Infallible, KeepError> {
         let mut client = IdentityClient::connect(&self.operator).await?;
         let mut trusts = client.trust().await?;
         let mut told = first(&mut trusts).await?;
-        self.heed(&told)?;
+        self.heed(&told).await?;
         loop {
             tokio::select! {
                 next = trusts.next() => {
                     told = next?;
-                    self.heed(&told)?;
+                    self.heed(&told).await?;
                 }
                 () = sleep_until(self.due) => match self.renew(&mut client, &told.identity).await {
                     Ok(()) => self.retry = BACKOFF.0,
@@ -94,8 +137,9 @@ impl Keeper {
     }
 
     /// Puts in use what was said about trust.
-    fn heed(&mut self, told: &Trust) -> Result<(), KeepError> {
+    async fn heed(&mut self, told: &Trust) -> Result<(), KeepError> {
         self.mesh.set_trust(told.trust.clone())?;
+        self.save().await;
         let Some(own) = self.mesh.identity() else {
             return Ok(());
         };
@@ -110,14 +154,37 @@ impl Keeper {
         let key = KeyPair::generate()?;
         let signed = timeout(PATIENCE, client.sign(request(&key, id)?)).await;
         let signed = signed.map_err(|_| KeepError::Silent)??;
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let identity = Identity::new(&signed.chain_pem, key, signed.not_after)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let life = Duration::from_secs(signed.not_after).saturating_sub(now);
+        let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let identity = Identity::new(&signed.chain_pem, der, signed.not_after)?;
+        let life = Duration::from_secs(signed.not_after).saturating_sub(now());
         self.due = Instant::now() + life.mul_f64(RENEWAL - JITTER * random());
         tracing::info!(identity = %identity.id(), serial = %identity.serial(), seconds = life.as_secs(), "this workload has a certificate");
         self.mesh.set_identity(identity)?;
+        if self.store.is_some() {
+            self.key = Some(PrivateKeyPem::new(&key.serialize_pem()));
+        }
+        self.save().await;
         Ok(())
+    }
+
+    /// Keeps what is in use for a container that starts anew.
+    async fn save(&self) {
+        let (Some(store), Some(key_pem)) = (self.store.clone(), self.key.clone()) else {
+            return;
+        };
+        let (Some(identity), Some(trust)) = (self.mesh.identity(), self.mesh.trust()) else {
+            return;
+        };
+        let kept = KeptIdentity {
+            chain_pem: identity.chain_pem().to_owned(),
+            key_pem,
+            not_after: identity.not_after(),
+            trust: trust.source().clone(),
+        };
+        let saved = tokio::task::spawn_blocking(move || store.save_identity(&kept)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::warn!(%error, "the certificate cannot be kept: after a restart while the operator is away there would be none");
+        }
     }
 
     fn complain(&self, error: &KeepError) {
@@ -145,6 +212,11 @@ fn request(key: &KeyPair, id: &SpiffeId) -> Result<String, rcgen::Error> {
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
     params.serialize_request(key)?.pem()
+}
+
+/// Since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// From 0 to 1.
