@@ -7,23 +7,29 @@ use schemars::{
 };
 use serde_json::{Value, json};
 
-use crate::{AcmeIssuerSpec, GatewayParametersSpec, Kind};
+use crate::{AcmeIssuerSpec, AuthorizationPolicySpec, GatewayParametersSpec, Kind};
 
 /// The CustomResourceDefinition of every kind that Weft owns.
 pub fn definitions() -> Vec<(Kind, Value)> {
     let issuer = definition::<AcmeIssuerSpec>(Kind::AcmeIssuer, "acmeissuers", "AcmeIssuerList");
+    let kind = Kind::AuthorizationPolicy;
+    let policy = definition::<AuthorizationPolicySpec>(kind, "authorizationpolicies", "AuthorizationPolicyList");
     vec![
         (
             Kind::GatewayParameters,
             definition::<GatewayParametersSpec>(Kind::GatewayParameters, "gatewayparameters", "GatewayParametersList"),
         ),
         (Kind::AcmeIssuer, with_conditions(issuer, "Ready")),
+        (Kind::AuthorizationPolicy, with_ancestors(policy)),
     ]
 }
 
-/// Gives a definition a status that is conditions, one of which is shown in lists.
-fn with_conditions(mut definition: Value, shown: &str) -> Value {
-    let text = |length: u32| json!({"type": "string", "maxLength": length});
+fn text(length: u32) -> Value {
+    json!({"type": "string", "maxLength": length})
+}
+
+/// A list of conditions.
+fn conditions() -> Value {
     let condition = json!({
         "type": "object",
         "required": ["type", "status", "reason", "message", "lastTransitionTime"],
@@ -36,6 +42,52 @@ fn with_conditions(mut definition: Value, shown: &str) -> Value {
             "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
         },
     });
+    json!({
+        "type": "array",
+        "maxItems": 8,
+        "items": condition,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
+}
+
+/// Makes a definition that of a policy (GEP-713), whose status says how it stands with each of its ancestors.
+fn with_ancestors(mut definition: Value) -> Value {
+    definition["metadata"]["labels"] = json!({"gateway.networking.k8s.io/policy": "Inherited"});
+    let reference = json!({
+        "type": "object",
+        "required": ["name"],
+        "properties": {
+            "group": text(253), "kind": text(63), "namespace": text(63), "name": text(253), "sectionName": text(253),
+            "port": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 65535},
+        },
+    });
+    let version = &mut definition["spec"]["versions"][0];
+    version["subresources"] = json!({"status": {}});
+    let of_first = |condition: &str| format!(".status.ancestors[0].conditions[?(@.type==\"{condition}\")].status");
+    version["additionalPrinterColumns"] = json!([
+        {"name": "Action", "type": "string", "jsonPath": ".spec.action"},
+        {"name": "Accepted", "type": "string", "jsonPath": of_first("Accepted")},
+        {"name": "Enforced", "type": "string", "jsonPath": of_first("Enforced")},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    version["schema"]["openAPIV3Schema"]["properties"]["status"] = json!({
+        "type": "object",
+        "properties": {"ancestors": {
+            "type": "array",
+            "maxItems": 16,
+            "items": {
+                "type": "object",
+                "required": ["ancestorRef", "controllerName", "conditions"],
+                "properties": {"ancestorRef": reference, "controllerName": text(253), "conditions": conditions()},
+            },
+        }},
+    });
+    definition
+}
+
+/// Gives a definition a status that is conditions, one of which is shown in lists.
+fn with_conditions(mut definition: Value, shown: &str) -> Value {
     let version = &mut definition["spec"]["versions"][0];
     version["subresources"] = json!({"status": {}});
     version["additionalPrinterColumns"] = json!([
@@ -45,13 +97,7 @@ fn with_conditions(mut definition: Value, shown: &str) -> Value {
     ]);
     version["schema"]["openAPIV3Schema"]["properties"]["status"] = json!({
         "type": "object",
-        "properties": {"conditions": {
-            "type": "array",
-            "maxItems": 8,
-            "items": condition,
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-        }},
+        "properties": {"conditions": conditions()},
     });
     definition
 }

@@ -3,6 +3,7 @@
 //! read, unknown fields are found by the schema ([`Kind::schema`]).
 
 mod acme;
+mod authorization;
 mod backend;
 mod core;
 mod definition;
@@ -22,6 +23,11 @@ pub use crate::{
     acme::{
         AcmeChallenge, AcmeIssuer, AcmeIssuerSpec, AcmeIssuerStatus, ExternalAccountBinding, ISSUER_ANNOTATION,
         SecretName,
+    },
+    authorization::{
+        AuthorizationHeader, AuthorizationHttpAttributes, AuthorizationNetworkAttributes, AuthorizationPolicy,
+        AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource, AuthorizationSourceServiceAccount,
+        AuthorizationTargetReference, DEFAULT_ACTION_ANNOTATION,
     },
     backend::{ExternalHostname, XBackend, XBackendPort, XBackendSpec, XBackendTls},
     core::{

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute,
-    HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute,
-    XBackend, XBackendTrafficPolicy, XMesh,
+    AcmeIssuer, AuthorizationPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
+    GatewayParameters, GrpcRoute, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service,
+    TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.
@@ -101,6 +101,7 @@ kinds! {
     ConfigMap(ConfigMap) = "" "ConfigMap" namespaced,
     GatewayParameters(GatewayParameters) = "weft.dev" "GatewayParameters" namespaced,
     AcmeIssuer(AcmeIssuer) = "weft.dev" "AcmeIssuer" namespaced,
+    AuthorizationPolicy(AuthorizationPolicy) = "weft.dev" "AuthorizationPolicy" namespaced,
 }
 
 impl Kind {

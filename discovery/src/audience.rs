@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use weft_model::{Key, ListenerKey, Resource, TrustRoots};
+use weft_model::{AuthorizationTarget, Key, ListenerKey, Resource, TrustRoots};
 
 use crate::party::Party;
 
@@ -33,9 +33,9 @@ pub(crate) struct Audiences {
 
 #[derive(Debug)]
 struct Known {
-    /// Of a listener or a challenge, the Gateway it belongs to; of a frontend, its clients; of what is said of the mesh, all in
-    /// it: where all audience comes from.
-    owner: Option<Party>,
+    /// Of a listener or a challenge, the Gateway it belongs to; of a frontend, its clients; of a policy, whom it protects; of
+    /// what is said of the mesh, all in it: where all audience comes from.
+    owners: BTreeSet<Party>,
     parties: Parties,
 }
 
@@ -65,19 +65,10 @@ impl Audiences {
             let before = match resource {
                 Some(resource) => {
                     let known = self.known.entry(key.clone()).or_insert_with(|| Known {
-                        owner: None,
+                        owners: BTreeSet::new(),
                         parties: Parties::default(),
                     });
-                    known.owner = match resource {
-                        Resource::Listener(listener) => Some(Party::Gateway(listener.gateway.clone())),
-                        Resource::Challenge(challenge) => Some(Party::Gateway(challenge.gateway.clone())),
-                        Resource::Frontend(frontend) => Some(match &frontend.clients {
-                            Some(namespace) => Party::Sidecars(namespace.as_str().into()),
-                            None => Party::Mesh,
-                        }),
-                        Resource::MeshNamespace(_) | Resource::Peer(_) | Resource::MeshService(_) => Some(Party::Mesh),
-                        _ => None,
-                    };
+                    known.owners = owners(resource);
                     Some(known.parties.clone())
                 }
                 None => self.forget(key),
@@ -136,15 +127,15 @@ impl Audiences {
         let above = self.neighbours(key).filter(|other| rank(other) < rank(key));
         let audiences = above.filter_map(|above| self.of(above));
         let audiences = audiences.flat_map(|parties| parties.iter());
-        match &known.owner {
-            None => audiences.cloned().collect(),
-            // Sidecars are told as all of the mesh.
-            Some(owner) => audiences
-                .filter(|party| matches!(party, Party::Gateway(_)))
-                .chain([owner])
-                .cloned()
-                .collect(),
+        if known.owners.is_empty() {
+            return audiences.cloned().collect();
         }
+        // Sidecars are told by what they are.
+        audiences
+            .filter(|party| matches!(party, Party::Gateway(_)))
+            .chain(&known.owners)
+            .cloned()
+            .collect()
     }
 
     fn neighbours(&self, key: &Key) -> impl Iterator<Item = &Key> {
@@ -179,10 +170,37 @@ impl Audiences {
     }
 }
 
+/// Those for whom a resource is by itself.
+fn owners(resource: &Resource) -> BTreeSet<Party> {
+    let one = match resource {
+        Resource::Listener(listener) => Party::Gateway(listener.gateway.clone()),
+        Resource::Challenge(challenge) => Party::Gateway(challenge.gateway.clone()),
+        Resource::Frontend(frontend) => match &frontend.clients {
+            Some(namespace) => Party::Sidecars(namespace.as_str().into()),
+            None => Party::Mesh,
+        },
+        Resource::MeshNamespace(_) | Resource::Peer(_) | Resource::MeshService(_) => Party::Mesh,
+        Resource::Member(member) => Party::Sidecar(member.key.clone()),
+        Resource::Authorization(policy) => {
+            let namespaces = policy.targets.iter().filter_map(AuthorizationTarget::workloads_of);
+            return namespaces
+                .map(|namespace| Party::Sidecars(namespace.as_str().into()))
+                .collect();
+        }
+        _ => return BTreeSet::new(),
+    };
+    BTreeSet::from([one])
+}
+
 /// How far below listeners and frontends a kind is.
 fn rank(key: &Key) -> u8 {
     match key {
-        Key::Listener(_) | Key::Frontend(_) | Key::Challenge(_) | Key::MeshService(_) => 0,
+        Key::Listener(_)
+        | Key::Frontend(_)
+        | Key::Challenge(_)
+        | Key::Member(_)
+        | Key::Authorization(_)
+        | Key::MeshService(_) => 0,
         Key::Route(_) | Key::L4Route(_) => 1,
         Key::Service(_) => 2,
         Key::Workload(_) | Key::Certificate(_) | Key::TrustBundle(_) => 3,
@@ -234,6 +252,8 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
         | Resource::Challenge(_)
         | Resource::TrustBundle(_)
         | Resource::Frontend(_)
+        | Resource::Member(_)
+        | Resource::Authorization(_)
         | Resource::MeshNamespace(_)
         | Resource::MeshService(_) => BTreeSet::new(),
     }

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
-use weft_model::GatewayKey;
+use weft_model::{GatewayKey, WorkloadKey};
 
 use crate::wire::{Node, TypeUrl};
 
@@ -40,6 +40,8 @@ pub(crate) enum Party {
     Mesh,
     /// The sidecars in a namespace, as far as it is in the mesh.
     Sidecars(Arc<str>),
+    /// The sidecar of a pod, as far as its namespace is in the mesh.
+    Sidecar(WorkloadKey),
 }
 
 impl DataPlane {
@@ -77,6 +79,8 @@ impl DataPlane {
             Self::Sidecar { .. } => &[
                 TypeUrl::Certificate,
                 TypeUrl::TrustBundle,
+                TypeUrl::Member,
+                TypeUrl::Authorization,
                 TypeUrl::MeshNamespace,
                 TypeUrl::Peer,
                 TypeUrl::MeshService,
@@ -115,7 +119,11 @@ impl DataPlane {
     pub(crate) fn parties(&self) -> Vec<Party> {
         match self {
             Self::Gateway { gateway, .. } => vec![Party::Gateway(gateway.clone())],
-            Self::Sidecar { namespace, .. } => vec![Party::Mesh, Party::Sidecars(namespace.as_str().into())],
+            Self::Sidecar { namespace, pod } => vec![
+                Party::Mesh,
+                Party::Sidecars(namespace.as_str().into()),
+                Party::Sidecar(format!("{namespace}/{pod}").into()),
+            ],
         }
     }
 }

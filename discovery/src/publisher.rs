@@ -289,11 +289,12 @@ impl Subscription {
         let users = state.audiences.of(key)?;
         let used = match &self.of {
             DataPlane::Gateway { gateway, .. } => users.contains(&Party::Gateway(gateway.clone())),
-            DataPlane::Sidecar { namespace, .. } => {
+            DataPlane::Sidecar { namespace, pod } => {
                 let own = |party: &Party| match party {
                     Party::Gateway(_) => false,
                     Party::Mesh => true,
                     Party::Sidecars(of) => **of == **namespace,
+                    Party::Sidecar(of) => of.as_str().split_once('/') == Some((namespace, pod)),
                 };
                 state.mesh.contains(namespace) && users.iter().any(own)
             }

@@ -74,6 +74,10 @@ pub enum TypeUrl {
     TrustBundle,
     /// What ACME CAs ask.
     Challenge,
+    /// Pods with sidecars, as policies see them.
+    Member,
+    /// Policies of who may do what.
+    Authorization,
     /// Namespaces in the mesh.
     MeshNamespace,
     /// Pods with sidecars.
@@ -96,10 +100,12 @@ pub enum TypeUrl {
 
 impl TypeUrl {
     /// All of them, in the order in which they are subscribed to.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Certificate,
         Self::TrustBundle,
         Self::Challenge,
+        Self::Member,
+        Self::Authorization,
         Self::MeshNamespace,
         Self::Peer,
         Self::MeshService,
@@ -117,6 +123,8 @@ impl TypeUrl {
             Self::Certificate => "weft.dev/model.v1.Certificate",
             Self::TrustBundle => "weft.dev/model.v1.TrustBundle",
             Self::Challenge => "weft.dev/model.v1.Challenge",
+            Self::Member => "weft.dev/model.v1.Member",
+            Self::Authorization => "weft.dev/model.v1.AuthorizationPolicy",
             Self::MeshNamespace => "weft.dev/model.v1.MeshNamespace",
             Self::Peer => "weft.dev/model.v1.Peer",
             Self::MeshService => "weft.dev/model.v1.MeshService",
@@ -140,6 +148,8 @@ impl TypeUrl {
             Key::Certificate(_) => Self::Certificate,
             Key::TrustBundle(_) => Self::TrustBundle,
             Key::Challenge(_) => Self::Challenge,
+            Key::Member(_) => Self::Member,
+            Key::Authorization(_) => Self::Authorization,
             Key::MeshNamespace(_) => Self::MeshNamespace,
             Key::Peer(_) => Self::Peer,
             Key::MeshService(_) => Self::MeshService,
@@ -158,6 +168,8 @@ impl TypeUrl {
             Self::Certificate => Key::Certificate(name.into()),
             Self::TrustBundle => Key::TrustBundle(name.into()),
             Self::Challenge => Key::Challenge(name.into()),
+            Self::Member => Key::Member(name.into()),
+            Self::Authorization => Key::Authorization(name.into()),
             Self::MeshNamespace => Key::MeshNamespace(name.into()),
             Self::Peer => Key::Peer(name.into()),
             Self::MeshService => Key::MeshService(name.into()),
@@ -178,7 +190,8 @@ pub(crate) fn name(key: &Key) -> &str {
         Key::TrustBundle(key) => key.as_str(),
         Key::Challenge(key) => key.as_str(),
         Key::MeshNamespace(key) => key.as_str(),
-        Key::Peer(key) | Key::Workload(key) => key.as_str(),
+        Key::Authorization(key) => key.as_str(),
+        Key::Member(key) | Key::Peer(key) | Key::Workload(key) => key.as_str(),
         Key::MeshService(key) | Key::Service(key) => key.as_str(),
         Key::Route(key) | Key::L4Route(key) => key.as_str(),
         Key::Frontend(key) | Key::Listener(key) => key.as_str(),

@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
+use serde_json::json;
 use support::{Operator, Proxy, frontend, listener, mesh_namespace, mesh_service, peer, route, service, workload};
 use weft_model::{Key, Rejected, Resource};
 
@@ -118,6 +119,45 @@ async fn a_namespace_that_leaves_the_mesh_is_told_nothing_and_that_what_it_had_i
             "-workload shop/a-1",
         ])
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_go_to_the_namespaces_they_protect_and_what_a_pod_is_to_itself() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop", "web"]);
+    let read = |value: serde_json::Value| serde_json::from_value::<Resource>(value).expect("a resource");
+    let policy = |targets: serde_json::Value| {
+        read(
+            json!({"kind": "authorization", "key": "AuthorizationPolicy/shop/p", "action": "allow", "targets": targets}),
+        )
+    };
+    let member = |pod: &str| read(json!({"kind": "member", "key": pod, "account": "default"}));
+    operator.publish([
+        policy(json!([{"workloads": {"namespace": "shop", "labels": {"app": "a"}}}])),
+        member("shop/a-1"),
+        member("shop/a-2"),
+        read(json!({"kind": "meshNamespace", "key": "shop", "stage": "secure"})),
+    ]);
+    let (one, other) = (
+        Proxy::beside(&operator, "shop", "a-1"),
+        Proxy::beside(&operator, "web", "w-1"),
+    );
+    one.synced().await;
+    other.synced().await;
+    let told = [
+        "+labels of shop/a-1",
+        "+namespace shop",
+        "+policy AuthorizationPolicy/shop/p",
+    ];
+    one.told(&told).await;
+    let names: Vec<String> = one.log().iter().map(support::name).collect();
+    assert_eq!(names.last().map(String::as_str), Some("+namespace shop"), "{names:?}");
+    other.told(&["+namespace shop"]).await;
+    one.clear();
+    other.clear();
+    operator.publish([policy(json!([{"namespace": "web"}]))]);
+    one.told(&["-policy AuthorizationPolicy/shop/p"]).await;
+    other.told(&["+policy AuthorizationPolicy/shop/p"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,7 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     // It is ready once its own requests by way of both sidecars are answered.
     cluster.rolled_out(OBSERVED, "client").await?;
     traffic(cluster).await?;
+    policies(cluster).await?;
     job(cluster).await?;
     bundle(cluster).await?;
     let replicas = cluster.get("Deployment", SYSTEM, OPERATOR).await?.data["spec"]["replicas"].as_i64();
@@ -252,6 +253,61 @@ async fn traffic(cluster: &Cluster) -> anyhow::Result<()> {
         .await?;
     }
     Ok(())
+}
+
+/// Policies are seen in shadow, then enforced, and the kubelet is let in all the same.
+async fn policies(cluster: &Cluster) -> anyhow::Result<()> {
+    const POLICY: &str = "AuthorizationPolicy";
+    let policy = |rules: Value| {
+        json!({
+            "apiVersion": "weft.dev/v1alpha1", "kind": POLICY, "metadata": {"name": "web", "namespace": OBSERVED},
+            "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "web"}], "action": "ALLOW", "rules": rules},
+        })
+    };
+    let verdicts = async |verdict: &str| -> anyhow::Result<f64> {
+        let metrics = metrics(cluster, "web").await?;
+        let of = format!("policy=\"{POLICY}/{OBSERVED}/web\",verdict=\"{verdict}\"");
+        let counted = metrics.lines().find(|line| line.contains(&of));
+        Ok(counted
+            .and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or(0.0))
+    };
+    let more = async |verdict: &str, what: &str| -> anyhow::Result<()> {
+        let before = verdicts(verdict).await?;
+        eventually(what, async || Ok(verdicts(verdict).await? > before)).await
+    };
+    let enforced = async |reason: &str| {
+        eventually(format!("the status says {reason}"), async || {
+            let found = cluster.get(POLICY, OBSERVED, "web").await?;
+            let conditions = found.data["status"]["ancestors"][0]["conditions"].clone();
+            let holds = |kind: &str, reason: &str| {
+                let mut conditions = conditions.as_array().into_iter().flatten();
+                conditions.any(|condition| condition["type"] == kind && condition["reason"] == reason)
+            };
+            Ok(holds("Accepted", "Accepted") && holds("Enforced", reason))
+        })
+        .await
+    };
+    let stage = |stage: &str| {
+        let labels = json!({"metadata": {"labels": {"weft.dev/mesh": stage}}});
+        async move { cluster.merge("Namespace", "", OBSERVED, &labels).await }
+    };
+    cluster.apply_object(policy(json!([]))).await?;
+    enforced("Observed").await?;
+    // The client asks once a second.
+    more("shadow_denied", "what would be denied is counted").await?;
+    stage("secure").await?;
+    enforced("Enforced").await?;
+    more("denied", "requests are denied").await?;
+    cluster
+        .rolled_out(OBSERVED, "web")
+        .await
+        .context("the kubelet's probes")?;
+    let front = json!([{"sources": [{"type": "ServiceAccount", "serviceAccount": {"name": "default"}}]}]);
+    cluster.apply_object(policy(front)).await?;
+    more("allowed", "who may come does").await?;
+    cluster.delete(POLICY, OBSERVED, "web").await?;
+    stage("observe").await
 }
 
 /// A Job ends with its application, whatever its sidecar does.

@@ -3,8 +3,7 @@
 use proptest::{collection::btree_map, collection::vec, option, prelude::*};
 use serde_json::{Value, json};
 use weft_injection::{
-    INJECTED, INTERCEPT, LogLevel, Namespace, Outcome, ROOTS, Resources, SIDECAR, Settings, TOKEN, inject, is_injected,
-    uninject,
+    INJECTED, LISTS, LogLevel, Namespace, Outcome, Resources, Settings, inject, is_injected, uninject,
 };
 
 fn settings(image: &str) -> Settings {
@@ -19,11 +18,10 @@ fn settings(image: &str) -> Settings {
 }
 
 /// Members of a list, some of which have the names of ours.
-fn members(ours: [&'static str; 2]) -> impl Strategy<Value = Option<Vec<Value>>> {
+fn members(ours: &'static [&'static str]) -> impl Strategy<Value = Option<Vec<Value>>> {
     let name = prop_oneof![
-        4 => "[a-d]".prop_map(String::from),
-        1 => Just(ours[0].to_owned()),
-        1 => Just(ours[1].to_owned()),
+        2 => "[a-d]".prop_map(String::from),
+        1 => prop::sample::select(ours).prop_map(str::to_owned),
     ];
     let member = (name, 0..3_u8).prop_map(|(name, more)| json!({"name": name, "unknown": more}));
     option::of(vec(member, 1..5))
@@ -42,8 +40,8 @@ prop_compose! {
     fn pods()(
         labels in texts(),
         annotations in texts(),
-        init in members([INTERCEPT, SIDECAR]),
-        volumes in members([TOKEN, ROOTS]),
+        init in members(LISTS[0].1),
+        volumes in members(LISTS[1].1),
         has_metadata in any::<bool>(),
         more in option::of("[a-z]{1,5}"),
     ) -> Value {
@@ -80,12 +78,12 @@ proptest! {
         prop_assert_eq!(&injected(&once, "a"), &once);
         // Others of their kind stay, in their order, behind ours.
         let bare = uninject(&pod);
-        for (field, ours) in [("initContainers", [INTERCEPT, SIDECAR]), ("volumes", [TOKEN, ROOTS])] {
+        for (field, ours) in LISTS {
             let members = once["spec"][field].as_array().expect("a list");
             let names: Vec<&str> = members.iter().filter_map(|member| member["name"].as_str()).collect();
-            prop_assert_eq!(&names[..2], &ours[..]);
+            prop_assert_eq!(&names[..ours.len()], ours);
             let others = bare["spec"][field].as_array().cloned().unwrap_or_default();
-            prop_assert_eq!(&members[2..], &others[..]);
+            prop_assert_eq!(&members[ours.len()..], &others[..]);
         }
         // What was made with other settings is replaced by what would have been made in the first place.
         prop_assert_eq!(injected(&injected(&pod, "b"), "a"), injected(&bare, "a"));

@@ -86,6 +86,25 @@ key! {
     TrustBundleKey
 }
 
+key! {
+    /// `kind/namespace/name` of a policy, or of what stands for one.
+    PolicyKey
+}
+
+impl PolicyKey {
+    /// The key of an object.
+    pub fn of(kind: &str, namespace: &str, name: &str) -> Self {
+        Self(format!("{kind}/{namespace}/{name}").into())
+    }
+
+    /// `(kind, namespace, name)`; empty parts where the text is not of that form.
+    pub fn parts(&self) -> (&str, &str, &str) {
+        let (kind, rest) = self.0.split_once('/').unwrap_or(("", &self.0));
+        let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+        (kind, namespace, name)
+    }
+}
+
 impl ListenerKey {
     const SET: &str = "ListenerSet/";
     const SERVICE: &str = "Service/";

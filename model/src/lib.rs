@@ -5,6 +5,7 @@
 //! size of the cluster. The same types travel on the wire, are printed by `weft translate`, and are held by goldens, so
 //! their serde form is the contract: fields are camelCase, absent when empty, and unknown ones are ignored.
 
+mod authorization;
 mod certificate;
 mod challenge;
 mod filter;
@@ -21,6 +22,10 @@ mod service;
 mod session;
 mod trust;
 
+pub use authorization::{
+    Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationTarget, DefaultAction,
+    HeaderCondition, LabelCondition, LabelOperator, Member, Operation, ProbePath, Requests, Traffic,
+};
 pub use certificate::{Certificate, PrivateKeyPem};
 pub use challenge::{Challenge, Proof};
 pub use filter::{
@@ -30,7 +35,7 @@ pub use frontend::Frontend;
 pub use host::{HostPattern, HostPatternError};
 pub use identity::{IdentityError, MeshTrust, Revocations, Serial, SpiffeId, TrustDomain};
 pub use key::{
-    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, NamespaceKey, RouteKey, ServiceKey, ServiceKind,
+    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, NamespaceKey, PolicyKey, RouteKey, ServiceKey, ServiceKind,
     TrustBundleKey, WorkloadKey,
 };
 pub use l4::{L4Backend, L4Route};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NamespaceKey, ServiceKey, WorkloadKey};
+use crate::{DefaultAction, NamespaceKey, ServiceKey, WorkloadKey};
 
 /// A pod with a sidecar, or one of a Gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,9 @@ pub struct MeshNamespace {
     pub key: NamespaceKey,
     /// How far it is.
     pub stage: Stage,
+    /// What becomes of what comes to its workloads and no policy decides.
+    #[serde(default, skip_serializing_if = "DefaultAction::is_allow")]
+    pub default_action: DefaultAction,
 }
 
 /// How far a namespace is on the way into the mesh.

@@ -5,9 +5,9 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Certificate, CertificateKey, Challenge, ChallengeKey, Frontend, L4Route, Listener, ListenerKey, MeshNamespace,
-    MeshService, NamespaceKey, Peer, Route, RouteKey, Service, ServiceKey, TrustBundle, TrustBundleKey, Workload,
-    WorkloadKey,
+    AuthorizationPolicy, Certificate, CertificateKey, Challenge, ChallengeKey, Frontend, L4Route, Listener,
+    ListenerKey, Member, MeshNamespace, MeshService, NamespaceKey, Peer, PolicyKey, Route, RouteKey, Service,
+    ServiceKey, TrustBundle, TrustBundleKey, Workload, WorkloadKey,
 };
 
 /// A resource of any kind.
@@ -20,6 +20,10 @@ pub enum Resource {
     TrustBundle(Arc<TrustBundle>),
     /// A question of an ACME CA.
     Challenge(Arc<Challenge>),
+    /// What policies see of a pod. Before its namespace's stage, from which on they hold.
+    Member(Arc<Member>),
+    /// Who may do what; before that too.
+    Authorization(Arc<AuthorizationPolicy>),
     /// A namespace in the mesh.
     MeshNamespace(Arc<MeshNamespace>),
     /// A pod with a sidecar.
@@ -50,6 +54,10 @@ pub enum Key {
     TrustBundle(TrustBundleKey),
     /// A challenge's.
     Challenge(ChallengeKey),
+    /// That of a pod with a sidecar, as policies see it.
+    Member(WorkloadKey),
+    /// That of a policy of who may do what.
+    Authorization(PolicyKey),
     /// That of a namespace in the mesh.
     MeshNamespace(NamespaceKey),
     /// That of a pod with a sidecar.
@@ -97,6 +105,8 @@ impl Resource {
             Self::TrustBundle(bundle) => Key::TrustBundle(bundle.key.clone()),
             Self::Challenge(challenge) => Key::Challenge(challenge.key.clone()),
             Self::MeshNamespace(namespace) => Key::MeshNamespace(namespace.key.clone()),
+            Self::Member(member) => Key::Member(member.key.clone()),
+            Self::Authorization(policy) => Key::Authorization(policy.key.clone()),
             Self::Peer(peer) => Key::Peer(peer.key.clone()),
             Self::MeshService(service) => Key::MeshService(service.key.clone()),
             Self::Workload(workload) => Key::Workload(workload.key.clone()),
@@ -125,6 +135,8 @@ impl fmt::Display for Key {
             Self::TrustBundle(key) => write!(f, "trust bundle {key}"),
             Self::Challenge(key) => write!(f, "challenge {key}"),
             Self::MeshNamespace(key) => write!(f, "namespace {key}"),
+            Self::Member(key) => write!(f, "labels of {key}"),
+            Self::Authorization(key) => write!(f, "policy {key}"),
             Self::Peer(key) => write!(f, "peer {key}"),
             Self::MeshService(key) => write!(f, "service {key} in the mesh"),
             Self::Workload(key) => write!(f, "workload {key}"),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Parser;
 use jiff::SignedDuration;
 use weft_injection::{LogLevel, Quantity, Resources, Settings};
-use weft_model::TrustDomain;
+use weft_model::{DefaultAction, TrustDomain};
 
 use crate::{
     certificates::SERVER_NAME,
@@ -51,6 +51,10 @@ pub(crate) struct Args {
     /// Within what identities of workloads are told apart
     #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local")]
     pub(crate) trust_domain: TrustDomain,
+    /// What becomes of what comes to workloads and no authorization policy decides, unless their namespace says otherwise: allow,
+    /// authenticated or deny
+    #[arg(long, env = "WEFT_DEFAULT_ACTION", default_value = "allow", value_parser = default_action, value_name = "ACTION")]
+    pub(crate) default_action: DefaultAction,
     /// How long certificates of workloads last: 10m to 168h
     #[arg(long, env = "WEFT_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = lifetime)]
     pub(crate) certificate_lifetime: Duration,
@@ -73,6 +77,10 @@ pub(crate) struct Args {
     /// The ConfigMap whose ca.crt holds the roots of what it signs
     #[arg(long, env = "WEFT_CERT_MANAGER_ROOTS", default_value = "weft-identity-roots")]
     pub(crate) cert_manager_roots: String,
+}
+
+fn default_action(text: &str) -> Result<DefaultAction, String> {
+    DefaultAction::parse(text).ok_or_else(|| "use allow, authenticated or deny".to_owned())
 }
 
 /// How long certificates last.

@@ -83,7 +83,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let (sender, news) = mpsc::channel(NEWS);
     watches::start(&client, &metrics, &sender);
     drop(sender);
-    tokio::spawn(workloads::tell(client.clone(), publisher.clone(), metrics.clone()));
+    let (told, mut workloads_known) = watch::channel(false);
+    tokio::spawn(workloads::tell(
+        client.clone(),
+        publisher.clone(),
+        metrics.clone(),
+        args.default_action,
+        told,
+    ));
     let world = World::new(
         &args.controller_name,
         Myself {
@@ -146,6 +153,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let serving = async {
         // Before everything is known there is nothing true to be told. Connections wait in the socket's queue.
         let _ = is_ready.wait_for(|ready| *ready).await;
+        // Nor what would have sidecars believe that stages and workloads are gone.
+        let _ = workloads_known.wait_for(|known| *known).await;
         server.listen(discovery, Arc::new(tls), stopped.clone()).await
     };
 

@@ -22,6 +22,7 @@ use crate::{
     fields::Fields,
     flag::Flag,
     h1::{Framing, Message, Refusal, chunk_head},
+    intercepted::barred,
     upstream::{
         ConnectError, H1Connection, H1Response, H2Response, ResponseError, Secure, Upstream, is_of_tls, send_piece,
     },
@@ -328,7 +329,13 @@ async fn over_h1<D: Downstream>(context: &Context<'_>, request: &mut D, progress
     Ok(match relayed {
         Ok(_) if status == 101 && context.line.upgrade => {
             let early = response.message.as_deref().map_or(&[][..], Message::rest);
-            request.tunnel(&connection.stream, early).await;
+            match context.line.client.guard() {
+                None => request.tunnel(&connection.stream, early).await,
+                Some(guard) => tokio::select! {
+                    () = request.tunnel(&connection.stream, early) => {}
+                    () = barred(worker, guard) => {}
+                },
+            }
             Sent {
                 status,
                 reusable: false,

@@ -31,6 +31,9 @@ use crate::{
 /// Tries that are made for a request that has no retry policy, when no endpoint has seen it yet.
 const CONNECT_TRIES: u32 = 3;
 
+/// The code of gRPC for what somebody may not do.
+const PERMISSION_DENIED: &str = "7";
+
 /// What a client claims of itself here is not to be believed at the edge.
 const CLAIMS: [&str; 4] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
 
@@ -103,13 +106,21 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         return;
     }
     let view = request.view();
+    let guard = client.guard();
+    if let Some(guard) = guard
+        && let Err(reason) = guard.request(&worker.mesh, &view)
+    {
+        account.fail(Flag::PolicyDenied, reason);
+        return answer(worker, account, request, HeaderMap::new()).await;
+    }
     if view.method == "CONNECT" {
         // Over HTTP/1.1 it is no request that can be parsed. It asks for a tunnel, whatever a route does with its path.
         account.fail(Flag::Refused, Refusal::ConnectRefused.reason().into());
         account.status = Refusal::ConnectRefused.status();
         return answer(worker, account, request, HeaderMap::new()).await;
     }
-    if has_dot_segments(view.path) {
+    // What policies are asked about they see resolved, and what they let by goes on as it came.
+    if guard.is_none() && has_dot_segments(view.path) {
         account.fail(Flag::Refused, "dot_segments".into());
         return answer(worker, account, request, HeaderMap::new()).await;
     }
@@ -522,6 +533,12 @@ async fn answer<D: Downstream>(worker: &Worker, account: &mut Account, request: 
         .fields
         .get("content-type")
         .is_some_and(|kind| kind.starts_with(b"application/grpc"));
+    if grpc && account.flag == Flag::PolicyDenied {
+        // Trailers only, so that the client has the code whatever it makes of the status.
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(PERMISSION_DENIED));
+        headers.insert("grpc-message", HeaderValue::from_static(Flag::PolicyDenied.as_str()));
+    }
     if !text.is_empty() && !grpc {
         headers.insert(
             header::CONTENT_TYPE,
@@ -617,6 +634,7 @@ impl Account {
         log.write(&Record {
             time_ms: now_ms(),
             client: &client.peer.to_string(),
+            peer: client.guard().map_or("", |guard| guard.peer()),
             protocol: request.protocol(),
             method: view.method,
             host: view.host,

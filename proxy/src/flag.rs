@@ -48,11 +48,13 @@ pub enum Flag {
     Unresolved,
     /// The name that stands for the backend's endpoints leads only to addresses to which nothing may be sent: 503.
     AddressRefused,
+    /// An authorization policy does not let it in, or no policy does; the reason says which: 403.
+    PolicyDenied,
 }
 
 impl Flag {
     /// How many there are.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 23;
 
     /// All of them, in order of their number.
     pub const ALL: [Self; Self::COUNT] = [
@@ -78,10 +80,11 @@ impl Flag {
         Self::Idle,
         Self::Unresolved,
         Self::AddressRefused,
+        Self::PolicyDenied,
     ];
 
     /// The name in logs and metrics; empty for [`Flag::None`].
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "",
             Self::NoRoute => "no_route",
@@ -105,6 +108,7 @@ impl Flag {
             Self::Idle => "idle",
             Self::Unresolved => "unresolved",
             Self::AddressRefused => "address_refused",
+            Self::PolicyDenied => "policy_denied",
         }
     }
 
@@ -128,7 +132,7 @@ impl Flag {
             Self::ClientGone => 499,
             Self::ClientTimeout | Self::Idle => 408,
             Self::Refused => 400,
-            Self::AuthDenied => 403,
+            Self::AuthDenied | Self::PolicyDenied => 403,
         }
     }
 }

@@ -8,6 +8,7 @@
 pub mod admin;
 mod attempt;
 mod auth;
+mod authorization;
 pub mod balance;
 mod body;
 pub mod command;
@@ -44,6 +45,7 @@ mod upstream;
 mod watchdog;
 mod worker;
 
+pub use authorization::Verdict;
 pub use config::{Resolution, Snapshot};
 pub use flag::Flag;
 pub use intercepted::{Direction, Intercept, Outcome, Protocol};

@@ -210,6 +210,19 @@ fn certificates(out: &mut String, stats: &Stats, mesh: &Mesh) {
             "Connections in clear that were reset since only workloads may come.",
         );
         line(out, &format!("{name}_total"), &[], connections.clear_refused);
+        let name = "weft_policy_verdicts";
+        family(
+            out,
+            name,
+            "counter",
+            "Requests and connections that authorization policies have decided on, by policy and verdict.",
+        );
+        for (policy, verdicts) in mesh.decided() {
+            for (verdict, count) in verdicts.into_iter().filter(|(_, count)| *count > 0) {
+                let labels = [("policy", policy.as_str()), ("verdict", verdict.as_str())];
+                line(out, &format!("{name}_total"), &labels, count);
+            }
+        }
         let revoked = &trust.source().revoked;
         for (name, help, value) in [
             ("weft_trust_roots", "Roots that are trusted in the mesh.", trust.roots()),

@@ -143,9 +143,9 @@ impl Proxy {
     /// reason, and never keeps anything else from being served.
     pub async fn apply(&self, changes: Vec<Change>) -> Vec<Rejected> {
         let mut control = self.configuration.lock().await;
-        let changes = self.mesh.apply(changes);
+        let (changes, mut rejected) = self.mesh.apply(changes);
         let applied = control.configuration.apply(changes);
-        let mut rejected = applied.rejected;
+        rejected.extend(applied.rejected);
         let snapshot = applied.snapshot;
         self.snapshot.store(snapshot.clone());
 

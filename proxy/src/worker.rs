@@ -17,7 +17,7 @@ use crate::{
     downstream::{Client, Unserved},
     flag::Flag,
     h1::MessagePool,
-    intercepted::{Book, Clears},
+    intercepted::{Alarms, Book, Clears},
     l4::L4State,
     log::{AccessLogger, Record, now_ms},
     mesh::{Mesh, Peers},
@@ -52,6 +52,8 @@ pub(crate) struct Worker {
     pub(crate) mesh: Arc<Mesh>,
     /// Connections that stand by who their peers are.
     pub(crate) peers: Peers,
+    /// Connections to the application here that other policies may end.
+    pub(crate) alarms: Alarms,
     /// Requests in flight.
     pub(crate) pending: Cell<usize>,
     /// Set when the process is to stop.
@@ -130,6 +132,7 @@ impl Worker {
             clears: Clears::default(),
             mesh,
             peers: Peers::default(),
+            alarms: Alarms::default(),
             pending: Cell::new(0),
             draining: Cell::new(false),
             coarse: Cell::new(Instant::now()),
@@ -264,6 +267,7 @@ impl Worker {
         self.deadlines.approach(now);
         self.peers.check(&self.mesh);
         self.clears.check(&self.mesh, now);
+        self.alarms.check(&self.mesh);
         for upstream in self.upstreams.borrow().values() {
             upstream.expire_idle(now, self.options.limits.idle_timeout);
         }

@@ -6,6 +6,7 @@
 
 pub mod acme;
 mod alike;
+mod authorization;
 mod backend;
 mod backend_tls;
 mod certificate;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use regex_automata::meta::Regex;
 use weft_crds::{
-    GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRouteMatch, HttpRouteRule,
-    Metadata, RetrySpec,
+    GrpcMethodMatch, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpPathMatch, HttpRouteMatch,
+    HttpRouteRule, Metadata, RetrySpec,
 };
 use weft_model::{
     Backend, BackendTarget, CookiePath, Filter, HeaderMatch, PathMatch, QueryMatch, Retry, RouteMatch,
@@ -202,11 +202,12 @@ pub(crate) fn invalid_duration(path: String, text: &str) -> Diagnostic {
     )
 }
 
-fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagnostic>> {
+/// What a condition on a path comes to.
+pub(crate) fn path_match(spec: Option<&HttpPathMatch>, path: &str) -> Result<PathMatch, Box<Diagnostic>> {
     let invalid = |field: &str, message: String, remedy: &str| {
         Box::new(Code::Invalid.at(format!("{path}.{field}"), message, remedy))
     };
-    let (kind, value) = match &spec.path {
+    let (kind, value) = match spec {
         Some(path) => (
             path.match_type.as_deref().unwrap_or("PathPrefix"),
             path.value.as_deref().unwrap_or("/"),
@@ -216,7 +217,7 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
     if kind != "RegularExpression" {
         if !value.starts_with('/') {
             return Err(invalid(
-                "path.value",
+                "value",
                 format!("the path {value:?} does not start with /"),
                 "start it with /",
             ));
@@ -226,39 +227,42 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
             .find(|part| value.contains(part));
         if value.len() > LONGEST_PATH {
             let message = format!("the path is longer than {LONGEST_PATH} bytes");
-            return Err(invalid("path.value", message, "shorten it"));
+            return Err(invalid("value", message, "shorten it"));
         }
         if !is_plain_path(value) {
             let message = format!("the path {value:?} holds what a path of a URL cannot");
-            return Err(invalid("path.value", message, "write other characters as %XX"));
+            return Err(invalid("value", message, "write other characters as %XX"));
         }
         if let Some(part) = forbidden.or_else(|| ["/..", "/."].into_iter().find(|end| value.ends_with(end))) {
             return Err(invalid(
-                "path.value",
+                "value",
                 format!("the path {value:?} may not hold {part:?}"),
                 "write the path in its plain form",
             ));
         }
     }
-    let matched = match kind {
+    Ok(match kind {
         "Exact" => PathMatch::Exact(value.to_owned()),
         "PathPrefix" => {
             let trimmed = value.trim_end_matches('/');
             PathMatch::Prefix(if trimmed.is_empty() { "/" } else { trimmed }.to_owned())
         }
         "RegularExpression" => {
-            compiles(value, &format!("{path}.path.value"))?;
+            compiles(value, &format!("{path}.value"))?;
             PathMatch::Regex(value.to_owned())
         }
         other => {
             let message = format!("{other:?} is not a way to match a path");
-            return Err(invalid(
-                "path.type",
-                message,
-                "use Exact, PathPrefix or RegularExpression",
-            ));
+            return Err(invalid("type", message, "use Exact, PathPrefix or RegularExpression"));
         }
+    })
+}
+
+fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagnostic>> {
+    let invalid = |field: &str, message: String, remedy: &str| {
+        Box::new(Code::Invalid.at(format!("{path}.{field}"), message, remedy))
     };
+    let matched = path_match(spec.path.as_ref(), &format!("{path}.path"))?;
     if let Some(method) = &spec.method {
         const METHODS: [&str; 9] = [
             "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
@@ -421,7 +425,8 @@ fn string_match(spec: &HttpHeaderMatch, path: &str) -> Result<StringMatch, Box<D
     }
 }
 
-fn compiles(pattern: &str, path: &str) -> Result<(), Box<Diagnostic>> {
+/// Whether a text is a regular expression.
+pub(crate) fn compiles(pattern: &str, path: &str) -> Result<(), Box<Diagnostic>> {
     Regex::new(pattern).map(drop).map_err(|error| {
         // The parser's own words are a picture of several lines; the last one says what is wrong.
         let why = match error.syntax_error() {

@@ -18,7 +18,7 @@ pub enum Status {
     Gateway(GatewayStatus),
     /// Of a ListenerSet.
     ListenerSet(ListenerSetStatus),
-    /// Of a policy: a BackendTLSPolicy or an XBackendTrafficPolicy.
+    /// Of a policy: a BackendTLSPolicy, an XBackendTrafficPolicy or an AuthorizationPolicy.
     Policy(PolicyStatus),
     /// Of an AcmeIssuer.
     AcmeIssuer(AcmeIssuerStatus),

@@ -6,12 +6,12 @@ use std::{
 };
 
 use weft_crds::{GatewayClassStatus, Kind, Object, ObjectRef};
-use weft_model::{CertificateKey, Change, Key, ListenerKey, Resource, ServiceKey, Workload, WorkloadKey};
+use weft_model::{CertificateKey, Change, Key, ListenerKey, PolicyKey, Resource, ServiceKey, Workload, WorkloadKey};
 
 use crate::{
     acme,
     alike::Alike,
-    backend_tls,
+    authorization, backend_tls,
     claim::Claims,
     diagnostic::{Code, Diagnostic},
     features, mesh,
@@ -166,7 +166,7 @@ impl Translator {
                 Kind::Gateway | Kind::ListenerSet => {
                     run.dirty.insert(Node::Listeners(reference.clone()));
                 }
-                Kind::BackendTlsPolicy | Kind::XBackendTrafficPolicy => {
+                Kind::BackendTlsPolicy | Kind::XBackendTrafficPolicy | Kind::AuthorizationPolicy => {
                     run.dirty.insert(Node::Policy(reference.clone()));
                 }
                 Kind::XBackend => {
@@ -469,7 +469,23 @@ impl Translator {
         }
     }
 
+    fn authorization(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let derived = self.read(node, |reader| authorization::derive(reader, reference));
+        let (namespace, name) = (&reference.namespace, &reference.name);
+        let key = Key::Authorization(PolicyKey::of(reference.kind.name(), namespace, name));
+        let (status, diagnostics, policy) = match derived {
+            Some(derived) => (Some(derived.status), derived.diagnostics, derived.policy),
+            None => (None, Vec::new(), None),
+        };
+        self.set_resource(run, key, policy.map(Resource::Authorization));
+        self.set_status(run, reference, status.map(Status::Policy));
+        self.set_diagnostics(run, reference, diagnostics);
+    }
+
     fn policy(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        if reference.kind == Kind::AuthorizationPolicy {
+            return self.authorization(run, node, reference);
+        }
         let ancestors = std::mem::take(&mut self.ancestors);
         let gateways = |service: &ObjectRef| -> BTreeSet<ObjectRef> {
             let gateways = ancestors.get(service).into_iter().flatten();

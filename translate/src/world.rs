@@ -7,9 +7,9 @@ use std::{
 };
 
 use weft_crds::{
-    AcmeIssuer, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass, GatewayParameters, GrpcRoute,
-    HttpRoute, Kind, ListenerSpec, Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service,
-    TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
+    AcmeIssuer, AuthorizationPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
+    GatewayParameters, GrpcRoute, HttpRoute, Kind, ListenerSpec, Namespace, Object, ObjectRef, ParentReference,
+    ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
 use weft_model::ListenerProtocol;
 
@@ -289,6 +289,7 @@ impl<'w> Reader<'w> {
         acme_issuer: AcmeIssuer -> AcmeIssuer;
         config_map: ConfigMap -> ConfigMap;
         backend_tls_policy: BackendTlsPolicy -> BackendTlsPolicy;
+        authorization_policy: AuthorizationPolicy -> AuthorizationPolicy;
     }
 
     /// The labels of a namespace. It has the one that the API server gives every namespace, even if no object says so.

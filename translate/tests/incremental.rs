@@ -388,7 +388,8 @@ fn grants() -> impl Strategy<Value = Object> {
 fn services() -> impl Strategy<Value = Object> {
     let specs = vec![
         json!({"ports": [{"name": "http", "port": 80}]}),
-        json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]}),
+        json!({"selector": {"app": "s"}, "ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 81}]}),
+        json!({"selector": {"app": "s"}, "ports": [{"name": "http", "port": 80}]}),
         json!({"ports": [{"name": "admin", "port": 80, "appProtocol": "kubernetes.io/h2c"}]}),
         json!({"ports": [{"name": "http", "port": 80}, {"name": "admin", "port": 80, "protocol": "UDP"}]}),
         json!({"ports": [{"name": "http", "port": 80, "protocol": "UDP"}]}),
@@ -439,6 +440,37 @@ fn traffic_policies() -> impl Strategy<Value = Object> {
             spec["targetRefs"] = targets.into_iter().map(target).collect();
             let metadata = json!({"namespace": namespace, "name": name, "creationTimestamp": created});
             object(Kind::XBackendTrafficPolicy, json!({"metadata": metadata, "spec": spec}))
+        })
+}
+
+/// Policies that hold, are not understood, or are for what is not there.
+fn authorization_policies() -> impl Strategy<Value = Object> {
+    let target = select(vec![
+        json!({"group": "", "kind": "Pod", "selector": {}}),
+        json!({"group": "", "kind": "Pod", "selector": {"matchLabels": {"app": "s"}}}),
+        json!({"group": "", "kind": "ServiceAccount", "name": "s1"}),
+        json!({"group": "", "kind": "Service", "name": "s1"}),
+        json!({"group": "", "kind": "Service", "name": "s2", "sectionName": "admin"}),
+        json!({"group": "", "kind": "Service", "name": "s2", "sectionName": "http"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g1"}),
+    ]);
+    let rule = select(vec![
+        json!({}),
+        json!({"sources": [{"type": "Authenticated"}]}),
+        json!({"sources": [{"type": "SPIFFE", "spiffe": "nobody"}]}),
+        json!({"httpAttributes": {"paths": [{"value": "/a"}]}}),
+    ]);
+    (
+        select(&NAMESPACES),
+        select(&["w1", "w2"]),
+        select(&["ALLOW", "DENY", "AUDIT", "LIMIT"]),
+        vec(target, 0..3),
+        vec(rule, 0..3),
+    )
+        .prop_map(|(namespace, name, action, targets, rules)| {
+            let metadata = json!({"namespace": namespace, "name": name});
+            let spec = json!({"targetRefs": targets, "action": action, "rules": rules});
+            object(Kind::AuthorizationPolicy, json!({"metadata": metadata, "spec": spec}))
         })
 }
 
@@ -550,6 +582,7 @@ fn objects() -> impl Strategy<Value = Object> {
         3 => xbackends(),
         3 => slices(),
         3 => traffic_policies(),
+        3 => authorization_policies(),
         1 => secrets(),
         1 => issuers(),
         1 => acme_secrets(),

@@ -374,6 +374,7 @@ pub fn mesh_namespace(key: &str) -> Resource {
     Resource::MeshNamespace(Arc::new(MeshNamespace {
         key: key.into(),
         stage: Stage::Strict,
+        default_action: weft_model::DefaultAction::default(),
     }))
 }
 

@@ -2,6 +2,7 @@
 //! and how far namespaces are. Gateways are told as much of it as concerns their backends. What is watched is published as it
 //! is; nothing is translated.
 
+mod members;
 mod pods;
 mod services;
 
@@ -25,13 +26,17 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use weft_crds::MESH_LABEL;
 use weft_discovery::Publisher;
 use weft_injection::INJECTED;
-use weft_model::{Change, Key, MeshNamespace, Resource};
+use weft_model::{Change, DefaultAction, Key, MeshNamespace, Resource};
 use weft_translate::MANAGED_BY;
 
-use self::services::{Ports, Services, Slice};
+use self::{
+    members::{Facts, Leads, Members},
+    services::{Ports, Services, Slice},
+};
 use crate::metrics::Metrics;
 
 /// What is published at once, where there is so much: what hangs together is then looked at once.
@@ -40,39 +45,76 @@ const AT_ONCE: usize = 1024;
 /// `namespace/name` of an object.
 type Name = (String, String);
 
+/// An event of an object, of which something may be of use.
+type Of<T> = Event<Named<T>>;
+
+/// An object, as far as it is of use.
+type Named<T> = (Name, Option<T>);
+
 /// Something that was seen, as far as it is of use; nothing if it is of none.
 enum Seen {
-    Pod(Event<(Name, Option<Resource>)>),
-    Gateway(Event<(Name, Option<Resource>)>),
-    Namespace(Event<(Name, Option<MeshNamespace>)>),
-    Service(Event<(Name, Option<Ports>)>),
-    Slice(Event<(Name, Option<Slice>)>),
+    Pod(Of<(Resource, Facts)>),
+    Gateway(Of<Resource>),
+    Namespace(Of<MeshNamespace>),
+    Service(Of<(Option<Ports>, Option<Leads>)>),
+    Slice(Of<Slice>),
 }
 
-/// Tells of them until it is dropped.
-pub(crate) async fn tell(client: Client, publisher: Publisher, metrics: Metrics) {
+impl Seen {
+    /// Which of the kinds has been told of in full by this, if one has.
+    fn whole(&self) -> Option<usize> {
+        let done = match self {
+            Self::Pod(event) => (0, matches!(event, Event::InitDone)),
+            Self::Gateway(event) => (1, matches!(event, Event::InitDone)),
+            Self::Namespace(event) => (2, matches!(event, Event::InitDone)),
+            Self::Service(event) => (3, matches!(event, Event::InitDone)),
+            Self::Slice(event) => (4, matches!(event, Event::InitDone)),
+        };
+        Some(done.0).filter(|_| done.1)
+    }
+}
+
+/// Tells of them until it is dropped, and says once all that there was to begin with is published.
+pub(crate) async fn tell(
+    client: Client,
+    publisher: Publisher,
+    metrics: Metrics,
+    default: DefaultAction,
+    all: watch::Sender<bool>,
+) {
     let gateways = format!("app.kubernetes.io/name=weft-gateway,{}={}", MANAGED_BY.0, MANAGED_BY.1);
     let mut seen = select_all([
         follow::<Pod, _>(&client, Some(INJECTED), &metrics, Seen::Pod, |pod| {
-            pods::peer(&pod).map(|peer| Resource::Peer(Arc::new(peer)))
+            let peer = pods::peer(&pod)?;
+            Some((Resource::Peer(Arc::new(peer)), members::facts(&pod)?))
         }),
         follow::<Pod, _>(&client, Some(&gateways), &metrics, Seen::Gateway, |pod| {
             pods::gateway(&pod).map(|peer| Resource::Peer(Arc::new(peer)))
         }),
-        follow::<Namespace, _>(&client, Some(MESH_LABEL), &metrics, Seen::Namespace, |namespace| {
-            pods::namespace(&namespace)
+        follow::<Namespace, _>(&client, Some(MESH_LABEL), &metrics, Seen::Namespace, move |namespace| {
+            pods::namespace(&namespace, default)
         }),
         follow::<Service, _>(&client, None, &metrics, Seen::Service, |service| {
-            services::ports(&service)
+            Some((services::ports(&service), members::leads(&service)))
         }),
         follow::<EndpointSlice, _>(&client, None, &metrics, Seen::Slice, |slice| services::slice(&slice)),
     ])
     .ready_chunks(AT_ONCE);
     let mut mesh = Mesh::default();
+    let mut whole = [false; 5];
     while let Some(seen) = seen.next().await {
-        let changes: Vec<Change> = seen.into_iter().flat_map(|seen| mesh.changes(seen)).collect();
+        let mut changes: Vec<Change> = Vec::new();
+        for seen in seen {
+            if let Some(kind) = seen.whole() {
+                whole[kind] = true;
+            }
+            changes.extend(mesh.changes(seen));
+        }
         if !changes.is_empty() {
             publisher.publish(changes);
+        }
+        if !*all.borrow() && whole == [true; 5] {
+            all.send_replace(true);
         }
     }
 }
@@ -117,6 +159,30 @@ where
         };
         std::future::ready(seen.map(&as_seen))
     }))
+}
+
+/// One event as two, of what is of use for either of two.
+fn halves<A, B>(event: Of<(Option<A>, Option<B>)>) -> (Of<A>, Of<B>) {
+    let split = |(name, object): Named<(Option<A>, Option<B>)>| {
+        let (a, b) = object.unwrap_or((None, None));
+        ((name.clone(), a), (name, b))
+    };
+    match event {
+        Event::Init => (Event::Init, Event::Init),
+        Event::InitDone => (Event::InitDone, Event::InitDone),
+        Event::InitApply(object) => {
+            let (a, b) = split(object);
+            (Event::InitApply(a), Event::InitApply(b))
+        }
+        Event::Apply(object) => {
+            let (a, b) = split(object);
+            (Event::Apply(a), Event::Apply(b))
+        }
+        Event::Delete(object) => {
+            let (a, b) = split(object);
+            (Event::Delete(a), Event::Delete(b))
+        }
+    }
 }
 
 /// What there is of one kind.
@@ -168,7 +234,9 @@ impl<T> Kept<T> {
 /// All that is known.
 #[derive(Default)]
 struct Mesh {
-    pods: Kept<Resource>,
+    pods: Kept<(Resource, Facts)>,
+    members: Members,
+    leads: Kept<Leads>,
     /// Pods of Gateways, which have no sidecar.
     gateways: Kept<Resource>,
     namespaces: Kept<MeshNamespace>,
@@ -179,8 +247,22 @@ impl Mesh {
     /// What is to be published of something that was seen.
     fn changes(&mut self, seen: Seen) -> Vec<Change> {
         match seen {
-            Seen::Pod(event) => peers(&mut self.pods, event),
-            Seen::Gateway(event) => peers(&mut self.gateways, event),
+            Seen::Pod(event) => {
+                let mut changes = Vec::new();
+                for (name, _) in self.pods.take(event) {
+                    let now = self.pods.objects.get(&name).cloned();
+                    let (peer, facts) = now.unzip();
+                    // What it is comes before what its peers may send to it.
+                    changes.extend(self.members.pod(&name, facts));
+                    changes.push(peer_of(&name, peer));
+                }
+                changes
+            }
+            Seen::Gateway(event) => {
+                let changed = self.gateways.take(event).into_iter();
+                let change = |(name, _)| peer_of(&name, self.gateways.objects.get(&name).cloned());
+                changed.map(change).collect()
+            }
             Seen::Namespace(event) => {
                 let mut changes = Vec::new();
                 for ((_, name), before) in self.namespaces.take(event) {
@@ -195,20 +277,26 @@ impl Mesh {
                 }
                 changes
             }
-            Seen::Service(event) => self.services.service(event),
+            Seen::Service(event) => {
+                let (ports, leads) = halves(event);
+                let mut changes = self.services.service(ports);
+                for (name, _) in self.leads.take(leads) {
+                    let now = self.leads.objects.get(&name).cloned();
+                    changes.extend(self.members.service(&name, now));
+                }
+                changes
+            }
             Seen::Slice(event) => self.services.slice(event),
         }
     }
 }
 
-/// What is to be published of pods.
-fn peers(known: &mut Kept<Resource>, event: Event<(Name, Option<Resource>)>) -> Vec<Change> {
-    let changed = known.take(event).into_iter();
-    let change = |(name, _): (Name, _)| match known.objects.get(&name) {
-        Some(peer) => Change::Upsert(peer.clone()),
+/// What is to be published of a pod, as a peer of others.
+fn peer_of(name: &Name, peer: Option<Resource>) -> Change {
+    match peer {
+        Some(peer) => Change::Upsert(peer),
         None => Change::Remove(Key::Peer(format!("{}/{}", name.0, name.1).into())),
-    };
-    changed.map(change).collect()
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +309,7 @@ mod tests {
         let namespace = MeshNamespace {
             key: name.into(),
             stage: Stage::Secure,
+            default_action: weft_model::DefaultAction::default(),
         };
         ((String::new(), name.to_owned()), Some(namespace))
     }

@@ -3,16 +3,17 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::{
-    api::core::v1::{Container, Namespace, Pod, Probe},
+    api::core::v1::{Container, Namespace, Pod, PodSpec, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
+use weft_crds::DEFAULT_ACTION_ANNOTATION;
 use weft_injection::{INTERCEPT, PROBES};
-use weft_model::{MeshNamespace, Peer, Stage};
+use weft_model::{DefaultAction, MeshNamespace, Peer, Stage};
 
 /// What of the command line of interception says which ports it leaves alone.
 const SKIP: &str = "--skip-inbound-ports=";
 
-pub(super) fn namespace(namespace: &Namespace) -> Option<MeshNamespace> {
+pub(super) fn namespace(namespace: &Namespace, default: DefaultAction) -> Option<MeshNamespace> {
     // What is no stage is said where routes are translated; nobody is cut off by it.
     let stage = match weft_crds::Stage::of(namespace.metadata.labels.as_ref()?).ok()?? {
         weft_crds::Stage::Observe => Stage::Observe,
@@ -22,6 +23,24 @@ pub(super) fn namespace(namespace: &Namespace) -> Option<MeshNamespace> {
     Some(MeshNamespace {
         key: namespace.metadata.name.as_deref()?.into(),
         stage,
+        default_action: default_action(namespace, default),
+    })
+}
+
+/// What becomes of what comes to the workloads of a namespace and no policy decides. Whoever has written something that is not
+/// understood has wanted something else than everything.
+fn default_action(namespace: &Namespace, default: DefaultAction) -> DefaultAction {
+    let annotations = namespace.metadata.annotations.as_ref();
+    let Some(text) = annotations.and_then(|annotations| annotations.get(DEFAULT_ACTION_ANNOTATION)) else {
+        return default;
+    };
+    DefaultAction::parse(text).unwrap_or_else(|| {
+        let name = namespace.metadata.name.as_deref().unwrap_or_default();
+        tracing::warn!(
+            namespace = name,
+            "{text:?} is no value of {DEFAULT_ACTION_ANNOTATION}: use allow, authenticated or deny; until then it is deny"
+        );
+        DefaultAction::Deny
     })
 }
 
@@ -46,10 +65,7 @@ pub(super) fn peer(pod: &Pod) -> Option<Peer> {
         key: format!("{namespace}/{name}").into(),
         addresses,
         namespace: namespace.into(),
-        account: spec
-            .service_account_name
-            .clone()
-            .unwrap_or_else(|| "default".to_owned()),
+        account: account(spec),
         direct_ports: direct_ports(init),
         probe_ports: probe_ports(spec.containers.iter().chain(init)),
         asks_only: false,
@@ -63,6 +79,12 @@ pub(super) fn gateway(pod: &Pod) -> Option<Peer> {
         asks_only: true,
         ..peer(pod)?
     })
+}
+
+/// The service account as which a pod runs.
+pub(super) fn account(spec: &PodSpec) -> String {
+    let account = spec.service_account_name.clone();
+    account.unwrap_or_else(|| "default".to_owned())
 }
 
 /// The ports that interception leaves alone, as it was told.
@@ -93,7 +115,7 @@ fn probe_ports<'a>(containers: impl Iterator<Item = &'a Container>) -> Vec<u16> 
     found.into_iter().collect()
 }
 
-fn probe_port(probe: &Probe, container: &Container) -> Option<u16> {
+pub(super) fn probe_port(probe: &Probe, container: &Container) -> Option<u16> {
     let port = match (&probe.http_get, &probe.tcp_socket, &probe.grpc) {
         (Some(http), _, _) => &http.port,
         (_, Some(tcp), _) => &tcp.port,
@@ -137,6 +159,20 @@ mod tests {
         });
         more(&mut pod);
         peer(&serde_json::from_value(pod).expect("a pod"))
+    }
+
+    #[test]
+    fn what_no_policy_decides_is_as_the_namespace_says() {
+        let of = |annotation: Option<&str>| {
+            let annotations = annotation.map(|text| json!({DEFAULT_ACTION_ANNOTATION: text}));
+            let namespace = json!({"metadata": {"name": "shop", "labels": {"weft.dev/mesh": "secure"}, "annotations": annotations}});
+            let namespace = serde_json::from_value(namespace).expect("a namespace");
+            super::namespace(&namespace, DefaultAction::Authenticated).map(|found| found.default_action)
+        };
+        assert_eq!(of(None), Some(DefaultAction::Authenticated));
+        assert_eq!(of(Some("allow")), Some(DefaultAction::Allow));
+        assert_eq!(of(Some("deny")), Some(DefaultAction::Deny));
+        assert_eq!(of(Some("Alow")), Some(DefaultAction::Deny));
     }
 
     #[test]

@@ -106,7 +106,13 @@ impl Configuration {
                 Change::Upsert(Resource::L4Route(route)) => Ok(self.put_l4_route(route)),
                 Change::Upsert(Resource::Frontend(frontend)) => self.put_frontend(frontend),
                 // Of these the mesh takes care: see `Mesh::apply`.
-                Change::Upsert(Resource::MeshNamespace(_) | Resource::Peer(_) | Resource::MeshService(_)) => Ok(false),
+                Change::Upsert(
+                    Resource::Member(_)
+                    | Resource::Authorization(_)
+                    | Resource::MeshNamespace(_)
+                    | Resource::Peer(_)
+                    | Resource::MeshService(_),
+                ) => Ok(false),
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
             match done {
@@ -185,7 +191,9 @@ impl Configuration {
             Key::Listener(key) => self.remove_listener(key),
             Key::L4Route(key) => self.remove_l4_route(key),
             Key::Frontend(key) => self.remove_frontend(key),
-            Key::MeshNamespace(_) | Key::Peer(_) | Key::MeshService(_) => false,
+            Key::Member(_) | Key::Authorization(_) | Key::MeshNamespace(_) | Key::Peer(_) | Key::MeshService(_) => {
+                false
+            }
         }
     }
 

@@ -35,6 +35,7 @@ pub use frontend::FrontendEntry;
 pub use l4::L4Rule;
 pub(crate) use names::Named;
 pub use names::Resolution;
+pub(crate) use pattern::Pattern;
 pub use port::{Flow, Found, Match, Port};
 pub use rule::{BackendEntry, Rule, Target};
 pub use snapshot::{Endpoint, Place, ServiceEntry, ServiceId, Snapshot};

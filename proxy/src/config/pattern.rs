@@ -9,7 +9,7 @@ const PROGRAM: usize = 1024 * 1024;
 
 /// A regular expression over a whole value. Time is linear in the value, whatever the expression.
 #[derive(Debug)]
-pub(super) struct Pattern(Engine);
+pub(crate) struct Pattern(Engine);
 
 #[derive(Debug)]
 enum Engine {
@@ -21,7 +21,7 @@ enum Engine {
 
 impl Pattern {
     /// Compiles the text. Classes such as `\d` and `.` mean ASCII and bytes, which is what paths and fields are made of.
-    pub(super) fn new(text: &str) -> Result<Self, String> {
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
         let syntax = syntax::Config::new().unicode(false).utf8(false);
         // On its own first: a stray parenthesis must not close the group it is put into.
         if let Err(error) = syntax::parse_with(text, &syntax) {
@@ -54,7 +54,7 @@ impl Pattern {
     }
 
     /// Whether it describes the whole of `value`.
-    pub(super) fn matches(&self, value: &[u8]) -> bool {
+    pub(crate) fn matches(&self, value: &[u8]) -> bool {
         let input = Input::new(value).anchored(Anchored::Yes).earliest(true);
         match &self.0 {
             Engine::Table(table) => matches!(table.try_search_fwd(&input), Ok(Some(_))),

@@ -15,6 +15,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
+    authorization::Guard,
     body::{BodyError, Piece},
     config::Snapshot,
     fields::{Fields, RequestView},
@@ -36,7 +37,7 @@ pub(crate) struct Client {
     pub(crate) port: u16,
     /// Present on a TLS connection; boxed, so that one in clear does not hold the space.
     pub(crate) tls: Option<Box<Tls>>,
-    /// Present where it was on its way to a Service and was turned here.
+    /// Present where it was on its way to a Service, or to the application here, and was turned.
     pub(crate) outbound: Option<Box<Outbound>>,
     /// Where the requests of the port are counted.
     pub(crate) cells: Rc<Cells>,
@@ -77,6 +78,11 @@ impl Client {
     pub(crate) fn destination(&self) -> SocketAddr {
         let here = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port));
         self.outbound.as_ref().map_or(here, |outbound| outbound.address)
+    }
+
+    /// Who it is, where policies decide what it may do.
+    pub(crate) fn guard(&self) -> Option<&Guard> {
+        self.outbound.as_ref().and_then(|outbound| outbound.guard.as_deref())
     }
 
     /// Whether what it sends is still served by routes. If not, its connection ends with the next request.

@@ -76,19 +76,25 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// Reads what the client says. `logged` says whether lines are kept for the log.
-    pub(super) fn client(&mut self, mut bytes: &[u8], heads: &Heads<'_>, logged: bool) -> Result<(), Over> {
-        let begun = &self.begun;
+    /// Reads what the client says, and tells of each request. `logged` says whether lines are kept for the log.
+    pub(super) fn client(
+        &mut self,
+        mut bytes: &[u8],
+        heads: &Heads<'_>,
+        logged: bool,
+        begun: &mut dyn FnMut(&Message),
+    ) -> Result<(), Over> {
+        let other = &self.begun;
         let parse = |message: &mut Message| {
             let so_far = message.rest_unparsed();
-            if !begun.get() && is_preface(so_far) {
+            if !other.get() && is_preface(so_far) {
                 return if so_far.len() >= PREFACE.len() {
                     Err(Over::Http2)
                 } else {
                     Ok(Parse::Partial)
                 };
             }
-            begun.set(true);
+            other.set(true);
             Ok(message.parse_request(&heads.limits)?)
         };
         while !bytes.is_empty() {
@@ -99,6 +105,7 @@ impl Conversation {
                 return Err(Over::Pipelined);
             }
             self.recognised = true;
+            begun(&message);
             self.pending.push_back(Pending {
                 started: Instant::now(),
                 head: message.is_head(),
@@ -304,7 +311,7 @@ pub(crate) fn read(pieces: &[(bool, &[u8])]) -> (Vec<u16>, Result<(), Over>) {
     let mut result = Ok(());
     for (client, bytes) in pieces {
         result = match client {
-            true => conversation.client(bytes, &heads, false),
+            true => conversation.client(bytes, &heads, false, &mut |_| {}),
             false => conversation.server(bytes, &heads, &mut answered),
         };
         if result.is_err() {

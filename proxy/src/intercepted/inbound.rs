@@ -5,7 +5,7 @@
 //! application, also if that is TLS. Nobody waits for that who need not: a server that speaks first is heard first, unless it
 //! is a workload that comes, or nobody else may.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use rustls::server::Accepted;
 use socket2::SockRef;
@@ -14,15 +14,21 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{StartHandshake, server::TlsStream};
+use weft_model::SpiffeId;
 
-use super::{Carried, Direction, Left, book::Destination, carry, open, original, tune};
+use super::{
+    Direction,
+    book::Destination,
+    guarded::{self, Admitted},
+    open, original, tune,
+};
 use crate::{
+    authorization::Guard,
     flag::Flag,
     io::Prefixed,
     l4::{Ended, Story, hello::Partial, relay::abort},
     mesh::{self, Inbound, Mutual},
     traffic::Cells,
-    upstream::BackendStream,
     worker::Worker,
 };
 
@@ -52,42 +58,33 @@ enum Heard {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     client: TcpStream,
     peer: SocketAddr,
     port: u16,
-    cells: &Cells,
-    story: &Story,
-) -> Ended {
-    let direction = Direction::Inbound;
+    cells: Rc<Cells>,
+    story: Rc<Story>,
+) {
     // Boxed, so that a connection does not hold the space for what it is not, or not any more.
-    match Box::pin(admit(worker, client, peer, port, story)).await {
-        Ok((Client::Clear(client), carried)) => {
-            ended(Box::pin(carry(worker, client, carried, direction, cells, story)).await)
+    match Box::pin(admit(worker, client, peer, port, &story)).await {
+        Ok((Client::Clear(client), admitted)) => {
+            Box::pin(guarded::serve(worker, client, admitted, port, cells, story)).await;
         }
-        Ok((Client::Workload(client), carried)) => {
-            ended(Box::pin(carry(worker, client, carried, direction, cells, story)).await)
+        Ok((Client::Workload(client), admitted)) => {
+            Box::pin(guarded::serve(worker, client, admitted, port, cells, story)).await;
         }
-        Err(ended) => ended,
+        Err(ended) => story.close(worker, &ended),
     }
 }
 
-/// What comes is for no routes.
-fn ended<C>(left: Left<C>) -> Ended {
-    match left {
-        Left::Ended(ended) => ended,
-        Left::Requests(..) => Ended::well(),
-    }
-}
-
-/// Lets somebody in, and connects to where it was going.
+/// Lets somebody in. Where no policy decides what may come, where it was going is connected to meanwhile.
 async fn admit(
     worker: &Worker,
     client: TcpStream,
     peer: SocketAddr,
     port: u16,
     story: &Story,
-) -> Result<(Client, Carried), Ended> {
+) -> Result<(Client, Admitted), Ended> {
     // Until it is let in, all it gets is a reset.
     abort(&client);
     let gone = |error: io::Error| Ended::new(Flag::ClientGone, error.to_string());
@@ -99,23 +96,48 @@ async fn admit(
         .book
         .destination(Direction::Inbound, address, worker.coarse_now());
     let wanted = worker.mesh.inbound(address.port());
-    let server = match wanted {
+    let concerned = worker.mesh.protection().concerns(address.port());
+    let mut guard = Guard {
+        client: peer,
+        port: address.port(),
+        identity: None,
+        supposed: match wanted {
+            Inbound::Open => worker.mesh.supposed(peer.ip()),
+            Inbound::Secure | Inbound::Strict => None,
+        },
+        judged: Cell::default(),
+    };
+    let mut server = match wanted {
         // The application need not know of who is not let in.
         Inbound::Strict => None,
+        _ if concerned => None,
         _ => Some(connect(worker, address, &destination).await?),
     };
     let heard = match wanted {
         // Without a certificate nobody can be answered, and everybody may come as it is.
         Inbound::Open if !worker.mesh.can_prove() => Heard::Clear(Vec::new()),
-        Inbound::Secure if !worker.mesh.is_peer(peer.ip()) => hear(&client, server.as_ref()).await.map_err(gone)?,
-        Inbound::Open => hear(&client, server.as_ref()).await.map_err(gone)?,
-        Inbound::Secure | Inbound::Strict => hear(&client, None).await.map_err(gone)?,
+        Inbound::Secure if worker.mesh.is_peer(peer.ip()) => hear(&client, None, PATIENCE).await.map_err(gone)?,
+        Inbound::Strict => hear(&client, None, PATIENCE).await.map_err(gone)?,
+        Inbound::Open | Inbound::Secure if server.is_none() => {
+            match hear(&client, None, guarded::AHEAD).await.map_err(gone)? {
+                Heard::Nothing if guarded::is_hidden(worker, &guard) => {
+                    hear(&client, None, PATIENCE).await.map_err(gone)?
+                }
+                Heard::Nothing => {
+                    server = Some(connect(worker, address, &destination).await?);
+                    hear(&client, server.as_ref(), PATIENCE).await.map_err(gone)?
+                }
+                heard => heard,
+            }
+        }
+        Inbound::Open | Inbound::Secure => hear(&client, server.as_ref(), PATIENCE).await.map_err(gone)?,
     };
     let (client, first) = match heard {
         Heard::Workload(accepted, rest) => {
-            let client = shake(worker, client, *accepted, rest, story).await.inspect_err(|_| {
+            let (client, identity) = shake(worker, client, *accepted, rest, story).await.inspect_err(|_| {
                 worker.count_connections(|stats| stats.handshakes_failed += 1);
             })?;
+            guard.identity = Some(identity);
             worker.count_connections(|stats| stats.mutual_inbound += 1);
             (Client::Workload(client), Vec::new())
         }
@@ -127,25 +149,21 @@ async fn admit(
         Heard::Clear(first) => (Client::Clear(admitted(client)?), first),
         Heard::Nothing => (Client::Clear(admitted(client)?), Vec::new()),
     };
-    let server = match server {
-        Some(server) => server,
-        None => connect(worker, address, &destination).await?,
-    };
-    let clear = match &client {
-        Client::Clear(_) => Some(worker.clears.connected(address.port())),
-        Client::Workload(_) => None,
-    };
-    let carried = Carried {
-        server: BackendStream::Plain(server),
+    let admitted = Admitted {
+        address,
+        destination,
+        guard,
         first,
-        destination: Destination::open(destination),
-        load: None,
-        clear,
+        server,
     };
-    Ok((client, carried))
+    Ok((client, admitted))
 }
 
-async fn connect(worker: &Worker, address: SocketAddr, destination: &Destination) -> Result<TcpStream, Ended> {
+pub(super) async fn connect(
+    worker: &Worker,
+    address: SocketAddr,
+    destination: &Destination,
+) -> Result<TcpStream, Ended> {
     open(worker, address).await.map_err(|error| {
         destination.failed();
         Ended::new(Flag::ConnectFailed, error.to_string())
@@ -160,8 +178,8 @@ fn admitted(client: TcpStream) -> Result<TcpStream, Ended> {
 }
 
 /// Hears what a client says first. If there is a `server`, that may speak before it; if there is none, it is not waited for
-/// longer than a moment.
-async fn hear(client: &TcpStream, server: Option<&TcpStream>) -> io::Result<Heard> {
+/// longer than `patience`.
+async fn hear(client: &TcpStream, server: Option<&TcpStream>, patience: Duration) -> io::Result<Heard> {
     match server {
         Some(server) => tokio::select! {
             biased;
@@ -169,7 +187,7 @@ async fn hear(client: &TcpStream, server: Option<&TcpStream>) -> io::Result<Hear
             // That it has failed is for the client to know too.
             _ = server.readable() => return Ok(Heard::Clear(Vec::new())),
         },
-        None => match timeout(PATIENCE, client.readable()).await {
+        None => match timeout(patience, client.readable()).await {
             Ok(readable) => readable?,
             Err(_) => return Ok(Heard::Nothing),
         },
@@ -208,7 +226,7 @@ async fn shake(
     accepted: Accepted,
     rest: Vec<u8>,
     story: &Story,
-) -> Result<FromWorkload, Ended> {
+) -> Result<(FromWorkload, SpiffeId), Ended> {
     let refused = |why: String| Ended::new(Flag::Refused, format!("a workload of the mesh is not let in: {why}"));
     let unready = || refused("this workload has no certificate yet: is the operator reached?".to_owned());
     let credentials = worker.mesh.ready(mesh::PATIENCE).await.ok_or_else(unready)?;
@@ -227,9 +245,8 @@ async fn shake(
         .map_err(|error| refused(error.to_string()))?;
     tracing::debug!(peer = %peer.id, serial = %peer.serial(), "a workload has proven who it is");
     story.peer.replace(peer.id.to_string());
+    let identity = peer.id.clone();
     let connected = worker.peers.connected(&worker.mesh, credentials.generation, peer);
-    Ok(Mutual::new(
-        stream,
-        connected.map_err(|error| refused(error.to_string()))?,
-    ))
+    let connected = connected.map_err(|error| refused(error.to_string()))?;
+    Ok((Mutual::new(stream, connected), identity))
 }

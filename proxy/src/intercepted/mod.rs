@@ -4,9 +4,11 @@
 //!
 //! The original destination decides where a connection goes, never what it says of itself.
 
+mod alarm;
 mod book;
 mod clear;
 pub(crate) mod first;
+mod guarded;
 pub(crate) mod http1;
 mod inbound;
 mod observer;
@@ -28,6 +30,7 @@ use tokio::net::TcpStream;
 
 pub use self::outbound::Outcome;
 pub(crate) use self::{
+    alarm::{Alarms, barred},
     book::{Book, Seen},
     clear::Clears,
     outbound::Outbound,
@@ -38,6 +41,7 @@ use self::{
     observer::{Observer, Side, Unseen},
 };
 use crate::{
+    authorization::Guard,
     balance::InFlight,
     body::{BodyError, Broken},
     copy::{Next, Watched, copy, watch},
@@ -166,6 +170,8 @@ struct Carried {
     load: Option<InFlight>,
     /// That it came in clear, if it came.
     clear: Option<Rc<Clear>>,
+    /// Who it is, where it goes to the application here.
+    guard: Option<Rc<Guard>>,
 }
 
 /// Serves a connection to its end.
@@ -179,8 +185,7 @@ pub(crate) async fn serve(
 ) {
     let story = Story::new(peer, port, "TCP");
     if direction == Direction::Inbound {
-        let ended = Box::pin(inbound::serve(&worker, client, peer, port, &cells, &story)).await;
-        return story.close(&worker, &ended);
+        return Box::pin(inbound::serve(&worker, client, peer, port, cells, story)).await;
     }
     // Boxed, here and below, so that a connection does not hold the space for what it is not, or not any more.
     let (client, outbound, first) = match Box::pin(way(&worker, &client, port, direction, &story)).await {
@@ -247,6 +252,7 @@ async fn onward(
                 destination: Destination::open(destination),
                 load: None,
                 clear: None,
+                guard: None,
             }))
         }
         Err(error) => {
@@ -285,7 +291,8 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 enum Left<C> {
     /// Nothing.
     Ended(Ended),
-    /// The client's part, whose Service has got routes: from here on its requests go by these, this one first.
+    /// The client's part: its Service has got routes, or the application here policies. From here on its requests go by these,
+    /// this one first.
     Requests(C, Outbound, Vec<u8>),
 }
 
@@ -305,8 +312,9 @@ async fn carry<C: Stream>(
         destination,
         load,
         clear,
+        guard,
     } = carried;
-    let observer = Observer::new(worker, direction, port, &destination, story);
+    let observer = Observer::new(worker, direction, port, &destination, story, guard.as_deref());
     let client = Shared::new(client);
     let ended = copy_both(worker, &client, first, server, &observer, clear.as_deref(), story).await;
     drop(load);
@@ -318,8 +326,14 @@ async fn carry<C: Stream>(
     destination.moved(story);
     match (taken, story.endpoint.get()) {
         (Some(first), Some(address)) => {
-            worker.book.routed(Outcome::Http);
-            Left::Requests(client.into_inner(), Outbound::new(address, destination), first)
+            let requests = match guard {
+                Some(guard) => Outbound::guarded(address, destination, guard),
+                None => {
+                    worker.book.routed(Outcome::Http);
+                    Outbound::new(address, destination)
+                }
+            };
+            Left::Requests(client.into_inner(), requests, first)
         }
         _ => Left::Ended(ended),
     }
@@ -340,6 +354,9 @@ async fn copy_both<C: Stream>(
     let up = pin!(async {
         if !first.is_empty() {
             observer.see(Side::Client, &first);
+            if observer.is_denied() {
+                return std::future::pending().await;
+            }
             server.write_all(&first).await.map_err(Broken::client)?;
             story.received.set(first.len() as u64);
         }
@@ -359,6 +376,11 @@ async fn copy_both<C: Stream>(
     poll_fn(|cx| {
         if let Poll::Ready(ended) = both.as_mut().poll(cx) {
             return Poll::Ready(Err(ended));
+        }
+        if let Some(reason) = observer.denied(cx) {
+            client.tcp(abort);
+            server.tcp(abort);
+            return Poll::Ready(Err(Ended::new(Flag::PolicyDenied, reason)));
         }
         if let Some(request) = observer.taken() {
             return Poll::Ready(Ok(request));
@@ -419,8 +441,11 @@ async fn one_way<A: Stream, B: Stream>(
             Unseen::Next(_) | Unseen::Nothing => {
                 let next = |bytes: &[u8]| match side {
                     Side::Client if observer.takes_over(bytes) => Next::Hold,
-                    _ if observer.see(side, bytes) => Next::Last,
-                    _ => Next::More,
+                    _ => match observer.see(side, bytes) {
+                        _ if observer.is_denied() => Next::Hold,
+                        true => Next::Last,
+                        false => Next::More,
+                    },
                 };
                 match watch(worker, from, to, moved, watchdog, next).await? {
                     Watched::Ended => break,
@@ -474,6 +499,7 @@ mod tests {
             destination: destination(),
             load: None,
             clear: None,
+            guard: None,
         };
         let story = Story::new(address, 15001, "TCP");
         let carrying = carry(&worker, connect().await, carried, Direction::Outbound, &cells, &story);

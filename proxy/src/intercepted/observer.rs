@@ -2,6 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
+    rc::Rc,
+    task::Context,
     time::Instant,
 };
 
@@ -9,13 +11,16 @@ use weft_model::ListenerProtocol;
 
 use super::{
     Direction, Protocol,
+    alarm::Alarm,
     book::Destination,
     http1::{Conversation, Heads, Over, Pending},
 };
 use crate::{
+    authorization::Guard,
     config::Snapshot,
+    fields::RequestView,
     flag::Flag,
-    h1::{Limits, Refusal},
+    h1::{Limits, Message, Refusal},
     l4::{
         Ended, Story,
         hello::{Partial, sni},
@@ -61,6 +66,14 @@ pub(super) struct Observer<'a> {
     /// The configuration by which it was last looked whether there are routes.
     generation: Cell<u64>,
     taken: Cell<Option<Vec<u8>>>,
+    /// Who the client is, where policies decide what it may do.
+    guard: Option<&'a Guard>,
+    alarm: Option<Rc<Alarm>>,
+    /// The policies by which it was last looked.
+    protection: Cell<u64>,
+    /// What is spoken, once that is known.
+    spoken: Cell<Option<Protocol>>,
+    denied: RefCell<Option<String>>,
 }
 
 enum State {
@@ -81,8 +94,14 @@ impl<'a> Observer<'a> {
         port: &'a Cells,
         destination: &'a Destination,
         story: &'a Story,
+        guard: Option<&'a Guard>,
     ) -> Self {
         Self {
+            guard,
+            alarm: guard.map(|_| worker.alarms.set()),
+            protection: Cell::new(guard.map_or(0, |guard| guard.judged.get())),
+            spoken: Cell::new(None),
+            denied: RefCell::default(),
             worker,
             direction,
             port,
@@ -101,14 +120,21 @@ impl<'a> Observer<'a> {
     /// said before has been answered and the answers have gone over. Says whether it has.
     pub(super) fn takes_over(&self, bytes: &[u8]) -> bool {
         let snapshot = self.worker.snapshot();
-        if self.direction != Direction::Outbound || self.generation.get() == snapshot.generation {
+        let due = match self.guard {
+            Some(guard) => {
+                let protection = self.worker.mesh.protection();
+                protection.enforced && protection.concerns(guard.port)
+            }
+            None => self.direction == Direction::Outbound && self.generation.get() != snapshot.generation,
+        };
+        if !due {
             return false;
         }
         if self.ended.get() || !self.rests() {
             return false;
         }
         self.generation.set(snapshot.generation);
-        let takes = self.destination_has_routes(&snapshot);
+        let takes = self.guard.is_some() || self.destination_has_routes(&snapshot);
         if takes {
             self.taken.set(Some(bytes.to_vec()));
         }
@@ -122,6 +148,45 @@ impl<'a> Observer<'a> {
             _ => false,
         };
         between && self.heard.get() == self.story.sent.get()
+    }
+
+    /// Why the connection may not go on, if it may not: for what the client has just said, or since there are other policies.
+    /// Whoever polls is woken when it is to be asked again.
+    pub(super) fn denied(&self, cx: &Context<'_>) -> Option<String> {
+        let (Some(guard), Some(alarm)) = (self.guard, &self.alarm) else {
+            return None;
+        };
+        alarm.wake(cx);
+        let mut denied = self.denied.borrow_mut();
+        if denied.is_none() {
+            *denied = self.looked_at_anew(guard);
+        }
+        denied.take()
+    }
+
+    /// Whether it is to end, and nothing more is to go over.
+    pub(super) fn is_denied(&self) -> bool {
+        self.denied.borrow().is_some()
+    }
+
+    fn looked_at_anew(&self, guard: &Guard) -> Option<String> {
+        let protection = self.worker.mesh.protection();
+        let same = self.protection.replace(protection.generation) == protection.generation;
+        if same || !protection.enforced || !protection.concerns(guard.port) {
+            return None;
+        }
+        let all = protection.allows_all(guard);
+        match (&*self.state.borrow(), self.spoken.get()) {
+            _ if all => None,
+            // Its next request is asked about.
+            (State::Http(conversation), _) if conversation.recognised => None,
+            (State::Blind, Some(Protocol::Tls | Protocol::Opaque | Protocol::ServerFirst)) => {
+                guard.opaque(&self.worker.mesh).err()
+            }
+            _ => Some(
+                "policies are for its requests, which cannot be told apart since it was open before them".to_owned(),
+            ),
+        }
     }
 
     /// What was taken over.
@@ -199,8 +264,26 @@ impl<'a> Observer<'a> {
             },
         };
         match side {
-            Side::Client => conversation.client(bytes, &heads, self.worker.log.is_some()),
+            Side::Client => {
+                let mut begun = |message: &Message| self.begun(message);
+                conversation.client(bytes, &heads, self.worker.log.is_some(), &mut begun)
+            }
             Side::Server => conversation.server(bytes, &heads, &mut |pending| self.answered(&pending)),
+        }
+    }
+
+    /// Asks about a request.
+    fn begun(&self, message: &Message) {
+        let Some(guard) = self.guard else { return };
+        let view = RequestView {
+            method: message.method(),
+            host: message.host(),
+            path: message.path(),
+            query: message.query(),
+            fields: message,
+        };
+        if let Err(reason) = guard.request(&self.worker.mesh, &view) {
+            self.denied.replace(Some(reason));
         }
     }
 
@@ -265,6 +348,7 @@ impl<'a> Observer<'a> {
     /// Counts what the connection speaks, once.
     fn decide(&self, protocol: Protocol) {
         if !self.decided.replace(true) {
+            self.spoken.set(Some(protocol));
             self.story.protocol.set(protocol.logged());
             self.worker.book.decided(self.direction, protocol);
         }

@@ -12,10 +12,11 @@ use super::{
     onward, open,
 };
 use crate::{
+    authorization::Guard,
     config::{FrontendEntry, Rule, ServiceEntry, Snapshot},
     downstream::{Client, h1, h2},
     flag::Flag,
-    io::Prefixed,
+    io::{Prefixed, Stream},
     l4::{
         Ended, Story,
         backend::{self, Security},
@@ -77,6 +78,8 @@ pub(crate) struct Outbound {
     /// An address of a Service that had routes for requests when the client connected.
     pub(crate) address: SocketAddr,
     destination: Open,
+    /// Present where it was going to the application here: policies decide on each request, and no routes are for it.
+    pub(crate) guard: Option<Rc<Guard>>,
     /// Where requests go once there are no routes any more.
     direct: OnceCell<Option<Box<Direct>>>,
 }
@@ -92,19 +95,31 @@ impl Outbound {
         Self {
             address,
             destination,
+            guard: None,
             direct: OnceCell::new(),
+        }
+    }
+
+    /// One that was going to the application here.
+    pub(super) fn guarded(address: SocketAddr, destination: Open, guard: Rc<Guard>) -> Self {
+        Self {
+            guard: Some(guard),
+            ..Self::new(address, destination)
         }
     }
 
     /// The routes for its requests.
     pub(crate) fn frontend<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<FrontendEntry>> {
+        if self.guard.is_some() {
+            return None;
+        }
         let frontend = snapshot.frontend(self.address);
         frontend.filter(|frontend| frontend.protocol() == ListenerProtocol::Http)
     }
 
-    /// Whether there are still routes for its requests.
+    /// Whether there are still routes for its requests, or they need none.
     pub(crate) fn is_routed(&self, snapshot: &Snapshot) -> bool {
-        self.frontend(snapshot).is_some()
+        self.guard.is_some() || self.frontend(snapshot).is_some()
     }
 
     /// Counts a request.
@@ -229,11 +244,12 @@ async fn by_rule(
         destination: Destination::open(destination),
         load: Some(load),
         clear: None,
+        guard: None,
     }))
 }
 
 /// Serves requests, of which some bytes have been read, as their Service's routes say.
-pub(super) async fn requests(worker: &Rc<Worker>, client: Client, stream: TcpStream, first: Vec<u8>) {
+pub(super) async fn requests<S: Stream>(worker: &Rc<Worker>, client: Client, stream: S, first: Vec<u8>) {
     let mut message = worker.messages.take();
     let mut rest = &first[..];
     while !rest.is_empty() {

@@ -21,7 +21,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::server::Accepted;
 use tokio::sync::watch;
-use weft_model::{Change, MeshTrust, NamespaceKey, Resource, WorkloadKey};
+use weft_model::{Change, Key, MeshTrust, NamespaceKey, Rejected, Resource, SpiffeId, WorkloadKey};
 
 use self::workloads::Workloads;
 pub(crate) use self::{
@@ -36,6 +36,7 @@ pub use self::{
     credentials::{Identity, MeshError},
     trust::{PeerError, Trust},
 };
+use crate::authorization::{Policies, Protection, Verdict};
 
 /// A workload that has just started waits so long for its certificate before it gives up a connection that needs one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -55,6 +56,9 @@ pub struct Mesh {
     /// The generation in use, for those that wait for another.
     told: watch::Sender<u64>,
     workloads: ArcSwap<Workloads>,
+    policies: Mutex<Policies>,
+    /// What protects the pod, as the policies and the stage of its namespace say.
+    protection: ArcSwap<Protection>,
     /// The pod that this is beside.
     own: OnceLock<(NamespaceKey, WorkloadKey)>,
 }
@@ -116,20 +120,49 @@ impl Mesh {
         self.own.get().map(|(_, pod)| pod)
     }
 
-    /// Puts in use what is said of workloads and namespaces; returns what is said of other things.
-    pub(crate) fn apply(&self, changes: Vec<Change>) -> Vec<Change> {
-        let (own, others): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(Workloads::is_of);
-        if !own.is_empty() {
-            let mut workloads = Workloads::clone(&self.workloads.load());
-            own.into_iter().for_each(|change| workloads.apply(change));
-            self.workloads.store(Arc::new(workloads));
+    /// Puts in use what is said of workloads, namespaces and policies; returns what is said of other things, and what is not
+    /// understood. Policies come first, so that no stage is in use before them.
+    pub(crate) fn apply(&self, changes: Vec<Change>) -> (Vec<Change>, Vec<Rejected>) {
+        let (of_policies, others): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(Policies::is_of);
+        let (own, others): (Vec<Change>, Vec<Change>) = others.into_iter().partition(Workloads::is_of);
+        let (mut rejected, mut protects) = (Vec::new(), !of_policies.is_empty());
+        let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in of_policies {
+            rejected.extend(policies.apply(change).err());
         }
-        others
+        let before = self.workloads.load();
+        let mut workloads = Workloads::clone(&before);
+        for change in own {
+            protects |= matches!(
+                &change,
+                Change::Upsert(Resource::MeshNamespace(_)) | Change::Remove(Key::MeshNamespace(_))
+            );
+            workloads.apply(change);
+        }
+        if let Some((namespace, pod)) = self.own.get().filter(|_| protects) {
+            let (stage, default) = workloads.stage(namespace);
+            self.protection.store(Arc::new(policies.protect(pod, stage, default)));
+        }
+        self.workloads.store(Arc::new(workloads));
+        (others, rejected)
     }
 
-    /// What was said of workloads and namespaces.
+    /// What was said of workloads, namespaces and policies.
     pub(crate) fn resources(&self) -> Vec<Resource> {
-        self.workloads.load().resources().collect()
+        let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let workloads = self.workloads.load();
+        policies.resources().chain(workloads.resources()).collect()
+    }
+
+    /// What protects the pod now.
+    pub(crate) fn protection(&self) -> arc_swap::Guard<Arc<Protection>> {
+        self.protection.load()
+    }
+
+    /// What policies have decided so far.
+    pub(crate) fn decided(&self) -> Vec<(String, [(Verdict, u64); 4])> {
+        let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        policies.counted()
     }
 
     /// How somebody has to come to a port of the pod.
@@ -143,6 +176,13 @@ impl Mesh {
     /// Whether it is a workload of the mesh that comes from an address.
     pub(crate) fn is_peer(&self, address: IpAddr) -> bool {
         self.workloads.load().is_peer(address)
+    }
+
+    /// Who would come from an address if it were to prove it.
+    pub(crate) fn supposed(&self, address: IpAddr) -> Option<SpiffeId> {
+        let credentials = self.now.load();
+        let domain = &credentials.trust.as_ref()?.source().trust_domain;
+        self.workloads.load().supposed(address, domain)
     }
 
     /// Whether this workload can prove who it is.

@@ -8,7 +8,8 @@ use std::{
 };
 
 use weft_model::{
-    Change, Key, MeshService, NamespaceKey, Peer, Resource, ServiceKey, SpiffeId, Stage, TrustDomain, WorkloadKey,
+    Change, DefaultAction, Key, MeshNamespace, MeshService, NamespaceKey, Peer, Resource, ServiceKey, SpiffeId, Stage,
+    TrustDomain, WorkloadKey,
 };
 
 /// The workloads of the mesh. A change makes another, which shares what has not changed.
@@ -16,7 +17,7 @@ use weft_model::{
 pub(crate) struct Workloads {
     peers: HashMap<WorkloadKey, Arc<Peer>>,
     at: HashMap<IpAddr, Arc<Peer>>,
-    stages: HashMap<NamespaceKey, Stage>,
+    namespaces: HashMap<NamespaceKey, Arc<MeshNamespace>>,
     services: HashMap<ServiceKey, Arc<MeshService>>,
     by: HashMap<SocketAddr, Arc<MeshService>>,
 }
@@ -78,9 +79,9 @@ impl Workloads {
             }
             Change::Remove(Key::Peer(key)) => self.remove(&key),
             Change::Upsert(Resource::MeshNamespace(namespace)) => {
-                self.stages.insert(namespace.key.clone(), namespace.stage);
+                self.namespaces.insert(namespace.key.clone(), namespace);
             }
-            Change::Remove(Key::MeshNamespace(key)) => drop(self.stages.remove(&key)),
+            Change::Remove(Key::MeshNamespace(key)) => drop(self.namespaces.remove(&key)),
             Change::Upsert(Resource::MeshService(service)) => {
                 self.remove_service(&service.key);
                 for address in places(&service) {
@@ -114,20 +115,17 @@ impl Workloads {
 
     /// As they were told.
     pub(crate) fn resources(&self) -> impl Iterator<Item = Resource> {
-        let namespaces = self.stages.iter().map(|(key, stage)| {
-            Resource::MeshNamespace(Arc::new(weft_model::MeshNamespace {
-                key: key.clone(),
-                stage: *stage,
-            }))
-        });
+        let namespaces = self.namespaces.values().cloned().map(Resource::MeshNamespace);
         let services = self.services.values().cloned().map(Resource::MeshService);
         namespaces
             .chain(self.peers.values().cloned().map(Resource::Peer))
             .chain(services)
     }
 
-    fn stage(&self, namespace: &NamespaceKey) -> Stage {
-        self.stages.get(namespace).copied().unwrap_or_default()
+    /// How far a namespace is, and what becomes there of what no policy decides.
+    pub(super) fn stage(&self, namespace: &NamespaceKey) -> (Stage, DefaultAction) {
+        let known = self.namespaces.get(namespace);
+        known.map_or_else(Default::default, |known| (known.stage, known.default_action))
     }
 
     /// Who has to prove at an address and port that it is there; none where nobody has to. Behind the address of a Service that
@@ -161,12 +159,18 @@ impl Workloads {
     fn peer(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
         let peer = self.at.get(&to.ip())?;
         let direct = peer.asks_only || peer.direct_ports.contains(&to.port());
-        (!direct && self.stage(&peer.namespace) >= Stage::Secure).then_some(peer)
+        (!direct && self.stage(&peer.namespace).0 >= Stage::Secure).then_some(peer)
     }
 
     /// Whether it is a workload of the mesh that comes from an address.
     pub(crate) fn is_peer(&self, address: IpAddr) -> bool {
         self.at.contains_key(&address.to_canonical())
+    }
+
+    /// Who comes from an address if it can be believed; nobody has proven anything by it.
+    pub(crate) fn supposed(&self, address: IpAddr, domain: &TrustDomain) -> Option<SpiffeId> {
+        let peer = self.at.get(&address.to_canonical())?;
+        SpiffeId::of(domain, peer.namespace.as_str(), &peer.account).ok()
     }
 
     /// How somebody has to come to a port of a pod.
@@ -175,7 +179,7 @@ impl Workloads {
             let own = self.peers.get(own);
             own.is_some_and(|own| own.probe_ports.contains(&port))
         };
-        match self.stage(namespace) {
+        match self.stage(namespace).0 {
             Stage::Observe => Inbound::Open,
             Stage::Strict if !probed() => Inbound::Strict,
             Stage::Secure | Stage::Strict => Inbound::Secure,
@@ -192,8 +196,6 @@ fn places(service: &MeshService) -> impl Iterator<Item = SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::MeshNamespace;
-
     use super::*;
 
     fn peer(name: &str, address: [u8; 4]) -> Peer {
@@ -216,6 +218,7 @@ mod tests {
         let namespace = MeshNamespace {
             key: "shop".into(),
             stage,
+            default_action: weft_model::DefaultAction::default(),
         };
         workloads.apply(Change::Upsert(Resource::MeshNamespace(Arc::new(namespace))));
     }

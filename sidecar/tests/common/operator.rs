@@ -24,7 +24,7 @@ const PORT: u16 = 15010;
 
 /// An operator in a network of its own.
 pub struct Operator {
-    runtime: Runtime,
+    pub runtime: Runtime,
     network: Namespace,
     ip: String,
     shared: Arc<Shared>,
@@ -211,6 +211,7 @@ impl Operator {
         self.tell(Resource::MeshNamespace(Arc::new(MeshNamespace {
             key: namespace.into(),
             stage,
+            default_action: weft_model::DefaultAction::default(),
         })));
     }
 

@@ -1,0 +1,321 @@
+//! Who may do what in the pod that this is beside: policies as the operator tells them, merged for this pod, and asked about each
+//! request, and about each connection that carries something else.
+//!
+//! While the namespace is in `observe`, all of it is only counted and written down.
+
+mod path;
+mod policies;
+mod policy;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use std::{cell::Cell, fmt, net::SocketAddr, sync::Arc};
+
+use weft_model::{Action, DefaultAction, ProbePath, SpiffeId, Stage};
+
+use self::tally::Tally;
+pub use self::tally::Verdict;
+pub(crate) use self::{
+    policies::Policies,
+    policy::{Doing, Policy, Request, Who},
+};
+use crate::{
+    fields::{Fields, RequestView},
+    mesh::{Inbound, Mesh},
+};
+
+/// All that protects the pod. A change makes another.
+#[derive(Default)]
+pub(crate) struct Protection {
+    /// Another one has another.
+    pub(crate) generation: u64,
+    /// Whether what is denied is kept out, or only told of.
+    pub(crate) enforced: bool,
+    default: DefaultAction,
+    default_tally: Arc<Tally>,
+    /// Those that protect it, those that deny first.
+    selected: Box<[Selected]>,
+    probes: Box<[ProbePath]>,
+}
+
+/// A policy that protects the pod, or some of its ports.
+struct Selected {
+    policy: Arc<Policy>,
+    ports: Option<Box<[u16]>>,
+}
+
+/// What came of asking all policies.
+#[derive(Clone, Copy)]
+enum Ruling<'p> {
+    /// It is the kubelet, which looks whether the pod lives.
+    Probe,
+    AllowedBy(&'p Policy),
+    AllowedByDefault,
+    DeniedBy(&'p Policy),
+    /// There are policies that allow, and none of them allows this.
+    Unlisted,
+    DeniedByDefault,
+}
+
+impl Ruling<'_> {
+    fn denies(self) -> bool {
+        matches!(self, Self::DeniedBy(_) | Self::Unlisted | Self::DeniedByDefault)
+    }
+}
+
+/// Who is on a connection: what does not change while it is open.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    pub(crate) client: SocketAddr,
+    pub(crate) port: u16,
+    /// Who it has proven to be.
+    pub(crate) identity: Option<SpiffeId>,
+    /// Who it would prove to be if the namespace were further than `observe`, where nobody proves anything.
+    pub(crate) supposed: Option<SpiffeId>,
+    /// The generation of the policies by which its connection was let in.
+    pub(crate) judged: Cell<u64>,
+}
+
+impl Guard {
+    fn who(&self, enforced: bool) -> Who<'_> {
+        let supposed = self.supposed.as_ref().filter(|_| !enforced);
+        Who {
+            port: self.port,
+            identity: self.identity.as_ref().or(supposed),
+        }
+    }
+
+    /// Who it has proven to be, as text; empty if it has not.
+    pub(crate) fn peer(&self) -> &str {
+        self.identity.as_ref().map_or("", SpiffeId::as_str)
+    }
+
+    /// Whether a request may pass; if not, why.
+    pub(crate) fn request<F: Fields>(&self, mesh: &Mesh, view: &RequestView<'_, F>) -> Result<(), String> {
+        if self.identity.is_none() && mesh.inbound(self.port) == Inbound::Strict {
+            return Err("it has not proven who it is, and the namespace is strict by now".to_owned());
+        }
+        let protection = mesh.protection();
+        if !protection.concerns(self.port) {
+            return Ok(());
+        }
+        let request = Request {
+            method: view.method,
+            host: view.host,
+            path: view.path,
+            fields: view.fields,
+        };
+        protection.decide(self, &Doing::Request(&request))
+    }
+
+    /// Whether a connection that carries something else than requests may go on; if not, why.
+    pub(crate) fn opaque(&self, mesh: &Mesh) -> Result<(), String> {
+        mesh.protection().decide(self, &Doing::Opaque)
+    }
+}
+
+impl Protection {
+    /// Whether there is anything to decide of what comes to a port.
+    pub(crate) fn concerns(&self, port: u16) -> bool {
+        !self.default.is_allow() || self.at(port).next().is_some()
+    }
+
+    /// Whether all that somebody might do is allowed, whatever it turns out to be.
+    pub(crate) fn allows_all(&self, guard: &Guard) -> bool {
+        !self.ask(&guard.who(self.enforced), &Doing::Unseen).denies()
+    }
+
+    /// Whether a connection that carries something else than requests would be denied. Nothing is counted.
+    pub(crate) fn denies_opaque(&self, guard: &Guard) -> bool {
+        self.ask(&guard.who(self.enforced), &Doing::Opaque).denies()
+    }
+
+    /// Whether nothing that somebody might do is allowed.
+    pub(crate) fn denies_all(&self, guard: &Guard) -> bool {
+        self.ask(&guard.who(self.enforced), &Doing::Anything).denies()
+    }
+
+    fn at(&self, port: u16) -> impl Iterator<Item = &Policy> {
+        let selected = self.selected.iter();
+        let here = selected.filter(move |selected| selected.ports.as_ref().is_none_or(|ports| ports.contains(&port)));
+        here.map(|selected| &*selected.policy)
+    }
+
+    fn ask(&self, who: &Who<'_>, doing: &Doing<'_>) -> Ruling<'_> {
+        if let Doing::Request(request) = doing
+            && who.identity.is_none()
+            && self.is_probe(who.port, request)
+        {
+            return Ruling::Probe;
+        }
+        let mut listed = false;
+        // Those that deny come first, those that only audit last.
+        for policy in self.at(who.port) {
+            match policy.source.action {
+                Action::Deny if policy.takes(who, doing) => return Ruling::DeniedBy(policy),
+                Action::Allow if policy.takes(who, doing) => return Ruling::AllowedBy(policy),
+                Action::Allow => listed = true,
+                Action::Deny => {}
+                Action::Audit => break,
+            }
+        }
+        match self.default {
+            _ if listed => Ruling::Unlisted,
+            DefaultAction::Allow => Ruling::AllowedByDefault,
+            DefaultAction::Authenticated if who.identity.is_some() => Ruling::AllowedByDefault,
+            DefaultAction::Authenticated | DefaultAction::Deny => Ruling::DeniedByDefault,
+        }
+    }
+
+    fn is_probe(&self, port: u16, request: &Request<'_>) -> bool {
+        let mut probes = self.probes.iter();
+        matches!(request.method, "GET" | "POST") && probes.any(|probe| probe.port == port && probe.path == request.path)
+    }
+
+    /// Asks all policies, counts what they say and writes it down. Returns why it is not to be let in.
+    fn decide(&self, guard: &Guard, doing: &Doing<'_>) -> Result<(), String> {
+        let who = guard.who(self.enforced);
+        if !self.concerns(who.port) {
+            return Ok(());
+        }
+        let audits = self.at(who.port).filter(|policy| policy.source.action == Action::Audit);
+        for policy in audits.filter(|policy| policy.takes(&who, doing)) {
+            policy.tally.count(Verdict::Audited);
+            write(
+                &policy.tally,
+                Verdict::Audited,
+                policy.source.key.as_str(),
+                guard,
+                &who,
+                doing,
+                "a rule of it takes it",
+            );
+        }
+        let ruling = self.ask(&who, doing);
+        match ruling {
+            Ruling::Probe => return Ok(()),
+            Ruling::AllowedBy(policy) => {
+                policy.tally.count(Verdict::Allowed);
+                return Ok(());
+            }
+            Ruling::AllowedByDefault => {
+                self.default_tally.count(Verdict::Allowed);
+                return Ok(());
+            }
+            Ruling::DeniedBy(_) | Ruling::Unlisted | Ruling::DeniedByDefault => {}
+        }
+        let verdict = if self.enforced {
+            Verdict::Denied
+        } else {
+            Verdict::ShadowDenied
+        };
+        let reason = Reason {
+            protection: self,
+            ruling,
+            who,
+        }
+        .to_string();
+        match ruling {
+            Ruling::DeniedBy(policy) => {
+                policy.tally.count(verdict);
+                write(
+                    &policy.tally,
+                    verdict,
+                    policy.source.key.as_str(),
+                    guard,
+                    &who,
+                    doing,
+                    &reason,
+                );
+            }
+            Ruling::Unlisted => {
+                let mut first = true;
+                for policy in self.allowing(who.port) {
+                    policy.tally.count(verdict);
+                    if std::mem::take(&mut first) {
+                        write(
+                            &policy.tally,
+                            verdict,
+                            policy.source.key.as_str(),
+                            guard,
+                            &who,
+                            doing,
+                            &reason,
+                        );
+                    }
+                }
+            }
+            _ => {
+                self.default_tally.count(verdict);
+                write(&self.default_tally, verdict, DEFAULT, guard, &who, doing, &reason);
+            }
+        }
+        if self.enforced { Err(reason) } else { Ok(()) }
+    }
+
+    fn allowing(&self, port: u16) -> impl Iterator<Item = &Policy> {
+        self.at(port).filter(|policy| policy.source.action == Action::Allow)
+    }
+
+    /// Makes what protects a pod of a namespace that is so far.
+    fn of(stage: Stage, default: DefaultAction) -> Self {
+        Self {
+            enforced: stage >= Stage::Secure,
+            default,
+            ..Self::default()
+        }
+    }
+}
+
+/// What stands for the name of a policy where none decides.
+pub(crate) const DEFAULT: &str = "default";
+
+/// Names of policies in a reason, at most.
+const NAMED: usize = 4;
+
+/// Why something is denied.
+struct Reason<'p> {
+    protection: &'p Protection,
+    ruling: Ruling<'p>,
+    who: Who<'p>,
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ruling {
+            Ruling::DeniedBy(policy) => write!(f, "{} denies it", policy.source.key)?,
+            Ruling::Unlisted => {
+                f.write_str("no rule allows it of ")?;
+                let count = self.protection.allowing(self.who.port).count();
+                for (at, policy) in self.protection.allowing(self.who.port).take(NAMED).enumerate() {
+                    write!(f, "{}{}", if at == 0 { "" } else { ", " }, policy.source.key)?;
+                }
+                if count > NAMED {
+                    write!(f, " and {} more", count - NAMED)?;
+                }
+            }
+            _ if self.protection.default == DefaultAction::Authenticated => {
+                f.write_str("no policy allows it, and the namespace lets in only who proves who it is")?;
+            }
+            _ => f.write_str("no policy allows it, and the namespace denies what none does")?,
+        }
+        if self.who.identity.is_none() {
+            f.write_str("; it has not proven who it is")?;
+        }
+        Ok(())
+    }
+}
+
+fn write(tally: &Tally, verdict: Verdict, policy: &str, guard: &Guard, who: &Who<'_>, doing: &Doing<'_>, reason: &str) {
+    if !tally.may_write() {
+        return;
+    }
+    let (method, path) = match doing {
+        Doing::Request(request) => (request.method, request.path),
+        Doing::Opaque | Doing::Unseen | Doing::Anything => ("", ""),
+    };
+    let (verdict, source) = (verdict.as_str(), who.identity.map_or("", SpiffeId::as_str));
+    tracing::info!(policy, verdict, source, client = %guard.client, port = guard.port, method, path, reason,
+        "a policy has decided");
+}

@@ -1,0 +1,88 @@
+//! Connections that are carried to the application here, and that other policies may end: they look anew when there are some.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+};
+
+use crate::{authorization::Guard, mesh::Mesh, worker::Worker};
+
+/// The connections of one worker.
+#[derive(Default)]
+pub(crate) struct Alarms {
+    waiting: RefCell<Vec<Weak<Alarm>>>,
+    generation: Cell<u64>,
+}
+
+/// What wakes one of them.
+#[derive(Default)]
+pub(super) struct Alarm(RefCell<Option<Waker>>);
+
+impl Alarms {
+    /// One for a connection, for as long as it is held.
+    pub(super) fn set(&self) -> Rc<Alarm> {
+        let alarm = Rc::new(Alarm::default());
+        let mut waiting = self.waiting.borrow_mut();
+        // Each time as many have come as there were, those that are gone are forgotten.
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(|alarm| alarm.strong_count() > 0);
+        }
+        waiting.push(Rc::downgrade(&alarm));
+        alarm
+    }
+
+    /// Wakes all if the policies are others than before.
+    pub(crate) fn check(&self, mesh: &Mesh) {
+        let now = mesh.protection().generation;
+        if self.generation.replace(now) == now {
+            return;
+        }
+        for alarm in self.waiting.borrow().iter().filter_map(Weak::upgrade) {
+            if let Some(waker) = alarm.0.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Ends once nothing at all is allowed to somebody any more: for what a request has become that was allowed once.
+pub(crate) async fn barred(worker: &Worker, guard: &Guard) {
+    let alarm = worker.alarms.set();
+    poll_fn(|cx| {
+        alarm.wake(cx);
+        let protection = worker.mesh.protection();
+        if protection.enforced && protection.denies_all(guard) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+impl Alarm {
+    /// Whoever polls is woken when it is time to look.
+    pub(super) fn wake(&self, cx: &Context<'_>) {
+        let mut waiting = self.0.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_are_gone_are_forgotten() {
+        let alarms = Alarms::default();
+        let _kept = alarms.set();
+        for _ in 0..1000 {
+            drop(alarms.set());
+        }
+        assert!(alarms.waiting.borrow().len() < 8);
+    }
+}

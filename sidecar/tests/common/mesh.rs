@@ -1,0 +1,118 @@
+//! Two pods with sidecars that can prove to each other who they are.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
+    sync::Arc,
+};
+
+use socket2::{Domain, Socket, Type};
+use weft_model::{Peer, Resource, Stage};
+
+use super::{Namespace, Network, PATIENCE, POD, PROXY, Sidecar, WORLD, at, eventually, operator::Operator};
+
+/// Somebody without a sidecar.
+const OUTSIDER: &str = "192.0.2.3";
+
+/// A pod `front` that asks, a pod `back` that answers, and their operator.
+pub struct Mesh {
+    pub front: Sidecar,
+    pub back: Sidecar,
+    pub operator: Operator,
+    pub network: Network,
+    /// Where both keep what they go on with.
+    pub state: tempfile::TempDir,
+}
+
+impl Mesh {
+    pub fn new(stage: Stage) -> Self {
+        let network = Network::new();
+        // The operator shares a pod's network, and is none of the pod's application.
+        for namespace in [&network.pod, &network.world] {
+            let output = network.intercept_in(namespace, "--skip-inbound-ports=15010");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        network.pod.ip(&format!("address add {OUTSIDER}/24 dev eth0"));
+        let operator = Operator::start(&network.pod, POD[0]);
+        operator.stage("shop", stage);
+        operator.tell(peer("front", POD[0], "front"));
+        operator.tell(peer("back", WORLD[0], "back"));
+        let state = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(state.path(), Permissions::from_mode(0o755)).expect("it is ours");
+        let start = |namespace: &Namespace, name: &str| {
+            let args = operator.args(&format!("shop/{name}"));
+            let state = state.path().join(name);
+            fs::create_dir(&state).expect("it is ours");
+            // The sidecar is another user.
+            fs::set_permissions(&state, Permissions::from_mode(0o777)).expect("it is ours");
+            let state = state.display();
+            Sidecar::start(
+                namespace,
+                &format!("{args} --namespace=shop --pod={name} --state={state} --access-log=json"),
+            )
+        };
+        let mesh = Self {
+            front: start(&network.pod, "front"),
+            back: start(&network.world, "back"),
+            operator,
+            network,
+            state,
+        };
+        for sidecar in [&mesh.front, &mesh.back] {
+            eventually("there is a certificate", || {
+                sidecar.metric("weft_certificate_expiry_timestamp_seconds", &[]) > 0.0
+            });
+        }
+        mesh
+    }
+
+    /// What the application in `back` listens on.
+    pub fn serve(&self, port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+        let address = at(WORLD[0], port);
+        self.network.world.serve(address, serve);
+        address
+    }
+
+    /// Connections with proof that `back` has taken.
+    pub fn proven(&self) -> f64 {
+        self.back
+            .metric("weft_mutual_connections_total", &["direction=\"inbound\""])
+    }
+
+    /// Connects as somebody without a sidecar, from an address that is no workload's.
+    pub fn outside(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let stream = self.network.pod.inside_as(PROXY, move || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&at(OUTSIDER, 0).into())?;
+            socket.connect_timeout(&to.into(), PATIENCE)?;
+            Ok::<_, io::Error>(TcpStream::from(socket))
+        })?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// Says how far the namespace is, and waits until `back` goes by it.
+    pub fn stage(&self, stage: Stage, name: &str) {
+        self.operator.stage("shop", stage);
+        eventually("the stage is known", || {
+            self.back.config().contains(&format!("\"stage\": \"{name}\""))
+        });
+        eventually("the stage is known", || {
+            self.front.config().contains(&format!("\"stage\": \"{name}\""))
+        });
+    }
+}
+
+pub fn peer(name: &str, ip: &str, account: &str) -> Resource {
+    Resource::Peer(Arc::new(Peer {
+        key: format!("shop/{name}").into(),
+        addresses: vec![ip.parse().expect("an address")],
+        namespace: "shop".into(),
+        account: account.to_owned(),
+        direct_ports: vec![7009],
+        probe_ports: vec![8081],
+        asks_only: false,
+    }))
+}
