@@ -143,7 +143,7 @@ pub(super) async fn a_namespace_takes_the_path_up_and_down(cluster: &Cluster) ->
     let before = meshed.pod("web").await?.metadata.uid;
     let load = Load::start(meshed.relay.clone(), 8);
     load.more(200).await?;
-    for stage in ["secure", "strict", "secure", "observe", "strict", "observe"] {
+    for stage in ["secure", "strict", "secure", "observe", "secure", "strict"] {
         meshed.label(stage).await?;
         let strict = stage == "strict";
         eventually(format!("{stage} is what the pods hold to"), async || {

@@ -97,7 +97,7 @@ fn direct_ports(init: &[Container]) -> Vec<u16> {
     ports.filter_map(|port| port.trim().parse().ok()).collect()
 }
 
-/// The ports of the application that the kubelet comes to.
+/// The ports of the application to which the kubelet comes and says something.
 fn probe_ports<'a>(containers: impl Iterator<Item = &'a Container>) -> Vec<u16> {
     let mut found = BTreeSet::new();
     for container in containers {
@@ -106,7 +106,7 @@ fn probe_ports<'a>(containers: impl Iterator<Item = &'a Container>) -> Vec<u16> 
             &container.readiness_probe,
             &container.startup_probe,
         ];
-        for probe in probes.into_iter().flatten() {
+        for probe in probes.into_iter().flatten().filter(|probe| probe.tcp_socket.is_none()) {
             found.extend(probe_port(probe, container));
         }
     }
@@ -181,7 +181,8 @@ mod tests {
         assert_eq!((found.key.as_str(), found.account.as_str()), ("shop/front-1", "front"));
         assert_eq!(found.addresses.len(), 2);
         assert_eq!(found.direct_ports, [5432, 9100]);
-        assert_eq!(found.probe_ports, [8081, 8082, 8083]);
+        // Who only connects is not to be let in.
+        assert_eq!(found.probe_ports, [8081, 8083]);
         assert!(!found.asks_only);
         assert_eq!(pod(|pod| pod["status"]["podIPs"] = json!([])), None);
         assert_eq!(pod(|pod| pod["status"]["phase"] = "Succeeded".into()), None);

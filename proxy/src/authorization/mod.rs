@@ -37,6 +37,8 @@ pub(crate) struct Protection {
     /// Those that protect it, those that deny first.
     selected: Box<[Selected]>,
     probes: Box<[ProbePath]>,
+    /// Whether nobody may come who does not prove who it is, but for probes.
+    strict: bool,
 }
 
 /// A policy that protects the pod, or some of its ports.
@@ -50,6 +52,8 @@ struct Selected {
 enum Ruling<'p> {
     /// It is the kubelet, which looks whether the pod lives.
     Probe,
+    /// It has proven nothing, comes where the kubelet may, and does something else.
+    Unproven,
     AllowedBy(&'p Policy),
     AllowedByDefault,
     DeniedBy(&'p Policy),
@@ -60,7 +64,10 @@ enum Ruling<'p> {
 
 impl Ruling<'_> {
     fn denies(self) -> bool {
-        matches!(self, Self::DeniedBy(_) | Self::Unlisted | Self::DeniedByDefault)
+        matches!(
+            self,
+            Self::Unproven | Self::DeniedBy(_) | Self::Unlisted | Self::DeniedByDefault
+        )
     }
 }
 
@@ -97,7 +104,7 @@ impl Guard {
             return Err("it has not proven who it is, and the namespace is strict by now".to_owned());
         }
         let protection = mesh.protection();
-        if !protection.concerns(self.port) {
+        if !protection.guards(self) {
             return Ok(());
         }
         let request = Request {
@@ -119,6 +126,16 @@ impl Protection {
     /// Whether there is anything to decide of what comes to a port.
     pub(crate) fn concerns(&self, port: u16) -> bool {
         !self.default.is_allow() || self.at(port).next().is_some()
+    }
+
+    /// Whether there is anything to decide of what somebody does.
+    pub(crate) fn guards(&self, guard: &Guard) -> bool {
+        self.concerns(guard.port) || (guard.identity.is_none() && self.takes_probes_only(guard.port))
+    }
+
+    /// Whether a port is one where, of those who do not prove who they are, only the kubelet may come, for its probes.
+    pub(crate) fn takes_probes_only(&self, port: u16) -> bool {
+        self.strict && self.probes.iter().any(|probe| probe.port == port)
     }
 
     /// Whether all that somebody might do is allowed, whatever it turns out to be.
@@ -149,6 +166,9 @@ impl Protection {
         {
             return Ruling::Probe;
         }
+        if who.identity.is_none() && self.takes_probes_only(who.port) {
+            return Ruling::Unproven;
+        }
         let mut listed = false;
         // Those that deny come first, those that only audit last.
         for policy in self.at(who.port) {
@@ -176,7 +196,7 @@ impl Protection {
     /// Asks all policies, counts what they say and writes it down. Returns why it is not to be let in.
     fn decide(&self, guard: &Guard, doing: &Doing<'_>) -> Result<(), String> {
         let who = guard.who(self.enforced);
-        if !self.concerns(who.port) {
+        if !self.guards(guard) {
             return Ok(());
         }
         let audits = self.at(who.port).filter(|policy| policy.source.action == Action::Audit);
@@ -203,7 +223,7 @@ impl Protection {
                 self.default_tally.count(Verdict::Allowed);
                 return Ok(());
             }
-            Ruling::DeniedBy(_) | Ruling::Unlisted | Ruling::DeniedByDefault => {}
+            Ruling::Unproven | Ruling::DeniedBy(_) | Ruling::Unlisted | Ruling::DeniedByDefault => {}
         }
         let verdict = if self.enforced {
             Verdict::Denied
@@ -262,6 +282,7 @@ impl Protection {
     fn of(stage: Stage, default: DefaultAction) -> Self {
         Self {
             enforced: stage >= Stage::Secure,
+            strict: stage == Stage::Strict,
             default,
             ..Self::default()
         }
@@ -295,6 +316,7 @@ impl fmt::Display for Reason<'_> {
                     write!(f, " and {} more", count - NAMED)?;
                 }
             }
+            Ruling::Unproven => f.write_str("the namespace is strict, and it is no probe of the kubelet's")?,
             _ if self.protection.default == DefaultAction::Authenticated => {
                 f.write_str("no policy allows it, and the namespace lets in only who proves who it is")?;
             }

@@ -384,3 +384,17 @@ fn before_a_pod_knows_its_labels_what_may_protect_it_does() {
     assert!(!allows(&protect("shop"), FRONT, 80, "tcp"));
     assert!(allows(&protect("bank"), FRONT, 80, "tcp"));
 }
+
+#[test]
+fn in_strict_the_kubelet_may_probe_and_nobody_else_may_do_anything_in_clear_there() {
+    let (_, strict) = protection(Stage::Strict, DefaultAction::Allow, &[]);
+    assert!(strict.takes_probes_only(8080) && !strict.takes_probes_only(8081));
+    assert!(allows(&strict, "", 8080, "GET /healthz"));
+    for denied in ["GET /", "PUT /healthz", "GET /healthz/", "tcp"] {
+        assert!(!allows(&strict, "", 8080, denied), "{denied}");
+    }
+    // Who proves who it is is asked nothing more, and goes on as everywhere.
+    assert!(!strict.guards(&guard(FRONT, 8080)) && allows(&strict, FRONT, 8080, "GET /"));
+    let (_, secure) = protection(Stage::Secure, DefaultAction::Allow, &[]);
+    assert!(!secure.guards(&guard("", 8080)));
+}

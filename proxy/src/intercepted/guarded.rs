@@ -99,7 +99,7 @@ async fn way<S: Stream>(worker: &Worker, client: S, admitted: Admitted, story: &
     let client = Shared::new(client);
     let protection = worker.mesh.protection().clone();
     guard.judged.set(protection.generation);
-    if protection.concerns(guard.port) {
+    if protection.guards(&guard) {
         let hidden = is_hidden(worker, &guard);
         let heard = hear(worker, &client, &mut first, &mut server, address, &destination, hidden).await;
         let spoken = heard.inspect_err(|_| client.tcp(abort).unwrap_or_default())?;

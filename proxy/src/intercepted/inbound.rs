@@ -96,7 +96,10 @@ async fn admit(
         .book
         .destination(Direction::Inbound, address, worker.coarse_now());
     let wanted = worker.mesh.inbound(address.port());
-    let concerned = worker.mesh.protection().concerns(address.port());
+    let concerned = {
+        let protection = worker.mesh.protection();
+        protection.concerns(address.port()) || protection.takes_probes_only(address.port())
+    };
     let mut guard = Guard {
         client: peer,
         port: address.port(),
@@ -141,6 +144,8 @@ async fn admit(
             worker.count_connections(|stats| stats.mutual_inbound += 1);
             (Client::Workload(client), Vec::new())
         }
+        // A probe that only connects has seen what it wanted.
+        Heard::Clear(first) if wanted == Inbound::Strict && first.is_empty() => return Err(Ended::well()),
         Heard::Clear(_) | Heard::Nothing if wanted == Inbound::Strict => {
             worker.count_connections(|stats| stats.clear_refused += 1);
             let reason = "it does not prove who it is, and the namespace is strict: only workloads with a sidecar and Gateways may come";

@@ -123,7 +123,7 @@ impl<'a> Observer<'a> {
         let due = match self.guard {
             Some(guard) => {
                 let protection = self.worker.mesh.protection();
-                protection.enforced && protection.concerns(guard.port)
+                protection.enforced && protection.guards(guard)
             }
             None => self.direction == Direction::Outbound && self.generation.get() != snapshot.generation,
         };
@@ -172,7 +172,7 @@ impl<'a> Observer<'a> {
     fn looked_at_anew(&self, guard: &Guard) -> Option<String> {
         let protection = self.worker.mesh.protection();
         let same = self.protection.replace(protection.generation) == protection.generation;
-        if same || !protection.enforced || !protection.concerns(guard.port) {
+        if same || !protection.enforced || !protection.guards(guard) {
             return None;
         }
         let all = protection.allows_all(guard);
