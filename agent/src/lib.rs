@@ -2,6 +2,7 @@
 //! operator is away, across restarts of its container too. Gateways and sidecars are the same in this.
 
 mod identity;
+mod seen;
 mod store;
 
 use std::{path::PathBuf, sync::Arc};
@@ -11,7 +12,7 @@ use weft_discovery::{DataPlane, Endpoint, Sink, Subscriber};
 use weft_model::{Change, Rejected};
 use weft_proxy::Proxy;
 
-use self::{identity::Keeper, store::Store};
+use self::{identity::Keeper, seen::Seen, store::Store};
 
 /// Which data plane it is, and where its operator is.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ impl Agent {
             synced,
         };
         let mut subscriber = Subscriber::new(operator.clone(), data_plane, applier);
+        subscriber.observe(Arc::new(Seen(proxy.clone())));
         let mut keeper = Keeper::new(operator, proxy.mesh().clone(), store.clone());
         let mut tasks = JoinSet::new();
         let mut has_resumed = false;

@@ -5,6 +5,7 @@
 //! sidecars, and are spoken to directly. Sidecars and Envoys are on core 0, load and origin on core 1.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs::{self, File},
     os::{fd::AsFd as _, linux::fs::MetadataExt as _},
@@ -310,8 +311,13 @@ fn origin(folder: &Path, number: usize) -> anyhow::Result<Running> {
 
 fn pod(name: &str) -> anyhow::Result<Pod> {
     let address = kubectl(&["-n", NAMESPACE, "get", "pod", name, "-o", "jsonpath={.status.podIP}"])?;
-    for entry in fs::read_dir("/run/netns")? {
-        let network = entry?.path();
+    let mut seen = BTreeSet::new();
+    for pid in processes()? {
+        let network = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        // One that has ended meanwhile has none.
+        if !fs::metadata(&network).is_ok_and(|found| seen.insert(found.st_ino())) {
+            continue;
+        }
         let shown = Command::new("nsenter")
             .arg(format!("--net={}", network.display()))
             .args(["ip", "-o", "-4", "addr"])
@@ -326,17 +332,20 @@ fn pod(name: &str) -> anyhow::Result<Pod> {
 /// The sidecar in a network.
 fn sidecar(network: &Path) -> anyhow::Result<u32> {
     let inode = fs::metadata(network)?.st_ino();
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
-            continue;
-        };
-        let is_sidecar = fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "weft-sidecar");
-        if is_sidecar && fs::metadata(path.join("ns/net")).is_ok_and(|net| net.st_ino() == inode) {
-            return Ok(pid);
-        }
-    }
-    anyhow::bail!("a pod has no sidecar: is the mesh on, with images of this tree?")
+    let is_it = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let here = fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|net| net.st_ino() == inode);
+        name.trim() == "weft-sidecar" && here
+    };
+    let found = processes()?.into_iter().find(is_it);
+    found.context("a pod has no sidecar: is the mesh on, with images of this tree?")
+}
+
+/// All that run, the cluster's among them.
+fn processes() -> anyhow::Result<Vec<u32>> {
+    let names = fs::read_dir("/proc")?.map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())));
+    let found: anyhow::Result<Vec<Option<u32>>> = names.collect();
+    Ok(found?.into_iter().flatten().collect())
 }
 
 fn kubectl(args: &[&str]) -> anyhow::Result<String> {

@@ -9,7 +9,13 @@ use weft_proxy::{
 };
 
 use crate::{
-    cluster::{check::Check, install::Install, uninstall::Uninstall},
+    cluster::{
+        check::Check,
+        install::Install,
+        path::{Advance, Path, Retreat},
+        seen::{edges::Edges, routes::Routes, stat::Stat, tap::Tap, top::Top},
+        uninstall::Uninstall,
+    },
     inject::{Inject, Uninject},
 };
 
@@ -39,6 +45,22 @@ pub(crate) enum Command {
     Install(Install),
     /// Say whether all is well with Weft in a cluster, and what to do where it is not.
     Check(Check),
+    /// Say how requests went: by workload, namespace, Service or route.
+    Stat(Stat),
+    /// Say who talks to whom, and whether both have proven who they are.
+    Edges(Edges),
+    /// Show the busiest of them, again and again.
+    Top(Top),
+    /// Show requests as they come.
+    Tap(Tap),
+    /// Say how requests went by each rule of routes.
+    Routes(Routes),
+    /// Say how far namespaces are on the way into the mesh, and whom the next stage would cut off.
+    Path(Path),
+    /// Take a namespace to its next stage; watches how requests go, and steps back where they fail.
+    Advance(Advance),
+    /// Take a namespace back to the stage before.
+    Retreat(Retreat),
     /// Remove Weft from a cluster.
     Uninstall(Uninstall),
 }

@@ -33,6 +33,14 @@ fn main() -> ExitCode {
         Command::Uninject(args) => inject::undo(&args),
         Command::Install(install) => cluster::run(cluster::install::run(install)),
         Command::Check(check) => cluster::run(cluster::check::run(check)),
+        Command::Stat(stat) => cluster::run(cluster::seen::stat::run(stat)),
+        Command::Edges(edges) => cluster::run(cluster::seen::edges::run(edges)),
+        Command::Top(top) => cluster::run(cluster::seen::top::run(top)),
+        Command::Tap(tap) => cluster::run(cluster::seen::tap::run(tap)),
+        Command::Routes(routes) => cluster::run(cluster::seen::routes::run(routes)),
+        Command::Path(path) => cluster::run(cluster::path::show(path)),
+        Command::Advance(advance) => cluster::run(cluster::path::advance(advance)),
+        Command::Retreat(retreat) => cluster::run(cluster::path::retreat(retreat)),
         Command::Uninstall(uninstall) => cluster::run(cluster::uninstall::run(uninstall)),
     };
     result.unwrap_or_else(|error| {

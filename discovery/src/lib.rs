@@ -6,12 +6,14 @@
 //! named before it is there, and never more than the data plane has said it took. What the data plane said last is in
 //! [`Publisher::replicas`], for the statuses.
 //!
-//! The same server says to workloads who they are and whom to believe, and signs their keys ([`Identify`]).
+//! The same server says to workloads who they are and whom to believe, and signs their keys ([`Identify`]), and hears what
+//! data planes have seen ([`Hear`]).
 
 mod audience;
 mod identity;
 mod party;
 mod publisher;
+mod reports;
 mod session;
 mod subscribe;
 mod transport;
@@ -20,6 +22,7 @@ mod wire;
 pub use identity::{Identify, IdentityClient, IdentityError, Refused, Signed, Trust, Trusts};
 pub use party::DataPlane;
 pub use publisher::{Epoch, Publisher, Replica, Replicas};
+pub use reports::{Hear, Observe};
 pub use session::{Authenticate, Denied, Server};
 /// What [`Identify`] is implemented with.
 pub use tonic::async_trait;

@@ -16,7 +16,8 @@ use crate::{
     identity::{Identify, bearer},
     party::DataPlane,
     publisher::{Epoch, Publisher, Replica, Subscription},
-    wire::{self, Delivered, RESPONSE_BYTES, Request, Response, TypeUrl, Version},
+    reports::Hear,
+    wire::{self, Delivered, Node, RESPONSE_BYTES, Request, Response, TypeUrl, Version},
 };
 
 /// Responses that may wait for an answer. Until then what changes is gathered, each name once.
@@ -50,6 +51,7 @@ pub struct Server<A> {
     publisher: Publisher,
     authenticate: Arc<A>,
     identify: Option<Arc<dyn Identify>>,
+    hear: Option<Arc<dyn Hear>>,
 }
 
 impl<A> Clone for Server<A> {
@@ -58,6 +60,7 @@ impl<A> Clone for Server<A> {
             publisher: self.publisher.clone(),
             authenticate: self.authenticate.clone(),
             identify: self.identify.clone(),
+            hear: self.hear.clone(),
         }
     }
 }
@@ -69,6 +72,7 @@ impl<A: Authenticate> Server<A> {
             publisher,
             authenticate: Arc::new(authenticate),
             identify: None,
+            hear: None,
         }
     }
 
@@ -79,12 +83,22 @@ impl<A: Authenticate> Server<A> {
         self
     }
 
+    /// Hears beside it what data planes have seen.
+    #[must_use]
+    pub fn with_reports(mut self, hear: Arc<dyn Hear>) -> Self {
+        self.hear = Some(hear);
+        self
+    }
+
+    pub(crate) fn hear(&self) -> Option<Arc<dyn Hear>> {
+        self.hear.clone()
+    }
+
     pub(crate) fn identify(&self) -> Option<Arc<dyn Identify>> {
         self.identify.clone()
     }
 
-    async fn admit(&self, metadata: &MetadataMap, first: &Request) -> Result<DataPlane, Status> {
-        let node = first.node.as_ref();
+    pub(crate) async fn admit(&self, metadata: &MetadataMap, node: Option<&Node>) -> Result<DataPlane, Status> {
         let node = node.ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
         let data_plane = DataPlane::of_node(node);
         let token = bearer(metadata)?;
@@ -113,7 +127,7 @@ impl<A: Authenticate> wire::Service for Server<A> {
         let (metadata, _, mut requests) = request.into_parts();
         let first = requests.message().await?;
         let first = first.ok_or_else(|| Status::cancelled("the stream ended before it began"))?;
-        let data_plane = self.admit(&metadata, &first).await?;
+        let data_plane = self.admit(&metadata, first.node.as_ref()).await?;
         tracing::info!(%data_plane, "a data plane has connected");
         let (sender, mut receiver) = mpsc::channel(1);
         let session = Session::new(self.publisher.subscribe(data_plane.clone()));

@@ -5,15 +5,17 @@ use std::{
     future::Future,
     io,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic::{Code, Status, metadata::MetadataValue};
 use weft_model::{Change, Key, Rejected, Resource};
 
 use crate::{
     party::DataPlane,
+    reports::{self, Observe},
     transport::{self, TransportError},
     wire::{self, Client, MESSAGE_BYTES, Request, Response, TypeUrl},
 };
@@ -68,6 +70,7 @@ pub struct Subscriber<S> {
     sink: S,
     /// What is known, with its version: told after a reconnect, so that it is not sent again.
     known: HashMap<Key, String>,
+    observe: Option<Arc<dyn Observe>>,
 }
 
 impl<S: Sink> Subscriber<S> {
@@ -78,7 +81,13 @@ impl<S: Sink> Subscriber<S> {
             of,
             sink,
             known: HashMap::new(),
+            observe: None,
         }
+    }
+
+    /// Reports what is seen, to whichever operator it is connected to.
+    pub fn observe(&mut self, observe: Arc<dyn Observe>) {
+        self.observe = Some(observe);
     }
 
     /// Starts from what was known before, say from a file: it is compared with what the operator has, and not sent again.
@@ -111,7 +120,14 @@ impl<S: Sink> Subscriber<S> {
         let token = token.map_err(|error| SubscribeError::Token(self.endpoint.token.clone(), error))?;
         let channel = transport::connect(&self.endpoint).await?;
         let origin = transport::origin(&self.endpoint)?;
-        let mut client = Client::with_origin(channel, origin).max_decoding_message_size(MESSAGE_BYTES);
+        let bearer = MetadataValue::try_from(format!("Bearer {}", token.trim()))
+            .ok()
+            .map(|mut bearer| {
+                bearer.set_sensitive(true);
+                bearer
+            });
+        let mut reporting = JoinSet::new();
+        let mut client = Client::with_origin(channel.clone(), origin.clone()).max_decoding_message_size(MESSAGE_BYTES);
         let (answers, mut queue) = mpsc::channel::<Request>(ANSWERS);
         let kinds = self.of.kinds();
         for kind in kinds {
@@ -120,9 +136,8 @@ impl<S: Sink> Subscriber<S> {
         }
         let requests = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
         let mut request = tonic::Request::new(requests);
-        if let Ok(mut bearer) = MetadataValue::try_from(format!("Bearer {}", token.trim())) {
-            bearer.set_sensitive(true);
-            request.metadata_mut().insert("authorization", bearer);
+        if let Some(bearer) = &bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
         }
         let ended = |status| SubscribeError::Ended(Box::new(status));
         let mut responses = client
@@ -131,6 +146,10 @@ impl<S: Sink> Subscriber<S> {
             .map_err(ended)?
             .into_inner();
         tracing::info!(operator = self.endpoint.address, "connected to the operator");
+        if let (Some(observe), Some(bearer)) = (&self.observe, bearer) {
+            // It ends with this stream.
+            reporting.spawn(reports::tell(channel, origin, self.of.clone(), bearer, observe.clone()));
+        }
         let mut told = BTreeSet::new();
         loop {
             let Some(response) = responses.message().await.map_err(ended)? else {

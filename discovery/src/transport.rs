@@ -29,6 +29,7 @@ use tower_service::Service;
 
 use crate::{
     identity::{Identities, ServeIdentity},
+    reports::{Reports, ServeReports},
     session::{Authenticate, Server},
     subscribe::Endpoint,
     wire::{MESSAGE_BYTES, Serve},
@@ -44,6 +45,8 @@ const PONG: Duration = Duration::from_secs(10);
 const CONNECTIONS: usize = 4096;
 /// What the paths of calls about identity begin with.
 const IDENTITY: &str = "/weft.identity.v1.Identity/";
+/// And those of reports.
+const REPORTS: &str = "/weft.reports.v1.Reports/";
 
 /// Why the operator could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +184,7 @@ impl<A: Authenticate> Server<A> {
         let stream = timeout(CONNECT, acceptor.accept(stream)).await??;
         let service = Services {
             identity: self.identify().map(Identities::serve),
+            reports: self.hear().map(|hear| Reports::serve(self.clone(), hear)),
             discovery: Serve::new(self).max_decoding_message_size(MESSAGE_BYTES),
         };
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -205,6 +209,7 @@ impl<A: Authenticate> Server<A> {
 struct Services<A: Authenticate> {
     discovery: Serve<Server<A>>,
     identity: Option<ServeIdentity<Identities>>,
+    reports: Option<ServeReports<Reports<A>>>,
 }
 
 impl<A: Authenticate> Clone for Services<A> {
@@ -212,6 +217,7 @@ impl<A: Authenticate> Clone for Services<A> {
         Self {
             discovery: self.discovery.clone(),
             identity: self.identity.clone(),
+            reports: self.reports.clone(),
         }
     }
 }
@@ -226,8 +232,10 @@ impl<A: Authenticate> Service<http::Request<Incoming>> for Services<A> {
     }
 
     fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
-        match &mut self.identity {
-            Some(identity) if request.uri().path().starts_with(IDENTITY) => identity.call(request),
+        let path = request.uri().path();
+        match (&mut self.identity, &mut self.reports) {
+            (Some(identity), _) if path.starts_with(IDENTITY) => identity.call(request),
+            (_, Some(reports)) if path.starts_with(REPORTS) => reports.call(request),
             _ => self.discovery.call(request),
         }
     }

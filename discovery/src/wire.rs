@@ -34,6 +34,11 @@ pub(crate) mod proto {
                 include!(concat!(env!("OUT_DIR"), "/weft.identity.v1.rs"));
             }
         }
+        pub mod reports {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/weft.reports.v1.rs"));
+            }
+        }
     }
     pub mod google {
         pub mod rpc {

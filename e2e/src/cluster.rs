@@ -48,6 +48,20 @@ impl Cluster {
         Ok(Api::dynamic(self.client.clone(), &known.0, &known.1.scope).constrain(namespace))
     }
 
+    /// What the API server answers at a path.
+    pub(crate) async fn raw(&self, path: &str) -> anyhow::Result<Value> {
+        let request = http::Request::get(path).body(Vec::new())?;
+        Ok(self.client.request(request).await?)
+    }
+
+    /// What it answers somebody else.
+    pub(crate) async fn raw_as(&self, user: &str, path: &str) -> anyhow::Result<Value> {
+        let request = http::Request::get(path)
+            .header("impersonate-user", user)
+            .body(Vec::new())?;
+        Ok(self.client.request(request).await?)
+    }
+
     /// Makes objects as a text says.
     pub(crate) async fn apply(&self, text: &str) -> anyhow::Result<()> {
         let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;

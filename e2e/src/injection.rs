@@ -16,6 +16,7 @@ use crate::{
     failures::control::scale_operator,
     load::{Target, body},
     scene::{OPERATOR, SYSTEM},
+    seeing,
 };
 
 /// A namespace that is observed, one where policies are enforced, and one that is not in the mesh.
@@ -53,6 +54,8 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.rolled_out(OBSERVED, "client").await?;
     traffic(cluster).await?;
     policies(cluster).await?;
+    seeing::all(cluster, OBSERVED).await?;
+    seeing::path(cluster, OBSERVED).await?;
     job(cluster).await?;
     bundle(cluster).await?;
     let replicas = cluster.get("Deployment", SYSTEM, OPERATOR).await?.data["spec"]["replicas"].as_i64();

@@ -9,6 +9,7 @@ mod injection;
 mod load;
 mod scale;
 mod scene;
+mod seeing;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,7 @@ mod support;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use support::{PATIENCE, ask, dns::Dns, free_port, get, proxy, until};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use weft_crds::{Kind, Object};
-use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Publisher, Server};
+use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Publisher, Server};
 use weft_gateway::{
     cluster::{Cluster, ClusterOptions},
     names::NamesOptions,
 };
-use weft_model::GatewayKey;
+use weft_model::{Change, Flow, GatewayKey, Remote, Report, Resource, Way};
 use weft_translate::{CONTROLLER, Edit, Translator};
 
 const NAME: &str = "operator.weft.dev";
@@ -32,9 +32,24 @@ impl Authenticate for Anyone {
     }
 }
 
+/// What was reported.
+#[derive(Default)]
+struct Heard(Mutex<Vec<(DataPlane, Report)>>);
+
+impl Hear for Heard {
+    fn heard(&self, of: &DataPlane, report: Report) {
+        self.0.lock().expect("nobody panics with it").push((of.clone(), report));
+    }
+
+    fn pace(&self) -> Duration {
+        Duration::from_millis(50)
+    }
+}
+
 /// An operator that serves what manifests come to.
 struct Operator {
     publisher: Publisher,
+    heard: Arc<Heard>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
     address: SocketAddr,
@@ -56,11 +71,13 @@ impl Operator {
         let address = listener.local_addr().expect("an address");
         let publisher = Publisher::new();
         let (stop, stopped) = watch::channel(false);
-        let server = Server::new(publisher.clone(), Anyone);
+        let heard = Arc::new(Heard::default());
+        let server = Server::new(publisher.clone(), Anyone).with_reports(heard.clone());
         let serving =
             tokio::spawn(async move { server.listen(listener, Arc::new(tls), stopped).await.expect("served") });
         Self {
             publisher,
+            heard,
             stop,
             serving,
             address,
@@ -254,6 +271,72 @@ async fn a_name_does_not_lead_to_the_node() {
     let snapshot = cluster.state().proxy().snapshot();
     assert!(snapshot.services().all(|entry| entry.endpoints.len() == 1));
     drop(snapshot);
+    cluster.shutdown().await;
+    operator.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_tells_how_requests_to_services_went_and_by_which_routes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let operator = Operator::start(folder.path()).await;
+    let (port, backend) = (
+        free_port(),
+        std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound"),
+    );
+    let at = backend.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        while let Ok((mut stream, _)) = backend.accept() {
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        }
+    });
+    let key = "shop/web:80";
+    let resources = [
+        json!({"kind": "workload", "key": "shop/web-1", "address": "127.0.0.1", "services": {key: at}}),
+        json!({"kind": "service", "key": key}),
+        json!({"kind": "route", "key": "HTTPRoute/shop/web/0", "listeners": ["shop/edge/http"],
+            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "web", "rule": 0, "created": 0},
+            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
+        json!({"kind": "listener", "key": "shop/edge/http", "gateway": "shop/edge", "port": port, "protocol": "HTTP"}),
+    ];
+    let resources = resources.map(|value| serde_json::from_value::<Resource>(value).expect("a resource"));
+    let cluster = start(folder.path(), operator.address).await;
+    until("it has reported", async || {
+        !operator.heard.0.lock().expect("nobody panics with it").is_empty()
+    })
+    .await;
+    operator.publisher.publish(resources.map(Change::Upsert).into());
+    until("it serves", async || {
+        get(port, "/").await.is_some_and(|line| line.contains("200"))
+    })
+    .await;
+    let told = || {
+        let heard = operator.heard.0.lock().expect("nobody panics with it");
+        let of = DataPlane::of_gateway("shop/edge".into(), "edge-1");
+        assert!(heard.iter().all(|(from, _)| *from == of));
+        let later = heard.iter().map(|(_, report)| report).filter(|report| !report.total);
+        let (mut to, mut routes) = (Flow::default(), 0);
+        for report in later {
+            for told in &report.edges {
+                let edge = &told.edge;
+                assert_eq!(
+                    (edge.way, &edge.remote, edge.secured),
+                    (Way::Outbound, &Remote::Service, false)
+                );
+                assert_eq!(edge.service.as_ref().map(ToString::to_string).as_deref(), Some(key));
+                to.add(&told.flow);
+            }
+            let by = report
+                .routes
+                .iter()
+                .filter(|route| route.route.as_str() == "HTTPRoute/shop/web/0");
+            routes += by.map(|route| route.requests.requests()).sum::<u64>();
+        }
+        (to.requests.classes[1], to.requests.latencies.count(), routes)
+    };
+    until("the request is told", async || told() == (1, 1, 1)).await;
     cluster.shutdown().await;
     operator.end().await;
 }

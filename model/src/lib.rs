@@ -14,13 +14,16 @@ mod host;
 mod identity;
 mod key;
 mod l4;
+mod latencies;
 mod listener;
 mod peer;
+mod report;
 mod resource;
 mod route;
 mod service;
 mod session;
 mod trust;
+pub mod view;
 
 pub use authorization::{
     Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationTarget, DefaultAction,
@@ -39,8 +42,10 @@ pub use key::{
     TrustBundleKey, WorkloadKey,
 };
 pub use l4::{L4Backend, L4Route};
+pub use latencies::Latencies;
 pub use listener::{Listener, ListenerProtocol, ListenerTls, Transport};
 pub use peer::{MeshNamespace, MeshService, Peer, Stage};
+pub use report::{Counts, Edge, EdgeReport, Flow, Owner, Remote, Report, RouteReport, Way};
 pub use resource::{Change, Key, Rejected, Resource};
 pub use route::{
     Backend, BackendTarget, HeaderMatch, PathMatch, QueryMatch, Retry, Route, RouteKind, RouteMatch, RouteOwner,

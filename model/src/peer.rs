@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DefaultAction, NamespaceKey, ServiceKey, WorkloadKey};
+use crate::{DefaultAction, NamespaceKey, Owner, ServiceKey, WorkloadKey};
 
 /// A pod with a sidecar, or one of a Gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Peer {
     pub namespace: NamespaceKey,
     /// and its service account: who must answer there.
     pub account: String,
+    /// What it is made for, if not for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
     /// Ports at which connections come to the application directly, so that nobody proves anything there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub direct_ports: Vec<u16>,

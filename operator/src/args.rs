@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// The MutatingWebhookConfiguration by which it does; without one no pod gets a sidecar
     #[arg(long, env = "WEFT_WEBHOOK_CONFIGURATION", value_name = "NAME")]
     pub(crate) webhook_configuration: Option<String>,
+    /// Where the API server asks what is seen of the traffic
+    #[arg(long, env = "WEFT_VIEW", default_value = "0.0.0.0:9444")]
+    pub(crate) view: SocketAddr,
     #[command(flatten)]
     pub(crate) sidecar: Sidecar,
     /// The controller that the GatewayClasses to serve name

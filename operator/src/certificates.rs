@@ -9,6 +9,7 @@ use std::{
 use kube::Client;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::{
+    client::ResolvesClientCert,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -46,7 +47,8 @@ fn issue(root: &Root, names: &[String], now: OffsetDateTime) -> Result<Certified
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    // Replicas of the operator ask each other too.
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     params.not_before = now - SKEW;
     params.not_after = (now + LEAF).min(root.validity().end);
@@ -67,6 +69,16 @@ pub(crate) struct Shown(RwLock<Option<Arc<CertifiedKey>>>);
 impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 

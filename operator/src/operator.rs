@@ -25,7 +25,9 @@ use crate::{
     lease::Keeper,
     metrics::Metrics,
     peers,
+    seen::{Gather, Sightings, Workloads},
     tokens::Tokens,
+    view::{Bundles, View},
     watch as watches, workloads,
     world::{Myself, World},
 };
@@ -73,6 +75,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let bundles = Bundles {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        claim: claim.clone(),
+        roots: roots.clone(),
+    };
+    tokio::spawn(bundles.run());
+    let view_listener = TcpListener::bind(args.view).await;
+    let view_listener =
+        view_listener.with_context(|| format!("the address {} of the API cannot be bound", args.view))?;
     let tokens = Arc::new(Tokens::new(client.clone()));
     let settings = args.identity_settings();
     let (identities, keeper_of_trust) =
@@ -84,13 +96,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     watches::start(&client, &metrics, &sender);
     drop(sender);
     let (told, mut workloads_known) = watch::channel(false);
+    let known = Workloads::default();
     tokio::spawn(workloads::tell(
         client.clone(),
         publisher.clone(),
         metrics.clone(),
         args.default_action,
+        known.clone(),
         told,
     ));
+    let sightings = Sightings::new(known);
     let world = World::new(
         &args.controller_name,
         Myself {
@@ -114,6 +129,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         tokio::spawn(webhook.listen(listener, Arc::new(tls), stopped.clone()))
     });
+    let view = View {
+        gather: Gather {
+            sightings: sightings.clone(),
+            others: world.others(),
+            port: args.view.port(),
+            shown: shown.clone(),
+            roots: roots.clone(),
+        },
+        client: client.clone(),
+        trust_domain: args.trust_domain.clone(),
+        shown: shown.clone(),
+    };
+    let view = tokio::spawn(view.listen(view_listener, stopped.clone()));
     let (sender, reports) = watch::channel(Vec::new());
     tokio::spawn(peers::ask(world.others(), args.admin.port(), claim.clone(), sender));
     let reporter = Reporter {
@@ -148,7 +176,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .with_no_client_auth()
         .with_cert_resolver(shown);
     tls.alpn_protocols = vec![b"h2".to_vec()];
-    let server = Server::new(publisher, tokens).with_identities(Arc::new(identities));
+    let server = Server::new(publisher, tokens)
+        .with_identities(Arc::new(identities))
+        .with_reports(sightings);
     let mut is_ready = is_ready;
     let serving = async {
         // Before everything is known there is nothing true to be told. Connections wait in the socket's queue.
@@ -175,5 +205,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(webhook) = webhook {
         let _ = webhook.await;
     }
+    let _ = view.await;
     result
 }

@@ -17,6 +17,7 @@ use crate::{
     balance::{EndpointState, Outcome, backoff},
     config::{Auth, BackendEntry, Found, Match, Rule, Snapshot, Target},
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
+    edges::EdgeCells,
     fields::Fields,
     flag::Flag,
     h1::{Framing, Refusal},
@@ -53,6 +54,8 @@ struct Account {
     rule: Option<Rc<RuleState>>,
     route: Option<Arc<Rule>>,
     upstream: Option<Rc<Upstream>>,
+    /// Between whom the last try was.
+    edge: Option<Rc<EdgeCells>>,
     endpoint: Option<SocketAddr>,
     tries: u32,
     reusable: bool,
@@ -409,6 +412,17 @@ async fn forward<D: Downstream>(
         };
         account.tries += 1;
         account.endpoint = Some(endpoint.address);
+        account.edge = Some(endpoint.edge.cells(worker.mesh.generation(), || {
+            let (mesh, now) = (&worker.mesh, worker.coarse_now());
+            match &client.outbound {
+                // By no route any more: where the client was going, that of a Service.
+                Some(outbound) if outbound.address == endpoint.address => {
+                    let secured = mesh.is_expected(endpoint.address);
+                    worker.edges.outbound(mesh, endpoint.address, secured, now)
+                }
+                _ => worker.edges.chosen(mesh, &upstream.key, endpoint.address, now),
+            }
+        }));
         let more = retries < attempts && replayable;
         let mut add = plan.add.clone();
         add.extend(session.and_then(|session| session.field(&upstream, &endpoint)));
@@ -597,6 +611,7 @@ impl Account {
             rule: None,
             route: None,
             upstream: None,
+            edge: None,
             endpoint: None,
             tries: 0,
             reusable: false,
@@ -621,10 +636,22 @@ impl Account {
         if let Some(outbound) = &client.outbound {
             outbound.count(self.status, failed, elapsed);
         }
+        let now = worker.coarse_now();
+        let inbound = client.outbound.as_ref().and_then(|outbound| outbound.edge.as_ref());
+        match (inbound.or(self.edge.as_ref()), &self.upstream) {
+            (Some(edge), _) => edge.count(self.status, failed, elapsed, now),
+            (None, Some(upstream)) => {
+                worker
+                    .edges
+                    .unchosen(&upstream.key, now)
+                    .count(self.status, failed, elapsed, now)
+            }
+            (None, None) => {}
+        }
         if self.flag != Flag::None {
             worker.count_flag(self.flag);
         }
-        let Some(log) = &worker.log else { return };
+        let Some(mut log) = worker.log() else { return };
         // What is refused is written in any case, as it is where it is not even a request.
         if !log.wants(worker.random() as u32, failed || self.flag == Flag::Refused) {
             return;

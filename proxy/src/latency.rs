@@ -1,26 +1,10 @@
-//! Latencies counted in log-linear buckets: eight to each power of two, so a quantile is off by at most an eighth.
+//! Latencies counted in the buckets of [`Latencies`].
 
 use std::{cell::Cell, time::Duration};
 
-const SUB: usize = 8;
-/// The first bucket ends here, in microseconds (as a power of two).
-const FIRST: u32 = 4;
-/// The last bucket begins here: about 67 s.
-const LAST: u32 = 26;
-const BUCKETS: usize = (LAST - FIRST) as usize * SUB + 1;
+use weft_model::Latencies;
 
-fn bucket(micros: u64) -> usize {
-    let micros = micros.clamp(1 << FIRST, 1 << LAST);
-    let power = micros.ilog2();
-    let sub = ((micros >> (power - 3)) & 7) as usize;
-    (power - FIRST) as usize * SUB + sub
-}
-
-/// The upper bound of a bucket, in microseconds.
-fn upper(bucket: usize) -> u64 {
-    let power = FIRST + (bucket / SUB) as u32;
-    (1u64 << power) + ((bucket % SUB) as u64 + 1) * (1u64 << (power - 3))
-}
+const BUCKETS: usize = Latencies::BUCKETS;
 
 /// Where one worker counts. It has no lock and is read by its own thread only.
 pub(crate) struct Histogram {
@@ -38,7 +22,7 @@ impl Histogram {
 
     pub(crate) fn record(&self, elapsed: Duration) {
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let cell = &self.counts[bucket(micros)];
+        let cell = &self.counts[Latencies::bucket(micros)];
         cell.set(cell.get() + 1);
         self.sum_micros.set(self.sum_micros.get().saturating_add(micros));
     }
@@ -78,7 +62,7 @@ impl Latency {
         for (bucket, count) in self.counts.iter().enumerate() {
             seen += count;
             if seen >= wanted {
-                return Duration::from_micros(upper(bucket));
+                return Duration::from_micros(Latencies::upper(bucket));
             }
         }
         Duration::ZERO
@@ -90,7 +74,7 @@ impl Latency {
         self.counts
             .iter()
             .enumerate()
-            .take_while(|(bucket, _)| upper(*bucket) <= micros)
+            .take_while(|(bucket, _)| Latencies::upper(*bucket) <= micros)
             .map(|(_, count)| count)
             .sum()
     }
@@ -109,6 +93,15 @@ impl Latency {
         }
     }
 
+    /// As it is reported.
+    pub(crate) fn told(&self) -> Latencies {
+        let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        Latencies {
+            buckets: counted.map(|(bucket, count)| (bucket as u16, *count)).collect(),
+            sum_micros: self.sum_micros,
+        }
+    }
+
     /// Adds what another worker counted.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counts.resize(self.counts.len().max(other.counts.len()), 0);
@@ -122,23 +115,6 @@ impl Latency {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buckets_cover_every_latency_in_order() {
-        let mut last = 0;
-        for micros in 1..200_000u64 {
-            let at = bucket(micros);
-            assert!(at >= last && at < BUCKETS);
-            assert!(micros < 1 << FIRST || upper(at) > micros, "{micros}");
-            assert!(
-                micros < 1 << FIRST || upper(at) as f64 <= micros as f64 * 1.126 + 1.0,
-                "{micros} {}",
-                upper(at)
-            );
-            last = at;
-        }
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
-    }
 
     #[test]
     fn quantiles_and_windows() {

@@ -16,6 +16,7 @@ pub mod config;
 mod copy;
 pub mod descriptors;
 mod downstream;
+mod edges;
 mod exchange;
 pub mod fields;
 mod flag;
@@ -35,9 +36,11 @@ mod metrics;
 mod mirror;
 pub mod names;
 mod options;
+mod report;
 mod server;
 mod session;
 mod splice;
+pub mod tap;
 mod tls;
 mod traffic;
 mod tunnel;
@@ -53,5 +56,5 @@ pub use latency::Latency;
 pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};
 pub use server::Proxy;
 pub use traffic::{
-    ConnectionStats, DestinationStats, Intercepted, ListenerStats, RouteStats, ServiceStats, Stats, Traffic,
+    ConnectionStats, DestinationStats, EdgeStats, Intercepted, ListenerStats, RouteStats, ServiceStats, Stats, Traffic,
 };

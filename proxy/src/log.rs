@@ -13,13 +13,16 @@ use std::{
 
 use serde::Serialize;
 
-use crate::options::{AccessLog, LogFormat, LogOutput};
+use crate::{
+    options::{AccessLog, LogFormat, LogOutput},
+    tap::Tap,
+};
 
 /// Lines waiting to be written; beyond it they are dropped.
 const QUEUE: usize = 8192;
 
 /// What is known of a request when it has ended.
-#[derive(Default, Serialize)]
+#[derive(Clone, Copy, Default, Serialize)]
 pub(crate) struct Record<'a> {
     /// Milliseconds since 1970 at which it ended.
     pub(crate) time_ms: u64,
@@ -55,6 +58,35 @@ pub(crate) struct AccessLogger {
     sample: u32,
     lines: mpsc::SyncSender<String>,
     dropped: Arc<AtomicU64>,
+}
+
+/// Where a record goes: to the log, to somebody who looks on, or both.
+pub(crate) struct Log<'w> {
+    log: Option<&'w AccessLogger>,
+    tap: Option<&'w Tap>,
+}
+
+impl<'w> Log<'w> {
+    /// None, if nobody wants any.
+    pub(crate) fn of(log: Option<&'w AccessLogger>, tap: &'w Tap) -> Option<Self> {
+        let tap = Some(tap).filter(|tap| tap.is_open());
+        (log.is_some() || tap.is_some()).then_some(Self { log, tap })
+    }
+
+    /// Whether anybody wants to have a request that ended well or not, given a random number.
+    pub(crate) fn wants(&mut self, random: u32, failed: bool) -> bool {
+        self.log = self.log.filter(|log| log.wants(random, failed));
+        self.log.is_some() || self.tap.is_some()
+    }
+
+    pub(crate) fn write(&self, record: &Record<'_>) {
+        if let Some(log) = self.log {
+            log.write(record);
+        }
+        if let Some(tap) = self.tap {
+            tap.tell(record);
+        }
+    }
 }
 
 /// Starts the writer, if a log is wanted.

@@ -1,6 +1,8 @@
 //! What was counted, as OpenMetrics text. The number of series is bounded, whatever the number of routes: ports and
 //! flags have series of their own, and so have the busiest services; the others are summed.
 
+mod edges;
+
 use std::{fmt::Write as _, time::Duration};
 
 use crate::{
@@ -70,6 +72,7 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot, mesh: &Mesh) -> String 
     if !stats.intercepted.protocols.is_empty() || !stats.intercepted.destinations.is_empty() {
         intercepted(&mut out, &stats.intercepted);
     }
+    edges::render(&mut out, stats, mesh);
     let connections = &stats.connections;
     for (name, help, count) in [
         (

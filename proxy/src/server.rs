@@ -20,6 +20,7 @@ use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource,
 
 use crate::{
     config::{Configuration, Place, Resolution, Snapshot},
+    edges,
     intercepted::{Direction, Intercept, Seen},
     listen::{self, Speaks},
     log::{self, AccessLogger},
@@ -359,6 +360,7 @@ impl Proxy {
         }
         let mut stats = Stats::default();
         let mut seen = Seen::default();
+        let mut edges = edges::Seen::default();
         let mut flags = [0; crate::flag::Flag::COUNT];
         let live = Arc::new(routes.keys().cloned().collect::<HashSet<_>>());
         for worker in &self.workers {
@@ -388,6 +390,7 @@ impl Proxy {
             }
             stats.connections.add(&tally.connections);
             seen.add(tally.seen);
+            edges.add(tally.edges);
         }
         stats.routes = routes
             .into_iter()
@@ -411,6 +414,7 @@ impl Proxy {
             .filter(|(_, count)| *count > 0)
             .collect();
         stats.intercepted = seen.total();
+        stats.edges = edges.total();
         stats.log_lines_dropped = self.log.as_ref().map_or(0, AccessLogger::dropped);
         stats
     }

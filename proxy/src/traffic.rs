@@ -3,12 +3,13 @@
 use std::{
     cell::{Cell, OnceCell},
     net::SocketAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use weft_model::{RouteKey, ServiceKey};
+use weft_model::{Edge, RouteKey, ServiceKey};
 
 use crate::{
+    edges,
     flag::Flag,
     intercepted::{Direction, Outcome, Protocol, Seen},
     latency::{Histogram, Latency},
@@ -76,6 +77,7 @@ pub(crate) struct Tally {
     pub(crate) flags: [u64; Flag::COUNT],
     pub(crate) connections: ConnectionStats,
     pub(crate) seen: Seen,
+    pub(crate) edges: edges::Seen,
 }
 
 /// Everything counted since the start, summed over the workers.
@@ -93,6 +95,8 @@ pub struct Stats {
     pub connections: ConnectionStats,
     /// Connections that network rules have turned here.
     pub intercepted: Intercepted,
+    /// Who has spoken to whom.
+    pub edges: Vec<EdgeStats>,
     /// Lines of the access log dropped since its reader was slow.
     pub log_lines_dropped: u64,
 }
@@ -158,6 +162,25 @@ pub struct DestinationStats {
     pub received: u64,
     /// Bytes to clients, of those that have ended.
     pub sent: u64,
+}
+
+/// What went between this data plane and somebody.
+#[derive(Clone, Debug)]
+pub struct EdgeStats {
+    /// Who, and by what way.
+    pub edge: Edge,
+    /// Requests, as far as they could be told apart.
+    pub traffic: Traffic,
+    /// Connections that were made, but for those whose requests go by routes.
+    pub connections: u64,
+    /// Connections that were refused since nobody had proven anything.
+    pub refused: u64,
+    /// Bytes from clients, of connections that have ended.
+    pub received: u64,
+    /// Bytes to clients.
+    pub sent: u64,
+    /// When anything last went there.
+    pub used: Option<Instant>,
 }
 
 impl DestinationStats {

@@ -15,11 +15,12 @@ use crate::{
     balance::Weighted,
     config::{L4Rule, Rule, ServiceEntry, Snapshot},
     downstream::{Client, Unserved},
+    edges::Edges,
     flag::Flag,
     h1::MessagePool,
     intercepted::{Alarms, Book, Clears},
     l4::L4State,
-    log::{AccessLogger, Record, now_ms},
+    log::{AccessLogger, Log, Record, now_ms},
     mesh::{Mesh, Peers},
     options::Options,
     splice::Pipes,
@@ -48,6 +49,8 @@ pub(crate) struct Worker {
     pub(crate) book: Book,
     /// Connections that have come in clear.
     pub(crate) clears: Clears,
+    /// Who has spoken to whom.
+    pub(crate) edges: Edges,
     /// Who this workload is in the mesh, and whom it believes.
     pub(crate) mesh: Arc<Mesh>,
     /// Connections that stand by who their peers are.
@@ -130,6 +133,7 @@ impl Worker {
             connections: Cell::default(),
             book: Book::default(),
             clears: Clears::default(),
+            edges: Edges::default(),
             mesh,
             peers: Peers::default(),
             alarms: Alarms::default(),
@@ -219,10 +223,15 @@ impl Worker {
         self.listeners.borrow_mut().entry(u64::from(port)).or_default().clone()
     }
 
+    /// Where what is known of requests goes; none if nobody wants it.
+    pub(crate) fn log(&self) -> Option<Log<'_>> {
+        Log::of(self.log.as_ref(), self.mesh.tap())
+    }
+
     /// Counts and writes down what was not even a request.
     pub(crate) fn unserved(&self, client: &Client, why: &Unserved<'_>) {
         self.count_flag(why.flag);
-        let Some(log) = &self.log else { return };
+        let Some(log) = self.log() else { return };
         log.write(&Record {
             time_ms: now_ms(),
             client: &client.peer.to_string(),
@@ -306,6 +315,7 @@ impl Worker {
             flags: std::array::from_fn(|at| self.flags[at].get()),
             connections: self.connections.get(),
             seen: self.book.read(),
+            edges: self.edges.read(),
         }
     }
 }

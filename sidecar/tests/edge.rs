@@ -235,6 +235,7 @@ fn peer(name: &str, ip: &str, account: &str, asks_only: bool) -> Resource {
         addresses: vec![ip.parse().expect("an address")],
         namespace: "shop".into(),
         account: account.to_owned(),
+        owner: None,
         direct_ports: Vec::new(),
         probe_ports: Vec::new(),
         asks_only,

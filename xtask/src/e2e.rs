@@ -33,8 +33,11 @@ pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
 
 fn run(command: &str, args: &[String]) -> anyhow::Result<()> {
     cluster::ensure_up()?;
-    let program = tools::build("dev")?.join(PROGRAM);
-    let status = cluster::inside(program).arg(command).args(args).status()?;
+    let folder = tools::build("dev")?;
+    let mut program = cluster::inside(folder.join(PROGRAM));
+    // What users see is looked at as they see it.
+    program.env("WEFT_PROGRAM", folder.join("weft"));
+    let status = program.arg(command).args(args).status()?;
     ensure!(status.success(), "{PROGRAM} {command} ended with {status}");
     Ok(())
 }

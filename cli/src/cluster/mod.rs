@@ -4,6 +4,8 @@ pub(crate) mod check;
 mod connection;
 pub(crate) mod install;
 mod manifests;
+pub(crate) mod path;
+pub(crate) mod seen;
 pub(crate) mod uninstall;
 
 use std::{future::Future, process::ExitCode};

@@ -158,7 +158,7 @@ fn resource(group: &str, kind: &str) -> ApiResource {
     ApiResource::from_gvk(&kube::api::GroupVersionKind::gvk(group, "v1", kind))
 }
 
-/// The webhook first, for without an operator it would keep pods from starting; then the operator, so that nothing is made
+/// The webhook and the API first, for without an operator they would keep pods from starting and namespaces from going; then the operator, so that nothing is made
 /// anew; its namespace and its kinds last.
 fn rank(one: &Doomed) -> u8 {
     let labels = one.object.metadata.labels.as_ref();
@@ -166,7 +166,7 @@ fn rank(one: &Doomed) -> u8 {
         .and_then(|labels| labels.get(OPERATOR_NAME))
         .is_some_and(|name| name == OPERATOR);
     match one.resource.kind.as_str() {
-        "MutatingWebhookConfiguration" => 0,
+        "MutatingWebhookConfiguration" | "APIService" => 0,
         "Deployment" if operator => 1,
         "GatewayClass" => 2,
         "CustomResourceDefinition" => 4,

@@ -364,6 +364,7 @@ pub fn peer(key: &str) -> Resource {
         addresses: vec![[10, 0, 0, 1].into()],
         namespace: namespace.into(),
         account: "default".to_owned(),
+        owner: None,
         direct_ports: Vec::new(),
         probe_ports: Vec::new(),
         asks_only: false,

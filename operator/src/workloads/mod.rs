@@ -37,7 +37,7 @@ use self::{
     members::{Facts, Leads, Members},
     services::{Ports, Services, Slice},
 };
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, seen::Workloads};
 
 /// What is published at once, where there is so much: what hangs together is then looked at once.
 const AT_ONCE: usize = 1024;
@@ -80,6 +80,7 @@ pub(crate) async fn tell(
     publisher: Publisher,
     metrics: Metrics,
     default: DefaultAction,
+    known: Workloads,
     all: watch::Sender<bool>,
 ) {
     let gateways = format!("app.kubernetes.io/name=weft-gateway,{}={}", MANAGED_BY.0, MANAGED_BY.1);
@@ -111,6 +112,7 @@ pub(crate) async fn tell(
             changes.extend(mesh.changes(seen));
         }
         if !changes.is_empty() {
+            known.take(&changes);
             publisher.publish(changes);
         }
         if !*all.borrow() && whole == [true; 5] {

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use weft_crds::DEFAULT_ACTION_ANNOTATION;
 use weft_injection::{INTERCEPT, PROBES};
-use weft_model::{DefaultAction, MeshNamespace, Peer, Stage};
+use weft_model::{DefaultAction, MeshNamespace, Owner, Peer, Stage};
 
 /// What of the command line of interception says which ports it leaves alone.
 const SKIP: &str = "--skip-inbound-ports=";
@@ -66,6 +66,7 @@ pub(super) fn peer(pod: &Pod) -> Option<Peer> {
         addresses,
         namespace: namespace.into(),
         account: account(spec),
+        owner: owner(pod),
         direct_ports: direct_ports(init),
         probe_ports: probe_ports(spec.containers.iter().chain(init)),
         asks_only: false,
@@ -85,6 +86,18 @@ pub(super) fn gateway(pod: &Pod) -> Option<Peer> {
 pub(super) fn account(spec: &PodSpec) -> String {
     let account = spec.service_account_name.clone();
     account.unwrap_or_else(|| "default".to_owned())
+}
+
+/// What a pod is made for; nothing if for itself.
+fn owner(pod: &Pod) -> Option<Owner> {
+    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    let hash = pod
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get("pod-template-hash"));
+    Some(Owner::controlling(&owner.kind, &owner.name, hash.map(String::as_str)))
 }
 
 /// The ports that interception leaves alone, as it was told.
@@ -184,6 +197,24 @@ mod tests {
         // Who only connects is not to be let in.
         assert_eq!(found.probe_ports, [8081, 8083]);
         assert!(!found.asks_only);
+        let owned = |kind: &str, name: &str, hash: &str| {
+            let found = pod(|pod| {
+                pod["metadata"]["labels"] = json!({"pod-template-hash": hash});
+                pod["metadata"]["ownerReferences"] =
+                    json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": true}]);
+            });
+            found.expect("a peer").owner.map(|owner| owner.to_string())
+        };
+        assert_eq!(found.owner, None);
+        assert_eq!(
+            owned("ReplicaSet", "front-5d4f", "5d4f").as_deref(),
+            Some("Deployment/front")
+        );
+        assert_eq!(
+            owned("ReplicaSet", "front", "5d4f").as_deref(),
+            Some("ReplicaSet/front")
+        );
+        assert_eq!(owned("StatefulSet", "front", "").as_deref(), Some("StatefulSet/front"));
         assert_eq!(pod(|pod| pod["status"]["podIPs"] = json!([])), None);
         assert_eq!(pod(|pod| pod["status"]["phase"] = "Succeeded".into()), None);
         assert_eq!(pod(|pod| pod["spec"]["hostNetwork"] = true.into()), None);

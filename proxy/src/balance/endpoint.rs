@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Random, backoff};
-use crate::{config::Endpoint, session::identity, upstream::Connections};
+use crate::{config::Endpoint, edges::Found, session::identity, upstream::Connections};
 
 /// How fast what was measured fades: after this time a latency counts a third.
 const DECAY: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ pub struct EndpointState {
     pub(crate) identity: u64,
     /// The connections to it.
     pub(crate) connections: Connections,
+    /// Where what goes there is counted as between workloads.
+    pub(crate) edge: Found,
     pending: Cell<u32>,
     /// Seconds a request takes, peaks counting at once and fading with time.
     latency: Cell<f64>,
@@ -178,6 +180,7 @@ impl EndpointState {
             address,
             identity,
             connections: Connections::new(address),
+            edge: Found::default(),
             pending: Cell::new(0),
             latency: Cell::new(0.0),
             measured: Cell::new(None),

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     authorization::Guard,
     downstream::{Client, h1},
+    edges::EdgeCells,
     flag::Flag,
     io::{Shared, Stream},
     l4::{Ended, Story, relay::abort},
@@ -34,6 +35,8 @@ pub(super) struct Admitted {
     pub(super) address: SocketAddr,
     pub(super) destination: Rc<Destination>,
     pub(super) guard: Guard,
+    /// Where it is counted as between workloads.
+    pub(super) edge: Rc<EdgeCells>,
     /// What it has said already.
     pub(super) first: Vec<u8>,
     /// Where it was going, if that has been connected to already.
@@ -92,6 +95,7 @@ async fn way<S: Stream>(worker: &Worker, client: S, admitted: Admitted, story: &
         address,
         destination,
         guard,
+        edge,
         mut first,
         mut server,
     } = admitted;
@@ -109,7 +113,8 @@ async fn way<S: Stream>(worker: &Worker, client: S, admitted: Admitted, story: &
             Spoken::Http if protection.enforced || http2 => {
                 let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
                 worker.book.decided(Direction::Inbound, protocol);
-                let requests = Outbound::guarded(address, Destination::open(destination), guard);
+                edge.connected();
+                let requests = Outbound::guarded(address, Destination::open(destination), guard, edge);
                 return Ok(Goes::Requests(client.into_inner(), requests, first));
             }
             Spoken::Http => {}
@@ -135,6 +140,7 @@ async fn way<S: Stream>(worker: &Worker, client: S, admitted: Admitted, story: &
         server: BackendStream::Plain(server),
         first,
         destination: Destination::open(destination),
+        edge,
         load: None,
         clear,
         guard: Some(guard),

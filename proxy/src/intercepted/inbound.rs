@@ -135,30 +135,40 @@ async fn admit(
         }
         Inbound::Open | Inbound::Secure => hear(&client, server.as_ref(), PATIENCE).await.map_err(gone)?,
     };
+    let now = worker.coarse_now();
+    let edge = |proven: Option<&SpiffeId>| {
+        let edges = &worker.edges;
+        edges.inbound(&worker.mesh, peer.ip(), proven, address.port(), now)
+    };
+    let mut proven = None;
     let (client, first) = match heard {
         Heard::Workload(accepted, rest) => {
             let (client, identity) = shake(worker, client, *accepted, rest, story).await.inspect_err(|_| {
                 worker.count_connections(|stats| stats.handshakes_failed += 1);
             })?;
-            guard.identity = Some(identity);
             worker.count_connections(|stats| stats.mutual_inbound += 1);
+            proven = Some(identity);
             (Client::Workload(client), Vec::new())
         }
         // A probe that only connects has seen what it wanted.
         Heard::Clear(first) if wanted == Inbound::Strict && first.is_empty() => return Err(Ended::well()),
         Heard::Clear(_) | Heard::Nothing if wanted == Inbound::Strict => {
             worker.count_connections(|stats| stats.clear_refused += 1);
+            edge(None).refused();
             let reason = "it does not prove who it is, and the namespace is strict: only workloads with a sidecar and Gateways may come";
             return Err(Ended::new(Flag::Refused, reason));
         }
         Heard::Clear(first) => (Client::Clear(admitted(client)?), first),
         Heard::Nothing => (Client::Clear(admitted(client)?), Vec::new()),
     };
+    let edge = edge(proven.as_ref());
+    guard.identity = proven;
     let admitted = Admitted {
         address,
         destination,
         guard,
         first,
+        edge,
         server,
     };
     Ok((client, admitted))

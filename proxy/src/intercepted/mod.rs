@@ -46,6 +46,7 @@ use crate::{
     body::{BodyError, Broken},
     copy::{Next, Watched, copy, watch},
     downstream::Client,
+    edges::EdgeCells,
     flag::Flag,
     io::{Shared, Stream},
     l4::{
@@ -166,6 +167,8 @@ struct Carried {
     /// What has been read from the client.
     first: Vec<u8>,
     destination: Open,
+    /// Where it is counted as between workloads.
+    edge: Rc<EdgeCells>,
     /// Counts it as load of its endpoint, if it has been chosen by load.
     load: Option<InFlight>,
     /// That it came in clear, if it came.
@@ -246,10 +249,13 @@ async fn onward(
         Ok(server) => {
             let proven = proven(worker, address, server).await;
             let server = proven.inspect_err(|_| destination.failed())?;
+            let secured = matches!(server, BackendStream::Mutual(_));
+            let now = worker.coarse_now();
             Ok(Way::On(Carried {
                 server,
                 first,
                 destination: Destination::open(destination),
+                edge: worker.edges.outbound(&worker.mesh, address, secured, now),
                 load: None,
                 clear: None,
                 guard: None,
@@ -310,11 +316,13 @@ async fn carry<C: Stream>(
         server,
         first,
         destination,
+        edge,
         load,
         clear,
         guard,
     } = carried;
-    let observer = Observer::new(worker, direction, port, &destination, story, guard.as_deref());
+    edge.connected();
+    let observer = Observer::new(worker, direction, port, &destination, &edge, story, guard.as_deref());
     let client = Shared::new(client);
     let ended = copy_both(worker, &client, first, server, &observer, clear.as_deref(), story).await;
     drop(load);
@@ -324,10 +332,11 @@ async fn carry<C: Stream>(
     };
     observer.finish(&ended);
     destination.moved(story);
+    edge.moved(story, worker.coarse_now());
     match (taken, story.endpoint.get()) {
         (Some(first), Some(address)) => {
             let requests = match guard {
-                Some(guard) => Outbound::guarded(address, destination, guard),
+                Some(guard) => Outbound::guarded(address, destination, guard, edge),
                 None => {
                     worker.book.routed(Outcome::Http);
                     Outbound::new(address, destination)
@@ -497,6 +506,7 @@ mod tests {
             server: BackendStream::Plain(connect().await),
             first: Vec::new(),
             destination: destination(),
+            edge: Rc::default(),
             load: None,
             clear: None,
             guard: None,

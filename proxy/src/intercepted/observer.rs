@@ -18,6 +18,7 @@ use super::{
 use crate::{
     authorization::Guard,
     config::Snapshot,
+    edges::EdgeCells,
     fields::RequestView,
     flag::Flag,
     h1::{Limits, Message, Refusal},
@@ -56,6 +57,8 @@ pub(super) struct Observer<'a> {
     /// Where requests of the port are counted.
     port: &'a Cells,
     destination: &'a Destination,
+    /// The same as between workloads.
+    edge: &'a EdgeCells,
     story: &'a Story,
     decided: Cell<bool>,
     state: RefCell<State>,
@@ -93,6 +96,7 @@ impl<'a> Observer<'a> {
         direction: Direction,
         port: &'a Cells,
         destination: &'a Destination,
+        edge: &'a EdgeCells,
         story: &'a Story,
         guard: Option<&'a Guard>,
     ) -> Self {
@@ -106,6 +110,7 @@ impl<'a> Observer<'a> {
             direction,
             port,
             destination,
+            edge,
             story,
             decided: Cell::new(false),
             state: RefCell::new(State::Quiet),
@@ -266,7 +271,7 @@ impl<'a> Observer<'a> {
         match side {
             Side::Client => {
                 let mut begun = |message: &Message| self.begun(message);
-                conversation.client(bytes, &heads, self.worker.log.is_some(), &mut begun)
+                conversation.client(bytes, &heads, self.worker.log().is_some(), &mut begun)
             }
             Side::Server => conversation.server(bytes, &heads, &mut |pending| self.answered(&pending)),
         }
@@ -366,6 +371,7 @@ impl<'a> Observer<'a> {
         for cells in [self.port, &self.destination.requests] {
             cells.count(status, failed, elapsed);
         }
+        self.edge.count(status, failed, elapsed, now);
         if let Some(line) = &pending.line {
             self.story
                 .request(self.worker, &line.method, &line.host, &line.path, status, flag, elapsed);

@@ -15,6 +15,7 @@ use crate::{
     authorization::Guard,
     config::{FrontendEntry, Rule, ServiceEntry, Snapshot},
     downstream::{Client, h1, h2},
+    edges::EdgeCells,
     flag::Flag,
     io::{Prefixed, Stream},
     l4::{
@@ -80,6 +81,8 @@ pub(crate) struct Outbound {
     destination: Open,
     /// Present where it was going to the application here: policies decide on each request, and no routes are for it.
     pub(crate) guard: Option<Rc<Guard>>,
+    /// Where it is counted as between workloads, in that case.
+    pub(crate) edge: Option<Rc<EdgeCells>>,
     /// Where requests go once there are no routes any more.
     direct: OnceCell<Option<Box<Direct>>>,
 }
@@ -96,14 +99,16 @@ impl Outbound {
             address,
             destination,
             guard: None,
+            edge: None,
             direct: OnceCell::new(),
         }
     }
 
     /// One that was going to the application here.
-    pub(super) fn guarded(address: SocketAddr, destination: Open, guard: Rc<Guard>) -> Self {
+    pub(super) fn guarded(address: SocketAddr, destination: Open, guard: Rc<Guard>, edge: Rc<EdgeCells>) -> Self {
         Self {
             guard: Some(guard),
+            edge: Some(edge),
             ..Self::new(address, destination)
         }
     }
@@ -238,10 +243,16 @@ async fn by_rule(
     if let Some(tcp) = crate::io::Stream::tcp(&server) {
         super::tune(tcp).map_err(|error| Ended::new(Flag::ConnectFailed, error.to_string()))?;
     }
+    let now = worker.coarse_now();
+    let edge = match story.endpoint.get() {
+        Some(endpoint) => worker.edges.chosen(&worker.mesh, &entry.service.key, endpoint, now),
+        None => worker.edges.unchosen(&entry.service.key, now),
+    };
     Ok(Way::On(Carried {
         server,
         first,
         destination: Destination::open(destination),
+        edge,
         load: Some(load),
         clear: None,
         guard: None,

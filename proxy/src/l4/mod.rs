@@ -117,7 +117,7 @@ impl Story {
         flag: Flag,
         elapsed: Duration,
     ) {
-        let Some(log) = &worker.log else { return };
+        let Some(mut log) = worker.log() else { return };
         if !log.wants(worker.random() as u32, status >= 500 || flag != Flag::None) {
             return;
         }
@@ -149,7 +149,7 @@ impl Story {
         if ended.flag != Flag::None {
             worker.count_flag(ended.flag);
         }
-        let Some(log) = &worker.log else { return };
+        let Some(mut log) = worker.log() else { return };
         if self.protocol.get() == Self::HTTP1 && ended.flag == Flag::None {
             return;
         }

@@ -13,7 +13,7 @@ mod trust;
 mod workloads;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::server::Accepted;
 use tokio::sync::watch;
-use weft_model::{Change, Key, MeshTrust, NamespaceKey, Rejected, Resource, SpiffeId, WorkloadKey};
+use weft_model::{Change, Key, MeshTrust, NamespaceKey, Peer, Rejected, Resource, ServiceKey, SpiffeId, WorkloadKey};
 
 use self::workloads::Workloads;
 pub(crate) use self::{
@@ -36,7 +36,10 @@ pub use self::{
     credentials::{Identity, MeshError},
     trust::{PeerError, Trust},
 };
-use crate::authorization::{Policies, Protection, Verdict};
+use crate::{
+    authorization::{Policies, Protection, Verdict},
+    tap::Tap,
+};
 
 /// A workload that has just started waits so long for its certificate before it gives up a connection that needs one.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,6 +64,8 @@ pub struct Mesh {
     protection: ArcSwap<Protection>,
     /// The pod that this is beside.
     own: OnceLock<(NamespaceKey, WorkloadKey)>,
+    /// For whoever looks on.
+    tap: Tap,
 }
 
 impl Mesh {
@@ -109,6 +114,11 @@ impl Mesh {
         Ok(())
     }
 
+    /// Where requests go that somebody wants to see.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
+    }
+
     /// Says which pod this is beside. Only the first time counts.
     pub fn set_pod(&self, namespace: &str, pod: &str) {
         let own = (namespace.into(), format!("{namespace}/{pod}").into());
@@ -131,6 +141,7 @@ impl Mesh {
             rejected.extend(policies.apply(change).err());
         }
         let before = self.workloads.load();
+        let changed = !own.is_empty();
         let mut workloads = Workloads::clone(&before);
         for change in own {
             protects |= matches!(
@@ -143,6 +154,7 @@ impl Mesh {
             let (stage, default) = workloads.stage(namespace);
             self.protection.store(Arc::new(policies.protect(pod, stage, default)));
         }
+        workloads.generation += u64::from(changed);
         self.workloads.store(Arc::new(workloads));
         (others, rejected)
     }
@@ -171,6 +183,26 @@ impl Mesh {
             Some((namespace, pod)) => self.workloads.load().inbound(pod, namespace, port),
             None => Inbound::Open,
         }
+    }
+
+    /// How many times what is known of workloads has changed.
+    pub(crate) fn generation(&self) -> u64 {
+        self.workloads.load().generation
+    }
+
+    /// The workload of the mesh at an address.
+    pub(crate) fn peer_at(&self, address: IpAddr) -> Option<Arc<Peer>> {
+        self.workloads.load().at(address).cloned()
+    }
+
+    /// The Service whose address it is, and the workload that is there, as far as either is known.
+    pub(crate) fn behind(&self, to: SocketAddr) -> (Option<ServiceKey>, Option<Arc<Peer>>) {
+        self.workloads.load().behind(to)
+    }
+
+    /// The pod that this is beside, as others see it.
+    pub(crate) fn own_peer(&self) -> Option<Arc<Peer>> {
+        self.workloads.load().pod(self.own_key()?).cloned()
     }
 
     /// Whether it is a workload of the mesh that comes from an address.

@@ -20,6 +20,8 @@ pub(crate) struct Workloads {
     namespaces: HashMap<NamespaceKey, Arc<MeshNamespace>>,
     services: HashMap<ServiceKey, Arc<MeshService>>,
     by: HashMap<SocketAddr, Arc<MeshService>>,
+    /// How many times it has changed.
+    pub(super) generation: u64,
 }
 
 /// Who has to prove that it is there: one of these.
@@ -173,6 +175,32 @@ impl Workloads {
         SpiffeId::of(domain, peer.namespace.as_str(), &peer.account).ok()
     }
 
+    /// The workload of the mesh at an address.
+    pub(super) fn at(&self, address: IpAddr) -> Option<&Arc<Peer>> {
+        self.at.get(&address)
+    }
+
+    /// A pod.
+    pub(super) fn pod(&self, key: &WorkloadKey) -> Option<&Arc<Peer>> {
+        self.peers.get(key)
+    }
+
+    /// The Service whose address it is, if it is one's, and who is there: behind a Service, if all of its endpoints are of
+    /// the same workload.
+    pub(super) fn behind(&self, to: SocketAddr) -> (Option<ServiceKey>, Option<Arc<Peer>>) {
+        let Some(service) = self.by.get(&to) else {
+            return (None, self.at.get(&to.ip()).cloned());
+        };
+        let mut peers = service.endpoints.iter().map(|to| self.at.get(&to.ip()));
+        let first = peers.next().flatten();
+        let same = |peer: &Arc<Peer>, other: &Arc<Peer>| {
+            (&peer.namespace, &peer.account, &peer.owner) == (&other.namespace, &other.account, &other.owner)
+                && peer.owner.is_some()
+        };
+        let first = first.filter(|first| peers.all(|peer| peer.is_some_and(|peer| same(first, peer))));
+        (Some(service.key.clone()), first.cloned())
+    }
+
     /// How somebody has to come to a port of a pod.
     pub(crate) fn inbound(&self, own: &WorkloadKey, namespace: &NamespaceKey, port: u16) -> Inbound {
         let probed = || {
@@ -204,6 +232,7 @@ mod tests {
             addresses: vec![address.into()],
             namespace: "shop".into(),
             account: "front".to_owned(),
+            owner: None,
             direct_ports: vec![5432],
             probe_ports: vec![8081],
             asks_only: false,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use weft_model::{Peer, Resource, Stage};
+use weft_model::{Owner, Peer, Resource, Stage};
 
 use super::{Namespace, Network, PATIENCE, POD, PROXY, Sidecar, WORLD, at, eventually, operator::Operator};
 
@@ -111,6 +111,7 @@ pub fn peer(name: &str, ip: &str, account: &str) -> Resource {
         addresses: vec![ip.parse().expect("an address")],
         namespace: "shop".into(),
         account: account.to_owned(),
+        owner: Some(Owner::new("Deployment", name)),
         direct_ports: vec![7009],
         probe_ports: vec![8081],
         asks_only: false,

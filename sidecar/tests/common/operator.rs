@@ -14,8 +14,10 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, SerialNumber,
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch, task::JoinHandle};
-use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Identify, Publisher, Refused, Server, Signed};
-use weft_model::{Change, MeshNamespace, MeshTrust, Resource, Revocations, Serial, SpiffeId, Stage, TrustDomain};
+use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Identify, Publisher, Refused, Server, Signed};
+use weft_model::{
+    Change, MeshNamespace, MeshTrust, Report, Resource, Revocations, Serial, SpiffeId, Stage, TrustDomain,
+};
 
 use super::{Namespace, at};
 
@@ -45,6 +47,10 @@ struct Shared {
     lifetime: Mutex<Duration>,
     signed: Mutex<u64>,
     trust: watch::Sender<Option<Arc<MeshTrust>>>,
+    reports: Mutex<Vec<(DataPlane, Report)>>,
+    /// Whether somebody looks on, and what was told.
+    tapped: watch::Sender<u64>,
+    requests: Mutex<Vec<String>>,
 }
 
 /// Everybody is who it says.
@@ -110,6 +116,31 @@ impl Identify for Shared {
     }
 }
 
+impl Hear for Shared {
+    fn heard(&self, of: &DataPlane, report: Report) {
+        self.reports
+            .lock()
+            .expect("nobody panics with it")
+            .push((of.clone(), report));
+    }
+
+    fn pace(&self) -> Duration {
+        Duration::from_millis(50)
+    }
+
+    fn taps(&self) -> watch::Receiver<u64> {
+        self.tapped.subscribe()
+    }
+
+    fn is_tapped(&self, _: &DataPlane) -> bool {
+        *self.tapped.borrow() % 2 == 1
+    }
+
+    fn tapped(&self, _: &DataPlane, requests: Vec<String>) {
+        self.requests.lock().expect("nobody panics with it").extend(requests);
+    }
+}
+
 impl Operator {
     /// Serves in a network at one of its addresses.
     pub fn start(network: &Namespace, ip: &str) -> Self {
@@ -138,6 +169,9 @@ impl Operator {
                 lifetime: Mutex::new(Duration::from_secs(3600)),
                 signed: Mutex::default(),
                 trust: watch::Sender::new(None),
+                reports: Mutex::default(),
+                tapped: watch::Sender::new(0),
+                requests: Mutex::default(),
             }),
             publisher: Publisher::new(),
             tls: Arc::new(tls),
@@ -156,6 +190,7 @@ impl Operator {
         listener.set_nonblocking(true).expect("it is open");
         let (stop, stopped) = watch::channel(false);
         let server = Server::new(self.publisher.clone(), Anybody).with_identities(self.shared.clone());
+        let server = server.with_reports(self.shared.clone());
         let tls = self.tls.clone();
         let serving = self.runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("it listens");
@@ -213,6 +248,26 @@ impl Operator {
             stage,
             default_action: weft_model::DefaultAction::default(),
         })));
+    }
+
+    /// What a sidecar has reported, in order.
+    pub fn reports(&self, namespace: &str, pod: &str) -> Vec<Report> {
+        let of = DataPlane::sidecar(namespace, pod);
+        let all = self.shared.reports.lock().expect("nobody panics with it");
+        all.iter()
+            .filter(|(from, _)| *from == of)
+            .map(|(_, report)| report.clone())
+            .collect()
+    }
+
+    /// Looks on, or does so no more.
+    pub fn tap(&self) {
+        self.shared.tapped.send_modify(|changes| *changes += 1);
+    }
+
+    /// Requests that were told.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().expect("nobody panics with it").clone()
     }
 
     /// What signs.

@@ -4,6 +4,7 @@ mod gateways;
 mod kubernetes;
 mod mesh;
 mod operator;
+mod view;
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -135,6 +136,7 @@ pub(crate) async fn run(args: Check) -> anyhow::Result<ExitCode> {
                 groups.push(operator::operator(&cluster, &args.place.namespace).await?);
                 groups.push(gateways::gateways(&cluster, &args.place.namespace).await?);
                 groups.push(mesh::mesh(&cluster, &args.place.namespace).await?);
+                groups.push(view::view(&cluster, &args.place.namespace).await?);
             }
             groups
         }

@@ -1,0 +1,302 @@
+//! Sidecars see who talks to whom, whether both have proven who they are, and how it goes; and they tell the operator.
+
+mod common;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+};
+
+use common::{
+    Network, PATIENCE, POD, PROXY, Sidecar, WORLD, assert_reset, at, eventually, get, http, operator::Operator,
+};
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use weft_model::{Edge, Flow, Owner, Peer, Remote, Report, Resource, Stage, Way};
+
+/// Somebody without a sidecar.
+const OUTSIDER: &str = "192.0.2.3";
+/// The address of a Service.
+const SERVICE: &str = "192.0.2.10";
+
+/// A pod `front` that asks, a pod `back` that answers, and their operator.
+struct Mesh {
+    front: Sidecar,
+    back: Sidecar,
+    operator: Operator,
+    network: Network,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        let network = Network::new();
+        // The operator shares a pod's network, and is none of the pod's application.
+        for namespace in [&network.pod, &network.world] {
+            let output = network.intercept_in(namespace, "--skip-inbound-ports=15010");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        network.pod.ip(&format!("address add {OUTSIDER}/24 dev eth0"));
+        let operator = Operator::start(&network.pod, POD[0]);
+        operator.stage("shop", Stage::Observe);
+        operator.tell(peer("front", POD[0]));
+        operator.tell(peer("back", WORLD[0]));
+        let start = |namespace: &common::Namespace, name: &str| {
+            let args = operator.args(&format!("shop/{name}"));
+            Sidecar::start(namespace, &format!("{args} --namespace=shop --pod={name}-1"))
+        };
+        let mesh = Self {
+            front: start(&network.pod, "front"),
+            back: start(&network.world, "back"),
+            operator,
+            network,
+        };
+        for sidecar in [&mesh.front, &mesh.back] {
+            eventually("there is a certificate", || {
+                sidecar.metric("weft_certificate_expiry_timestamp_seconds", &[]) > 0.0
+            });
+        }
+        mesh
+    }
+
+    fn stage(&self, stage: Stage, name: &str) {
+        self.operator.stage("shop", stage);
+        for sidecar in [&self.back, &self.front] {
+            eventually("the stage is known", || {
+                sidecar.config().contains(&format!("\"stage\": \"{name}\""))
+            });
+        }
+    }
+
+    /// Connects as somebody without a sidecar, from an address that is no workload's.
+    fn outside(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let stream = self.network.pod.inside_as(PROXY, move || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&at(OUTSIDER, 0).into())?;
+            socket.connect_timeout(&to.into(), PATIENCE)?;
+            Ok::<_, io::Error>(TcpStream::from(socket))
+        })?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+}
+
+fn peer(name: &str, ip: &str) -> Resource {
+    Resource::Peer(Arc::new(Peer {
+        key: format!("shop/{name}-1").into(),
+        addresses: vec![ip.parse().expect("an address")],
+        namespace: "shop".into(),
+        account: name.to_owned(),
+        owner: Some(Owner::new("Deployment", name)),
+        direct_ports: vec![],
+        probe_ports: vec![],
+        asks_only: false,
+    }))
+}
+
+/// The series of what went from front to back.
+fn labels(direction: &str, tls: &str) -> [String; 5] {
+    [
+        format!("direction=\"{direction}\""),
+        "source_workload=\"Deployment/front\"".to_owned(),
+        "source_identity=\"spiffe://cluster.local/ns/shop/sa/front\"".to_owned(),
+        "destination_workload=\"Deployment/back\"".to_owned(),
+        format!("tls=\"{tls}\""),
+    ]
+}
+
+fn metric(sidecar: &Sidecar, name: &str, labels: &[String], class: &str) -> f64 {
+    let mut labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let class = format!("class=\"{class}\"");
+    if !class.ends_with("\"\"") {
+        labels.push(&class);
+    }
+    sidecar.metric(name, &labels)
+}
+
+#[test]
+fn requests_are_counted_by_who_asked_and_who_was_asked() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new();
+    let address = at(WORLD[0], 80);
+    mesh.network.world.serve(address, http);
+    let mut stream = mesh.network.pod.connect(address);
+    get(&mut stream, 200);
+    get(&mut stream, 404);
+    get(&mut stream, 500);
+    for (sidecar, direction) in [(&mesh.front, "outbound"), (&mesh.back, "inbound")] {
+        let labels = labels(direction, "none");
+        let count = |name: &str, class: &str| metric(sidecar, name, &labels, class);
+        eventually("all are counted", || count("weft_mesh_requests_total", "") == 3.0);
+        for class in ["2xx", "4xx", "5xx"] {
+            assert_eq!(count("weft_mesh_requests_total", class), 1.0, "{direction} {class}");
+        }
+        assert_eq!(count("weft_mesh_request_failures_total", ""), 1.0, "{direction}");
+        assert_eq!(
+            count("weft_mesh_request_duration_seconds_count", ""),
+            3.0,
+            "{direction}"
+        );
+        assert_eq!(count("weft_mesh_connections_total", ""), 1.0, "{direction}");
+    }
+    mesh.stage(Stage::Secure, "secure");
+    get(&mut mesh.network.pod.connect(address), 200);
+    for (sidecar, direction) in [(&mesh.front, "outbound"), (&mesh.back, "inbound")] {
+        let labels = labels(direction, "mutual");
+        eventually("it is counted as secured", || {
+            metric(sidecar, "weft_mesh_requests_total", &labels, "2xx") == 1.0
+        });
+    }
+    // Somebody of whom the mesh knows nothing.
+    let outside = ["source_workload=\"_outside\"", "source_identity=\"\"", "tls=\"none\""];
+    get(&mut mesh.outside(address).expect("it listens"), 200);
+    eventually("it is counted", || {
+        mesh.back.metric("weft_mesh_requests_total", &outside) == 1.0
+    });
+    mesh.stage(Stage::Strict, "strict");
+    assert_reset(mesh.outside(address).and_then(|mut stream| {
+        stream.write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\n\r\n")?;
+        Ok(stream)
+    }));
+    eventually("it is counted", || {
+        mesh.back.metric("weft_mesh_connections_refused_total", &outside) == 1.0
+    });
+}
+
+#[test]
+fn requests_that_go_by_routes_are_counted_by_who_answered() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new();
+    mesh.network.world.serve(at(WORLD[0], 8080), http);
+    let key = "shop/back:80";
+    for resource in [
+        json!({"kind": "workload", "key": "shop/back-1", "address": WORLD[0], "services": {key: 8080}}),
+        json!({"kind": "service", "key": key}),
+        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
+        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
+            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
+            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
+    ] {
+        mesh.operator
+            .tell(serde_json::from_value(resource).expect("a resource"));
+    }
+    eventually("the route is known", || {
+        let config = mesh.front.config();
+        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
+    });
+    let ask = || {
+        let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
+        stream
+            .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .expect("it is open");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it ends");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    ask();
+    let mut to_service = labels("outbound", "none").to_vec();
+    to_service.push("destination_service=\"shop/back:80\"".to_owned());
+    let counted = |sidecar, labels: &[String]| metric(sidecar, "weft_mesh_requests_total", labels, "2xx");
+    eventually("it is counted", || counted(&mesh.front, &to_service) == 1.0);
+    eventually("it is counted", || {
+        counted(&mesh.back, &labels("inbound", "none")) == 1.0
+    });
+    // The endpoint stays, and has to prove now that it is there.
+    mesh.stage(Stage::Secure, "secure");
+    ask();
+    let mut secured = labels("outbound", "mutual").to_vec();
+    secured.push("destination_service=\"shop/back:80\"".to_owned());
+    eventually("it is counted as secured", || counted(&mesh.front, &secured) == 1.0);
+}
+
+#[test]
+fn the_operator_is_told_what_was_seen_and_again_after_it_was_away() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new();
+    let address = at(WORLD[0], 80);
+    mesh.network.world.serve(address, http);
+    // The first tells of the time before.
+    eventually("it has reported", || {
+        !mesh.operator.reports("shop", "back-1").is_empty()
+    });
+    let mut stream = mesh.network.pod.connect(address);
+    for _ in 0..3 {
+        get(&mut stream, 200);
+    }
+    let edge = Edge {
+        way: Way::Inbound,
+        remote: Remote::Workload {
+            namespace: "shop".into(),
+            owner: Owner::new("Deployment", "front"),
+            account: "front".to_owned(),
+        },
+        service: None,
+        port: 80,
+        secured: false,
+    };
+    let told = |reports: &[Report], total: bool| {
+        let mut flow = Flow::default();
+        let edges = reports
+            .iter()
+            .filter(|report| report.total == total)
+            .flat_map(|report| &report.edges);
+        edges
+            .filter(|told| told.edge == edge)
+            .for_each(|told| flow.add(&told.flow));
+        flow
+    };
+    let back = || mesh.operator.reports("shop", "back-1");
+    eventually("three requests are told", || {
+        told(&back(), false).requests.requests() == 3
+    });
+    let flow = told(&back(), false);
+    assert_eq!((flow.requests.latencies.count(), flow.connections), (3, 1));
+    assert_eq!(back().iter().filter(|report| report.total).count(), 1);
+    mesh.operator.stop();
+    get(&mut stream, 200);
+    mesh.operator.serve();
+    eventually("all is told anew", || told(&back(), true).requests.requests() == 4);
+}
+
+#[test]
+fn requests_are_told_while_somebody_looks_on() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new();
+    let address = at(WORLD[0], 80);
+    mesh.network.world.serve(address, http);
+    let mut stream = mesh.network.pod.connect(address);
+    get(&mut stream, 201);
+    mesh.operator.tap();
+    eventually("requests are told", || {
+        get(&mut stream, 202);
+        mesh.operator
+            .requests()
+            .iter()
+            .any(|line| line.contains("\"path\":\"/202\""))
+    });
+    let told = mesh.operator.requests();
+    assert!(
+        told.iter()
+            .all(|line| line.contains("\"method\":\"GET\"") && !line.contains("/201")),
+        "{told:?}"
+    );
+    mesh.operator.tap();
+    // What was under way comes still; then nothing.
+    eventually("nothing is told any more", || {
+        let before = mesh.operator.requests().len();
+        get(&mut stream, 203);
+        let reports = mesh.operator.reports("shop", "back-1").len();
+        eventually("it has reported twice", || {
+            mesh.operator.reports("shop", "back-1").len() >= reports + 2
+        });
+        mesh.operator.requests().len() == before
+    });
+}
