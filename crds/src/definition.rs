@@ -7,7 +7,7 @@ use schemars::{
 };
 use serde_json::{Value, json};
 
-use crate::{AcmeIssuerSpec, AuthorizationPolicySpec, GatewayParametersSpec, Kind};
+use crate::{AcmeIssuerSpec, AuthorizationPolicySpec, GatewayParametersSpec, Kind, smi};
 
 /// The CustomResourceDefinition of every kind that Weft owns.
 pub fn definitions() -> Vec<(Kind, Value)> {
@@ -22,6 +22,11 @@ pub fn definitions() -> Vec<(Kind, Value)> {
         (Kind::AcmeIssuer, with_conditions(issuer, "Ready")),
         (Kind::AuthorizationPolicy, with_ancestors(policy)),
     ]
+}
+
+/// The CustomResourceDefinition of every kind of SMI, for clusters where nobody else has brought them.
+pub fn smi_definitions() -> Vec<(Kind, Value)> {
+    smi::definitions()
 }
 
 fn text(length: u32) -> Value {

@@ -1,5 +1,5 @@
-//! Rust types of every resource Weft reads: Gateway API v1.6, its experimental channel included, and the core kinds it
-//! refers to. They are lenient towards unknown fields, since an API server may be newer than they are; where a file is
+//! Rust types of every resource Weft reads: Gateway API v1.6, its experimental channel included, SMI v0.6, and the core kinds
+//! they refer to. They are lenient towards unknown fields, since an API server may be newer than they are; where a file is
 //! read, unknown fields are found by the schema ([`Kind::schema`]).
 
 mod acme;
@@ -17,6 +17,7 @@ mod parameters;
 mod policy;
 mod reference;
 mod route;
+mod smi;
 mod status;
 
 pub use crate::{
@@ -34,7 +35,7 @@ pub use crate::{
         ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret,
         Service, ServicePort, ServiceSpec,
     },
-    definition::definitions,
+    definition::{definitions, smi_definitions},
     gateway::{
         AllowedKind, AllowedListeners, AllowedRoutes, ClientValidationSpec, FrontendTlsPort, FrontendTlsSettings,
         FrontendTlsSpec, Gateway, GatewayAddress, GatewayBackendTls, GatewayClass, GatewayClassSpec, GatewaySpec,
@@ -65,6 +66,12 @@ pub use crate::{
         HttpQueryMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, MirrorFilter,
         PathModifier, RedirectFilter, RetrySpec, RewriteFilter, SessionCookie, SessionHeader, SessionPersistence,
         TimeoutsSpec,
+    },
+    smi::{
+        ConvertError, HttpMatch, HttpMatchHeaders, HttpRouteGroup, HttpRouteGroupSpec, IdentityBinding,
+        IdentityBindingSpec, IdentitySchemes, PodLabelSelector, PortMatches, SMI_ACCESS, SmiTcpRoute, SmiTcpRouteSpec,
+        SmiUdpRoute, SmiUdpRouteSpec, SplitMatch, TrafficSplit, TrafficSplitBackend, TrafficSplitSpec, TrafficSubject,
+        TrafficTarget, TrafficTargetRule, TrafficTargetSpec, Weight, WeightError, convert,
     },
     status::{
         AddressStatus, AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,

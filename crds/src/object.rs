@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use crate::{
     AcmeIssuer, AuthorizationPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
-    GatewayParameters, GrpcRoute, HttpRoute, ListenerSet, Metadata, Namespace, ReferenceGrant, Secret, Service,
-    TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
+    GatewayParameters, GrpcRoute, HttpRoute, HttpRouteGroup, IdentityBinding, ListenerSet, Metadata, Namespace,
+    ReferenceGrant, Secret, Service, SmiTcpRoute, SmiUdpRoute, TcpRoute, TlsRoute, TrafficSplit, TrafficTarget,
+    UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
 
 /// Why a value is not an object of its kind, with the path to what is wrong.
@@ -101,10 +102,22 @@ kinds! {
     ConfigMap(ConfigMap) = "" "ConfigMap" namespaced,
     GatewayParameters(GatewayParameters) = "weft.dev" "GatewayParameters" namespaced,
     AcmeIssuer(AcmeIssuer) = "weft.dev" "AcmeIssuer" namespaced,
+    TrafficTarget(TrafficTarget) = "access.smi-spec.io" "TrafficTarget" namespaced,
+    IdentityBinding(IdentityBinding) = "access.smi-spec.io" "IdentityBinding" namespaced,
+    HttpRouteGroup(HttpRouteGroup) = "specs.smi-spec.io" "HTTPRouteGroup" namespaced,
+    SmiTcpRoute(SmiTcpRoute) = "specs.smi-spec.io" "TCPRoute" namespaced,
+    SmiUdpRoute(SmiUdpRoute) = "specs.smi-spec.io" "UDPRoute" namespaced,
+    TrafficSplit(TrafficSplit) = "split.smi-spec.io" "TrafficSplit" namespaced,
     AuthorizationPolicy(AuthorizationPolicy) = "weft.dev" "AuthorizationPolicy" namespaced,
 }
 
 impl Kind {
+    /// Whether it is one of SMI, the Service Mesh Interface. Clusters need not have these, and what is wrong with their objects
+    /// has no place in them.
+    pub fn is_smi(self) -> bool {
+        self.group().ends_with(".smi-spec.io")
+    }
+
     /// The kind that a manifest's `apiVersion` and `kind` name, if Weft reads it. Versions of a group that were served
     /// alike are taken alike.
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
@@ -131,6 +144,10 @@ impl Kind {
         match self {
             Self::TlsRoute => return &["v1", "v1alpha3", "v1alpha2"],
             Self::TcpRoute | Self::UdpRoute => return &["v1", "v1alpha2"],
+            Self::IdentityBinding | Self::SmiUdpRoute => return &["v1alpha4"],
+            Self::TrafficTarget | Self::HttpRouteGroup | Self::SmiTcpRoute | Self::TrafficSplit => {
+                return &["v1alpha4", "v1alpha3", "v1alpha2", "v1alpha1"];
+            }
             _ => {}
         }
         match self.group() {
@@ -142,6 +159,10 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Two of SMI are called like two of Gateway API.
+        if matches!(self, Self::SmiTcpRoute | Self::SmiUdpRoute) {
+            f.write_str("SMI ")?;
+        }
         f.write_str(self.name())
     }
 }
@@ -230,6 +251,16 @@ mod tests {
         }
         assert_eq!(Kind::of("apps/v1", "Deployment"), None);
         assert_eq!(Kind::of("specs.smi-spec.io/v1alpha4", "HTTPRoute"), None);
+        assert_eq!(
+            Kind::of("specs.smi-spec.io/v1alpha4", "TCPRoute"),
+            Some(Kind::SmiTcpRoute)
+        );
+        assert_eq!(Kind::of("gateway.networking.k8s.io/v1alpha4", "TCPRoute"), None);
+        assert_eq!(
+            Kind::of("split.smi-spec.io/v1alpha1", "TrafficSplit"),
+            Some(Kind::TrafficSplit)
+        );
+        assert!(Kind::SmiUdpRoute.is_smi() && !Kind::UdpRoute.is_smi());
     }
 
     #[test]

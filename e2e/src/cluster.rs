@@ -31,12 +31,19 @@ impl Cluster {
         let client = Client::try_default().await.context("set KUBECONFIG")?;
         let discovery = Discovery::new(client.clone()).run_aggregated().await?;
         let mut kinds = BTreeMap::new();
-        for group in discovery.groups() {
+        // Some kinds of SMI are called like those of Gateway API: those who mean them name their group.
+        let groups = discovery.groups();
+        for group in groups.filter(|group| !group.name().ends_with(".smi-spec.io")) {
             for (resource, capabilities) in group.recommended_resources() {
                 kinds.entry(resource.kind.clone()).or_insert((resource, capabilities));
             }
         }
         Ok(Self { client, kinds })
+    }
+
+    /// For kinds that are meant by group and version.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// The objects of a kind in a namespace.

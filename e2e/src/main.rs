@@ -1,6 +1,6 @@
 //! What Weft must bear in a real cluster, beside what the official suites ask of it.
 //!
-//! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask scale`.
+//! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask smi`, `cargo xtask scale`.
 
 mod cluster;
 mod edge;
@@ -10,6 +10,7 @@ mod load;
 mod scale;
 mod scene;
 mod seeing;
+mod smi;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,11 @@ enum Command {
     },
     /// Lets pods get sidecars, and sees what that does to them.
     Injection,
+    /// Runs the SMI conformance tests.
+    Smi {
+        /// Only those parts whose names contain this.
+        filter: Option<String>,
+    },
     /// Measures many routes and Services: how soon an edit reaches traffic, what it costs.
     Scale(scale::Options),
 }
@@ -40,6 +46,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Failures { filter } => failures::run(filter.as_deref()).await,
         Command::Injection => injection::run().await,
+        Command::Smi { filter } => smi::run(filter.as_deref()).await,
         Command::Scale(options) => scale::run(&options).await,
     }
 }

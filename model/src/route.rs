@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Filter, HostPattern, ListenerKey, RouteKey, ServiceKey, SessionPersistence};
 
-/// One rule of an HTTPRoute or GRPCRoute.
+/// One rule of an HTTPRoute or GRPCRoute, or of a TrafficSplit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
@@ -96,6 +96,9 @@ pub enum RouteKind {
     /// `UDPRoute`.
     #[serde(rename = "UDPRoute")]
     Udp,
+    /// `TrafficSplit` (SMI): of requests or of connections.
+    #[serde(rename = "TrafficSplit")]
+    Split,
 }
 
 /// Conditions that must all hold.

@@ -46,6 +46,10 @@ pub(crate) struct Args {
     /// Where the API server asks what is seen of the traffic
     #[arg(long, env = "WEFT_VIEW", default_value = "0.0.0.0:9444")]
     pub(crate) view: SocketAddr,
+    /// Whether the definitions of SMI's kinds are those of the chart weft-crds, by which the API server asks there for other
+    /// versions of their objects
+    #[arg(long, env = "WEFT_CONVERT_SMI")]
+    pub(crate) convert_smi: bool,
     #[command(flatten)]
     pub(crate) sidecar: Sidecar,
     /// The controller that the GatewayClasses to serve name

@@ -16,7 +16,7 @@ use tokio::{
 use weft_crds::{AddressStatus, GatewayStatus, Kind, Object, ObjectRef};
 use weft_discovery::{Epoch, Replica, Replicas};
 use weft_model::{GatewayKey, Key};
-use weft_translate::{Status, acme::WantedCertificate};
+use weft_translate::{Diagnostic, Status, acme::WantedCertificate};
 
 use crate::{
     acme::{self, Acme, AcmeError, Answered},
@@ -189,6 +189,7 @@ impl Controller {
             self.gateways.add(gateway, now);
         }
         self.meshed.add(effects.namespaces, now);
+        self.say_wrong(effects.wrong);
         self.parts.metrics.queued("statuses", self.statuses.len());
         self.parts.metrics.queued("gateways", self.gateways.len());
     }
@@ -382,6 +383,7 @@ impl Controller {
                 statuses,
                 gateways,
                 namespaces: self.parts.world.all_meshed(),
+                wrong: self.parts.world.all_wrong(),
                 ..Effects::default()
             });
             self.acme.begin(&self.parts.world.translator, Instant::now());
@@ -549,6 +551,35 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// Says by Events what is wrong with objects that have no status.
+    fn say_wrong(&self, wrong: Vec<(ObjectRef, Diagnostic)>) {
+        let world = &self.parts.world;
+        let mut said: BTreeMap<ObjectRef, Vec<Transition>> = BTreeMap::new();
+        for (reference, diagnostic) in wrong {
+            said.entry(reference).or_default().push(Transition {
+                warning: true,
+                condition: "Translate".to_owned(),
+                reason: format!("{:?}", diagnostic.code),
+                message: format!("{}: {} ({})", diagnostic.path, diagnostic.message, diagnostic.remedy),
+            });
+        }
+        let said = said.into_iter().filter_map(|(reference, transitions)| {
+            let (seen, resource) = (world.seen(&reference)?, world.resource(reference.kind)?);
+            Some((seen.clone(), resource.api_version.clone(), transitions))
+        });
+        let said: Vec<_> = said.collect();
+        if said.is_empty() {
+            return;
+        }
+        let recorder = self.parts.recorder.clone();
+        // One after the other: after a change of the Lease there may be many.
+        tokio::spawn(async move {
+            for (seen, version, transitions) in said {
+                events::publish(&recorder, &seen, &version, transitions).await;
+            }
+        });
     }
 
     /// Says something by an Event.

@@ -7,6 +7,7 @@ mod authority;
 mod certificates;
 mod children;
 mod controller;
+mod conversion;
 mod events;
 mod identity;
 mod infrastructure;

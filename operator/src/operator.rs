@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use k8s_openapi::{
+    api::admissionregistration::v1::MutatingWebhookConfiguration,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Client,
     runtime::events::{Recorder, Reporter},
@@ -21,7 +25,7 @@ use crate::{
     controller::{Controller, Parts},
     identity,
     infrastructure::render::Settings,
-    injection::{Bundle, Webhook},
+    injection::{self, Bundle, Webhook},
     lease::Keeper,
     metrics::Metrics,
     peers,
@@ -65,15 +69,25 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let keeper = tokio::spawn(keeper.run(stopped.clone()));
     let (certificates, shown, roots) = Certificates::new(client.clone(), &namespace, &args.host(), claim.clone());
     let certificates = tokio::spawn(certificates.run());
-    // Where there is no configuration nobody asks.
-    let webhook = match &args.webhook_configuration {
-        Some(name) => {
-            let bundle = Bundle::new(client.clone(), name, claim.clone(), roots.clone());
+    let service = (namespace.clone(), args.service());
+    if let Some(name) = &args.webhook_configuration {
+        let (claim, roots) = (claim.clone(), roots.clone());
+        let bundle = Bundle::<MutatingWebhookConfiguration>::new(client.clone(), name, service.clone(), claim, roots);
+        tokio::spawn(bundle.run());
+    }
+    if args.convert_smi {
+        for name in injection::definitions() {
+            let (claim, roots) = (claim.clone(), roots.clone());
+            let bundle = Bundle::<CustomResourceDefinition>::new(client.clone(), &name, service.clone(), claim, roots);
             tokio::spawn(bundle.run());
-            let listener = TcpListener::bind(args.webhook).await;
-            Some(listener.with_context(|| format!("the address {} of the webhook cannot be bound", args.webhook))?)
         }
-        None => None,
+    }
+    // Where there is no configuration nobody asks.
+    let webhook = if args.webhook_configuration.is_some() || args.convert_smi {
+        let listener = TcpListener::bind(args.webhook).await;
+        Some(listener.with_context(|| format!("the address {} of the webhook cannot be bound", args.webhook))?)
+    } else {
+        None
     };
     let bundles = Bundles {
         client: client.clone(),

@@ -1,7 +1,10 @@
 //! One watch for each kind. What cannot be read is said once and passed over; a kind that the API server does not have
 //! is looked for again until it has.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt as _;
 use kube::{
@@ -22,8 +25,12 @@ use crate::{
 
 /// Waits after an error double from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How often a kind that is not there is looked for.
+/// How often a kind that is not there is looked for, and one of SMI, which most clusters never have.
 const LOOK: Duration = Duration::from_secs(5);
+const LOOK_FOR_SMI: Duration = Duration::from_secs(30);
+/// How long everything else waits for the objects of a kind of SMI. To list those that are stored in an old version may take a
+/// conversion, which the API server asks of an operator that is ready: this one, perhaps.
+const SMI: Duration = Duration::from_secs(10);
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +71,7 @@ pub(crate) fn start(client: &Client, metrics: &Metrics, news: &mpsc::Sender<(Wat
             watched,
             news: news.clone(),
             unreadable: HashMap::new(),
+            patience: matches!(watched, Watched::Kind(kind) if kind.is_smi()).then(|| Instant::now() + SMI),
         };
         tokio::spawn(watch.run());
     }
@@ -114,6 +122,8 @@ struct Watch {
     news: mpsc::Sender<(Watched, News)>,
     /// What was said to be unreadable, and in which version.
     unreadable: HashMap<ObjectRef, String>,
+    /// When everything else goes on without a first list; it never does where there is none.
+    patience: Option<Instant>,
 }
 
 /// Nobody listens any more.
@@ -140,17 +150,17 @@ impl Watch {
                 Ok(None) => {
                     if !absent {
                         absent = true;
-                        tracing::warn!(
-                            kind = self.watched.name(),
-                            "the API server does not have this kind; it is watched once it has"
-                        );
-                        for news in [News::Begin(None), News::Complete] {
-                            if let Err(closed) = self.tell(news).await {
-                                return closed;
-                            }
+                        let said = "the API server does not have this kind; it is watched once it has";
+                        if self.is_smi() {
+                            tracing::debug!(kind = self.watched.name(), "{said}");
+                        } else {
+                            tracing::warn!(kind = self.watched.name(), "{said}");
+                        }
+                        if let Err(closed) = self.none().await {
+                            return closed;
                         }
                     }
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(if self.is_smi() { LOOK_FOR_SMI } else { LOOK }).await;
                 }
                 Err(error) => {
                     tracing::warn!(kind = self.watched.name(), %error, "the API server cannot be asked; what was read before stays");
@@ -161,8 +171,30 @@ impl Watch {
         }
     }
 
+    fn is_smi(&self) -> bool {
+        matches!(self.watched, Watched::Kind(kind) if kind.is_smi())
+    }
+
+    /// Says that there is no object.
+    async fn none(&mut self) -> Result<(), Closed> {
+        self.patience = None;
+        for news in [News::Begin(None), News::Complete] {
+            self.tell(news).await?;
+        }
+        Ok(())
+    }
+
     /// How the kind is served; none if it is not.
     async fn discover(&self) -> Result<Option<ApiResource>, kube::Error> {
+        if let Watched::Kind(kind) = self.watched
+            && kind.is_smi()
+        {
+            // One question for all versions.
+            let groups = self.client.list_api_groups().await?.groups;
+            if groups.iter().all(|group| group.name != kind.group()) {
+                return Ok(None);
+            }
+        }
         for candidate in self.watched.candidates() {
             match discovery::pinned_kind(&self.client, &candidate).await {
                 Ok((resource, _)) => return Ok(Some(resource)),
@@ -184,6 +216,7 @@ impl Watch {
                 Ok(watcher::Event::Init) => News::Begin(Some(resource.clone())),
                 Ok(watcher::Event::InitDone) => {
                     wait = BACKOFF.0;
+                    self.patience = None;
                     News::Complete
                 }
                 Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
@@ -198,6 +231,10 @@ impl Watch {
                     self.metrics.watch_error(self.watched.name());
                     if is_not_found(&error) {
                         return Ok(());
+                    }
+                    if self.patience.is_some_and(|end| Instant::now() > end) {
+                        tracing::warn!(kind = self.watched.name(), %error, "objects of SMI cannot be listed; everything else goes on without them until they can");
+                        self.none().await?;
                     }
                     // A watch that is too old is begun anew at once, and that is no fault.
                     tracing::debug!(kind = self.watched.name(), %error, "the watch is begun anew");

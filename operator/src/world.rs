@@ -16,7 +16,7 @@ use weft_crds::{EndpointSlice, Kind, Object, ObjectRef, Stage};
 use weft_discovery::{Epoch, Publisher};
 use weft_injection::ROOTS;
 use weft_model::{Challenge, ChallengeKey, Change, GatewayKey, Key, ListenerKey, Resource};
-use weft_translate::{Edit, Options, Translator};
+use weft_translate::{Diagnostic, Edit, Level, Options, Translator};
 
 use crate::{
     children::{Child, ChildKey, ChildKind, Children},
@@ -39,6 +39,8 @@ pub(crate) struct Effects {
     pub(crate) namespaces: BTreeSet<String>,
     /// Secrets that are new, other or gone, by `namespace/name`.
     pub(crate) secrets: BTreeSet<String>,
+    /// What is wrong with objects that have no status to say it in.
+    pub(crate) wrong: Vec<(ObjectRef, Diagnostic)>,
     /// Whether other certificates than before are to be had by ACME.
     pub(crate) acme: bool,
     /// Whether this was the first time that everything was known.
@@ -136,6 +138,15 @@ impl World {
     /// Every object that can have a status.
     pub(crate) fn all_seen(&self) -> impl Iterator<Item = &ObjectRef> {
         self.seen.keys()
+    }
+
+    /// What is wrong with all objects that have no status to say it in.
+    pub(crate) fn all_wrong(&self) -> Vec<(ObjectRef, Diagnostic)> {
+        let found = self.translator.diagnostics();
+        let found = found.filter(|(reference, diagnostic)| is_to_be_said(reference, diagnostic));
+        found
+            .map(|(reference, diagnostic)| (reference.clone(), diagnostic.clone()))
+            .collect()
     }
 
     /// Every ListenerSet.
@@ -456,6 +467,7 @@ impl World {
             self.publisher.set_mesh(self.mesh.clone());
         }
         effects.acme |= output.acme;
+        effects.wrong.extend(wrong(output.diagnostics));
         let changed = output.statuses.into_iter().map(|(reference, _)| reference);
         for reference in changed.chain(output.cleared) {
             if reference.kind == Kind::Gateway {
@@ -475,6 +487,20 @@ impl World {
             .resources
             .set(i64::try_from(self.translator.size()).unwrap_or(i64::MAX));
     }
+}
+
+/// What is said by Events, since there is no status to say it in.
+fn is_to_be_said(reference: &ObjectRef, diagnostic: &Diagnostic) -> bool {
+    reference.kind.is_smi() && diagnostic.level != Level::Info
+}
+
+fn wrong(lists: Vec<(ObjectRef, Arc<[Diagnostic]>)>) -> Vec<(ObjectRef, Diagnostic)> {
+    let all = lists.into_iter().flat_map(|(reference, list)| {
+        let list: Vec<Diagnostic> = list.to_vec();
+        list.into_iter().map(move |diagnostic| (reference.clone(), diagnostic))
+    });
+    all.filter(|(reference, diagnostic)| is_to_be_said(reference, diagnostic))
+        .collect()
 }
 
 /// The Gateway that something was made for.

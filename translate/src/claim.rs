@@ -98,6 +98,7 @@ impl Claim {
             RouteKind::Tls => Kind::TlsRoute,
             RouteKind::Tcp => Kind::TcpRoute,
             RouteKind::Udp => Kind::UdpRoute,
+            RouteKind::Split => Kind::TrafficSplit,
         };
         ObjectRef::new(kind, &owner.namespace, &owner.name)
     }

@@ -95,6 +95,12 @@ codes! {
     Shadowed = "W0401" Warning "a match can never win";
     PolicyTarget = "W0501" Warning "a policy names a target that it cannot hold for";
     PolicyConflict = "W0502" Warning "another policy for the same target comes first";
+    SmiReference = "W0601" Error "an object of SMI names something that does not exist";
+    SmiUnserved = "W0602" Error "something of SMI cannot be honoured";
+    SmiDatagrams = "W0603" Warning "a UDPRoute of SMI allows and denies nothing";
+    SplitBackend = "W0604" Warning "a backend of a TrafficSplit gets nothing of a port";
+    SplitOverruled = "W0605" Warning "a TrafficSplit is overruled";
+    SplitOfItself = "W0606" Info "a TrafficSplit leads back to its own Service";
     NotServedYet = "W0402" Warning "a field is not served yet";
 }
 

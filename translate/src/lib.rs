@@ -26,6 +26,7 @@ mod route;
 mod rule;
 mod service;
 mod session;
+mod smi;
 mod status;
 mod traffic_policy;
 mod translator;

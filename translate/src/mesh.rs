@@ -51,21 +51,27 @@ pub(crate) fn attach<'w>(
     path: &str,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Result<Found<'w>, Refused>> {
-    if let Err((message, remedy)) = takes_part(reader, &route.namespace) {
+    if let Err((message, remedy)) = takes_part(reader, &route.namespace, "route") {
         diagnostics.push(Code::NoMesh.at(path, message, remedy));
         return None;
     }
     Some(ports(reader, route, parent, path, diagnostics).map(Found::Frontends))
 }
 
-/// Whether a namespace is in the mesh; or why not, and what to do.
-fn takes_part(reader: &Reader<'_>, namespace: &str) -> Result<(), (String, String)> {
+/// Whether a namespace is in the mesh; or why not, so that something of it has no effect, and what to do.
+pub(crate) fn takes_part(reader: &Reader<'_>, namespace: &str, what: &str) -> Result<(), (String, String)> {
     if !reader.options.mesh {
-        let message = "the route is for clients in the mesh, and here is none".to_owned();
-        return Err((
-            message,
-            "serve it in a cluster, or name a Gateway as its parent too".into(),
-        ));
+        let message = if what == "route" {
+            "the route is for clients in the mesh, and here is none".to_owned()
+        } else {
+            format!("the {what} is for the mesh, and here is none")
+        };
+        let remedy = if what == "route" {
+            "serve it in a cluster, or name a Gateway as its parent too"
+        } else {
+            "serve it in a cluster"
+        };
+        return Err((message, remedy.into()));
     }
     let why = match Stage::of(&reader.namespace_labels(namespace)) {
         Ok(Some(_)) => return Ok(()),
@@ -73,7 +79,7 @@ fn takes_part(reader: &Reader<'_>, namespace: &str) -> Result<(), (String, Strin
         Err(unknown) => format!("its label {MESH_LABEL}={unknown}"),
     };
     Err((
-        format!("the namespace {namespace} takes no part in the mesh, so the route has no effect: {why}"),
+        format!("the namespace {namespace} takes no part in the mesh, so the {what} has no effect: {why}"),
         format!("label the namespace: {MESH_LABEL}={}", Stage::Observe),
     ))
 }
@@ -151,7 +157,7 @@ fn refused(code: Code, message: String, remedy: &'static str) -> Refused {
 }
 
 /// The cluster IPs of a Service, none before it was given any; or why it can have none.
-fn addresses(service: &Service) -> Result<Vec<IpAddr>, &'static str> {
+pub(crate) fn addresses(service: &Service) -> Result<Vec<IpAddr>, &'static str> {
     let spec = &service.spec;
     if spec.service_type.as_deref() == Some("ExternalName") {
         return Err("is of type ExternalName");
@@ -176,7 +182,27 @@ fn is_named(parent: &ParentReference, port: &ServicePort) -> bool {
 /// A route of a kind that comes before, to which a port belongs.
 fn before(reader: &Reader<'_>, place: &Place, port: &ServicePort) -> Option<ObjectRef> {
     let first = PROTOCOLS.into_iter().take_while(|protocol| *protocol != place.protocol);
-    first.into_iter().find_map(|protocol| {
+    holder(reader, place, first, port)
+}
+
+/// A producer's route of any kind, to which a port belongs.
+pub(crate) fn taken(reader: &Reader<'_>, service: &ObjectRef, port: &ServicePort) -> Option<ObjectRef> {
+    let place = Place {
+        service: service.clone(),
+        clients: None,
+        protocol: PROTOCOLS[0],
+    };
+    holder(reader, &place, PROTOCOLS, port)
+}
+
+/// A route of one of some protocols, to which a port belongs.
+fn holder(
+    reader: &Reader<'_>,
+    place: &Place,
+    protocols: impl IntoIterator<Item = ListenerProtocol>,
+    port: &ServicePort,
+) -> Option<ObjectRef> {
+    protocols.into_iter().find_map(|protocol| {
         let place = Place {
             protocol,
             ..place.clone()
@@ -191,7 +217,7 @@ fn before(reader: &Reader<'_>, place: &Place, port: &ServicePort) -> Option<Obje
     })
 }
 
-fn frontend(place: &Place, port: &ServicePort, addresses: &[IpAddr]) -> Frontend {
+pub(crate) fn frontend(place: &Place, port: &ServicePort, addresses: &[IpAddr]) -> Frontend {
     let (namespace, name) = (&place.service.namespace, &place.service.name);
     Frontend {
         key: match &place.clients {

@@ -73,8 +73,11 @@ impl RouteResult {
         rules.flat_map(|(at, rule)| backends(rule, at))
     }
 
-    /// What its matches claim of the listeners' requests.
+    /// What its matches claim of the listeners' requests. A split has its frontends to itself, and claims nothing.
     pub(crate) fn claims(&self) -> Vec<(Ground, Claim)> {
+        if self.rules.iter().any(is_split) {
+            return Vec::new();
+        }
         let served: Vec<_> = self
             .attached
             .iter()
@@ -94,6 +97,15 @@ impl RouteResult {
             .binary_search_by(|attached| attached.listener.cmp(listener));
         found.is_ok()
     }
+}
+
+fn is_split(rule: &Resource) -> bool {
+    let owner = match rule {
+        Resource::Route(route) => &route.owner,
+        Resource::L4Route(route) => &route.owner,
+        _ => return false,
+    };
+    owner.kind == RouteKind::Split
 }
 
 /// What is derived of a route: what is kept, and how it stands.
@@ -358,7 +370,7 @@ impl Attachment {
         }
     }
 
-    fn to_frontend(frontend: &Frontend) -> Self {
+    pub(crate) fn to_frontend(frontend: &Frontend) -> Self {
         Self {
             listener: frontend.key.clone(),
             hostname: None,
@@ -561,6 +573,8 @@ fn backends(rule: &Resource, at: usize) -> Vec<(String, &ServiceKey)> {
     let named = targets.into_iter().enumerate();
     named
         .filter_map(|(backend, target)| match target {
+            // Of a split's backends some may be left out.
+            BackendTarget::Service(key) if is_split(rule) => Some(("spec.backends".to_owned(), key)),
             BackendTarget::Service(key) => Some((format!("spec.rules[{at}].backendRefs[{backend}]"), key)),
             BackendTarget::Invalid(_) => None,
         })

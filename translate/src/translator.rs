@@ -19,6 +19,7 @@ use crate::{
     parameters,
     route::{self, Attachment, RouteResult},
     service::{self, ServiceResult},
+    smi,
     status::{Status, condition},
     traffic_policy,
     world::{Dependency, Reader, World},
@@ -69,6 +70,7 @@ enum Node {
     Class(ObjectRef),
     /// The listeners of a Gateway or a ListenerSet.
     Listeners(ObjectRef),
+    /// The rules of a route or of a TrafficSplit.
     Route(ObjectRef),
     Service(ServiceKey),
     Workload(WorkloadKey),
@@ -82,6 +84,8 @@ enum Node {
     Backend(ObjectRef),
     /// How an AcmeIssuer stands.
     Issuer(ObjectRef),
+    /// What else SMI says, by its objects and by namespaces.
+    Smi(ObjectRef),
 }
 
 /// Translates, and remembers what was read for what.
@@ -175,8 +179,16 @@ impl Translator {
                 Kind::AcmeIssuer => {
                     run.dirty.insert(Node::Issuer(reference.clone()));
                 }
-                Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::UdpRoute => {
+                Kind::HttpRoute
+                | Kind::GrpcRoute
+                | Kind::TlsRoute
+                | Kind::TcpRoute
+                | Kind::UdpRoute
+                | Kind::TrafficSplit => {
                     run.dirty.insert(Node::Route(reference.clone()));
+                }
+                Kind::TrafficTarget | Kind::IdentityBinding | Kind::HttpRouteGroup | Kind::Namespace => {
+                    run.dirty.insert(Node::Smi(reference.clone()));
                 }
                 _ => {}
             }
@@ -271,7 +283,8 @@ impl Translator {
         | Node::Route(reference)
         | Node::Policy(reference)
         | Node::Backend(reference)
-        | Node::Issuer(reference) = node
+        | Node::Issuer(reference)
+        | Node::Smi(reference) = node
         {
             read.remove(&Dependency::Object(reference.clone()));
             if self.world.get(reference).is_none() {
@@ -316,6 +329,7 @@ impl Translator {
             Node::Policy(reference) => self.policy(run, &node, reference),
             Node::Backend(reference) => self.backend(run, &node, reference),
             Node::Issuer(reference) => self.issuer_status(run, &node, reference),
+            Node::Smi(reference) => self.smi(run, &node, reference),
         }
     }
 
@@ -516,8 +530,27 @@ impl Translator {
         self.set_diagnostics(run, reference, diagnostics.unwrap_or_default());
     }
 
+    fn smi(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
+        let derived = self.read(node, |reader| smi::derive(reader, reference));
+        if matches!(reference.kind, Kind::TrafficTarget | Kind::Namespace) {
+            let namespace = match reference.kind {
+                Kind::Namespace => &reference.name,
+                _ => &reference.namespace,
+            };
+            let key = Key::Authorization(PolicyKey::of(reference.kind.name(), namespace, &reference.name));
+            let policy = derived.policy.map(|policy| Resource::Authorization(Arc::new(policy)));
+            self.set_resource(run, key, policy);
+        }
+        self.set_diagnostics(run, reference, derived.diagnostics);
+    }
+
     fn route(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
-        let (derived, status) = self.read(node, |reader| route::derive(reader, reference)).unzip();
+        let derived = self.read(node, |reader| match reference.kind {
+            Kind::TrafficSplit => smi::split::derive(reader, reference).map(|split| (split, None)),
+            _ => route::derive(reader, reference).map(|(route, status)| (route, Some(status))),
+        });
+        let (derived, status) = derived.unzip();
+        let status = status.flatten();
         let before = self.routes.remove(reference).unwrap_or_default();
         let there = derived.is_some();
         let after = derived.unwrap_or_default();

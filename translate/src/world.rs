@@ -8,8 +8,9 @@ use std::{
 
 use weft_crds::{
     AcmeIssuer, AuthorizationPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
-    GatewayParameters, GrpcRoute, HttpRoute, Kind, ListenerSpec, Namespace, Object, ObjectRef, ParentReference,
-    ReferenceGrant, Secret, Service, TcpRoute, TlsRoute, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
+    GatewayParameters, GrpcRoute, HttpRoute, HttpRouteGroup, IdentityBinding, Kind, ListenerSpec, Namespace, Object,
+    ObjectRef, ParentReference, ReferenceGrant, Secret, Service, SmiTcpRoute, SmiUdpRoute, TcpRoute, TlsRoute,
+    TrafficSplit, TrafficTarget, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
 use weft_model::ListenerProtocol;
 
@@ -17,6 +18,7 @@ use crate::{
     listener, mesh,
     owner::Listeners,
     policy::{self, Policy},
+    smi,
     translator::Options,
 };
 
@@ -37,6 +39,8 @@ pub(crate) enum Dependency {
     Policies(ObjectRef),
     /// Which routes name a Service as their parent.
     Attaching(Arc<Place>),
+    /// Which TrafficSplits are for a Service.
+    Splits(ObjectRef),
 }
 
 /// A place that routes of one protocol may want: a Service, as its clients see it.
@@ -69,6 +73,7 @@ pub(crate) struct World {
     slots: HashMap<Arc<Slot>, BTreeSet<ObjectRef>>,
     policies: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
     attaching: HashMap<Arc<Place>, BTreeSet<ObjectRef>>,
+    splits: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
 }
 
 /// Puts a member into an index, or takes it out.
@@ -97,6 +102,7 @@ impl World {
             slots: HashMap::new(),
             policies: HashMap::new(),
             attaching: HashMap::new(),
+            splits: HashMap::new(),
         }
     }
 
@@ -149,6 +155,12 @@ impl World {
                     changed.push(Dependency::Slices(service));
                 }
             }
+            Object::TrafficSplit(split) => {
+                if let Some(service) = smi::split::root(split) {
+                    set(&mut self.splits, service.clone(), reference, put);
+                    changed.push(Dependency::Splits(service));
+                }
+            }
             other => {
                 let Some(policy) = policy::of(other) else { return };
                 for target in policy
@@ -192,7 +204,7 @@ impl World {
     /// How many entries there are, indexes included.
     #[cfg(test)]
     pub(crate) fn size(&self) -> usize {
-        let of_owners = self.slots.len() + self.policies.len() + self.attaching.len();
+        let of_owners = self.slots.len() + self.policies.len() + self.attaching.len() + self.splits.len();
         self.objects.len() + self.grants.len() + self.slices.len() + of_owners
     }
 
@@ -289,6 +301,12 @@ impl<'w> Reader<'w> {
         acme_issuer: AcmeIssuer -> AcmeIssuer;
         config_map: ConfigMap -> ConfigMap;
         backend_tls_policy: BackendTlsPolicy -> BackendTlsPolicy;
+        traffic_target: TrafficTarget -> TrafficTarget;
+        identity_binding: IdentityBinding -> IdentityBinding;
+        http_route_group: HttpRouteGroup -> HttpRouteGroup;
+        smi_tcp_route: SmiTcpRoute -> SmiTcpRoute;
+        smi_udp_route: SmiUdpRoute -> SmiUdpRoute;
+        traffic_split: TrafficSplit -> TrafficSplit;
         authorization_policy: AuthorizationPolicy -> AuthorizationPolicy;
     }
 
@@ -351,6 +369,12 @@ impl<'w> Reader<'w> {
         let members = self.world.attaching.get(&place).into_iter().flatten().collect();
         self.note(Dependency::Attaching(place.into()));
         members
+    }
+
+    /// The TrafficSplits of a Service, in the order of their names.
+    pub(crate) fn splits(&self, service: &ObjectRef) -> Vec<&'w ObjectRef> {
+        self.note(Dependency::Splits(service.clone()));
+        self.world.splits.get(service).into_iter().flatten().collect()
     }
 
     /// The policies of a kind that name an object as their target, in no order.

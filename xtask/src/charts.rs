@@ -47,18 +47,15 @@ pub(crate) fn run(update: bool) -> anyhow::Result<()> {
         compare(golden, &template(&helm, chart, None)?, update)?;
     }
     for file in files(".values.yaml")? {
-        compare(
-            &name(&file, ".values.yaml"),
-            &template(&helm, "weft", Some(&file))?,
-            update,
-        )?;
+        let name = name(&file, ".values.yaml");
+        compare(&name, &template(&helm, chart_of(&name), Some(&file))?, update)?;
     }
     for file in files(".refused.yaml")? {
         let text = fs::read_to_string(&file)?;
         let expected = text.lines().next().and_then(|line| line.strip_prefix("# "));
         let expected =
             expected.with_context(|| format!("{}: the first line is to say what Helm says", file.display()))?;
-        let output = render(&helm, "weft", Some(&file))?;
+        let output = render(&helm, chart_of(&name(&file, ".refused.yaml")), Some(&file))?;
         let said = said(&output);
         ensure!(!output.status.success(), "{} is not refused", file.display());
         ensure!(
@@ -68,6 +65,11 @@ pub(crate) fn run(update: bool) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The chart that values are of: `crds-` begins the names of those for the definitions.
+fn chart_of(name: &str) -> &'static str {
+    if name.starts_with("crds-") { "weft-crds" } else { "weft" }
 }
 
 fn folder(chart: &str) -> PathBuf {

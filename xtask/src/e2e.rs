@@ -17,6 +17,12 @@ pub(crate) fn injection() -> anyhow::Result<()> {
     run("injection", &[])
 }
 
+/// Runs the SMI conformance tests.
+pub(crate) fn smi(filter: Option<&str>) -> anyhow::Result<()> {
+    let filter = filter.map(str::to_owned);
+    run("smi", &Vec::from_iter(filter))
+}
+
 /// Measures many routes and Services.
 pub(crate) fn scale(args: &[String]) -> anyhow::Result<()> {
     run("scale", args)

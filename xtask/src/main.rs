@@ -70,6 +70,11 @@ enum Command {
     },
     /// Let pods in the cluster get sidecars, and see that they work as without.
     Injection,
+    /// Run the SMI conformance tests in the cluster, and what they leave out.
+    Smi {
+        /// Only those parts whose names contain this.
+        filter: Option<String>,
+    },
     /// Remove Weft from the cluster, install and remove it as users do, and bring it back.
     Lifecycle,
     /// Measure 5,000 routes and 1,000 Services in the cluster; --help says what can be other.
@@ -147,6 +152,10 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Injection => {
             e2e::injection()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Smi { filter } => {
+            e2e::smi(filter.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Lifecycle => {

@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::bail;
 use clap::Parser;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use serde_json::json;
 use weft_injection::INJECTED;
 
 use super::{AUTHORITY, CHILDREN, Cluster, GROUP, OPERATOR, OPERATOR_NAME, PART, Where, connection::name_of};
@@ -61,6 +62,7 @@ pub(crate) async fn run(args: Uninstall) -> anyhow::Result<ExitCode> {
     if !args.yes && !confirmed(doomed.len())? {
         return Ok(ExitCode::FAILURE);
     }
+    let_go(&cluster, &args.place.namespace).await?;
     for one in &doomed {
         remove(&cluster, one).await?;
     }
@@ -118,6 +120,40 @@ async fn find(cluster: &Cluster, args: &Uninstall) -> anyhow::Result<Vec<Doomed>
     }
     doomed.sort_by_key(|one| (rank(one), name_of(&one.object)));
     Ok(doomed)
+}
+
+/// Definitions of SMI stay, with their objects. Those that are converted by the operator are converted by nobody from now on:
+/// else their objects could not be read in another version than they are stored in.
+async fn let_go(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
+    let Some(api) = cluster.api("apiextensions.k8s.io", "v1", "CustomResourceDefinition") else {
+        return Ok(());
+    };
+    for crd in api.list(&ListParams::default()).await? {
+        if !is_converted_by(&crd, namespace) {
+            continue;
+        }
+        let name = crd.metadata.name.as_deref().unwrap_or_default();
+        let patch = json!({"spec": {"conversion": {"strategy": "None", "webhook": null}}});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        println!(
+            "left {}, of which only what is stored as it is asked for is whole",
+            name_of(&crd)
+        );
+    }
+    Ok(())
+}
+
+/// Whether a definition of SMI has its objects converted by an operator in a namespace.
+fn is_converted_by(crd: &DynamicObject, namespace: &str) -> bool {
+    let text = |path: &str| {
+        crd.data
+            .pointer(path)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+    };
+    text("/spec/group").ends_with(".smi-spec.io")
+        && text("/spec/conversion/webhook/clientConfig/service/namespace") == namespace
+        && text("/spec/conversion/webhook/clientConfig/service/path") == "/convert"
 }
 
 /// How many pods have a sidecar, by namespace.
@@ -217,4 +253,23 @@ fn confirmed(count: usize) -> anyhow::Result<bool> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_definitions_that_this_operator_converts_are_let_go() {
+        let crd = |group: &str, service: serde_json::Value| -> DynamicObject {
+            let conversion = json!({"strategy": "Webhook", "webhook": {"clientConfig": {"service": service}}});
+            let crd = json!({"metadata": {"name": "x"}, "spec": {"group": group, "conversion": conversion}});
+            serde_json::from_value(crd).expect("an object")
+        };
+        let ours = json!({"namespace": "weft-system", "name": "weft-operator", "path": "/convert"});
+        let theirs = json!({"namespace": "osm-system", "name": "osm-bootstrap", "path": "/convert"});
+        assert!(is_converted_by(&crd("split.smi-spec.io", ours.clone()), "weft-system"));
+        assert!(!is_converted_by(&crd("split.smi-spec.io", theirs), "weft-system"));
+        assert!(!is_converted_by(&crd("cert-manager.io", ours), "weft-system"));
+    }
 }

@@ -1,5 +1,5 @@
-//! Sidecars in the pods of namespaces that are in the mesh: the webhook that puts them there (all replicas serve it), what the
-//! API server has to know of it, and the roots that sidecars need (both kept by the holder of the Lease).
+//! Sidecars in the pods of namespaces that are in the mesh: the webhook that puts them there (all replicas serve it, and
+//! [`crate::conversion`] with it), what the API server has to know of it, and the roots that sidecars need (both kept by the holder of the Lease).
 //!
 //! What is put into a pod is `weft-injection`'s; see docs/decisions/041-injection.md.
 
@@ -15,7 +15,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use weft_crds::Metadata;
 use weft_injection::Namespace;
 
-pub(crate) use self::{bundle::Bundle, server::Webhook};
+pub(crate) use self::{
+    bundle::{Bundle, definitions},
+    server::Webhook,
+};
 
 /// The namespaces that are in the mesh.
 pub(crate) type Meshed = BTreeMap<String, Arc<Namespace>>;

@@ -26,14 +26,16 @@ use super::{
     Meshed,
     review::{self, Verdict},
 };
-use crate::metrics::Metrics;
+use crate::{conversion, metrics::Metrics};
 
-/// Where it is asked.
+/// Where it is asked about pods.
 pub(super) const PATH: &str = "/inject";
 /// Connections at once. An API server keeps a few.
 const CONNECTIONS: usize = 256;
 /// How large a question may be: an API server takes objects of at most 1.5 MB.
 const QUESTION_KIB: u32 = 2048;
+/// The same where all objects of a list are to be converted at once.
+const CONVERSION_KIB: u32 = 8 * 1024;
 /// All questions at once: they are small, but nobody has to prove who asks.
 const QUESTIONS_KIB: usize = 16 * 1024;
 /// How long TLS may take, a head, a body.
@@ -178,23 +180,22 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 }
 
 async fn questioned(shared: &Shared, request: Request<Incoming>) -> Result<Bytes, (StatusCode, String)> {
-    if request.uri().path() != PATH {
-        return Err((StatusCode::NOT_FOUND, format!("there is only {PATH}\n")));
-    }
+    let (converts, most) = match request.uri().path() {
+        PATH => (false, QUESTION_KIB),
+        conversion::PATH => (true, CONVERSION_KIB),
+        _ => {
+            let paths = format!("there are {PATH} and {}\n", conversion::PATH);
+            return Err((StatusCode::NOT_FOUND, paths));
+        }
+    };
     if request.method() != Method::POST {
-        return Err((
-            StatusCode::METHOD_NOT_ALLOWED,
-            "AdmissionReviews are posted\n".to_owned(),
-        ));
+        return Err((StatusCode::METHOD_NOT_ALLOWED, "reviews are posted\n".to_owned()));
     }
     let size = request.body().size_hint().exact();
     let size = size.ok_or_else(|| (StatusCode::LENGTH_REQUIRED, "say how long it is\n".to_owned()))?;
     let size = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
-    if size > QUESTION_KIB {
-        return Err((
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("{QUESTION_KIB} KiB are the most\n"),
-        ));
+    if size > most {
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, format!("{most} KiB are the most\n")));
     }
     let unavailable = || {
         (
@@ -204,12 +205,16 @@ async fn questioned(shared: &Shared, request: Request<Incoming>) -> Result<Bytes
     };
     let room = timeout(BODY, shared.room.acquire_many(size)).await;
     let _room = room.map_err(|_| unavailable())?.map_err(|_| unavailable())?;
-    let body = Limited::new(request.into_body(), QUESTION_KIB as usize * 1024).collect();
+    let body = Limited::new(request.into_body(), most as usize * 1024).collect();
     let body = timeout(BODY, body).await;
     let body = body.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "it does not come\n".to_owned()))?;
     let body = body
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?
         .to_bytes();
+    if converts {
+        let answer = conversion::answer(&body).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?;
+        return Ok(Bytes::from(answer.to_string()));
+    }
     let question = review::read(&body).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?;
     let webhook = &shared.webhook;
     let namespace = webhook.namespace(&question.namespace).await;

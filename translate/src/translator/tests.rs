@@ -43,6 +43,18 @@ fn of_what_is_gone_nothing_is_kept() {
             json!({"targetRefs": [{"group": "", "kind": "Service", "name": "o"}], "retryConstraint": {}}),
         ),
         (Kind::ReferenceGrant, json!({"from": [], "to": []})),
+        (
+            Kind::TrafficSplit,
+            json!({"service": "o.default", "matches": [{"kind": "HTTPRouteGroup", "name": "o"}], "backends": [{"service": "o", "weight": 1}]}),
+        ),
+        (Kind::HttpRouteGroup, json!({"matches": [{"name": "o"}]})),
+        (Kind::SmiTcpRoute, json!({"matches": {"ports": [80]}})),
+        (Kind::IdentityBinding, json!({"schemes": {"serviceAccount": "o"}})),
+        (
+            Kind::TrafficTarget,
+            json!({"destination": {"kind": "ServiceAccount", "name": "o"}, "sources": [{"kind": "IdentityBinding", "name": "o"}],
+                "rules": [{"kind": "TCPRoute", "name": "o"}, {"kind": "HTTPRouteGroup", "name": "o"}]}),
+        ),
     ];
     let object = |kind: Kind, value: Value| Object::from_value(kind, value).expect("an object");
     let mut objects: Vec<Object> = parts
@@ -59,7 +71,9 @@ fn of_what_is_gone_nothing_is_kept() {
     ));
     objects.push(object(
         Kind::Namespace,
-        json!({"metadata": {"name": "default", "labels": {"weft.dev/mesh": "observe"}}}),
+        json!({"metadata": {
+            "name": "default", "labels": {"weft.dev/mesh": "observe"}, "annotations": {"weft.dev/smi-access": "deny-in-mesh"},
+        }}),
     ));
     let certified = rcgen::generate_simple_self_signed(["o.example".to_owned()]).expect("a certificate");
     let pair = json!({"tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem()});
@@ -82,8 +96,9 @@ fn of_what_is_gone_nothing_is_kept() {
         translator.apply(objects.iter().cloned().map(Edit::Put).collect());
         assert_ne!(translator.sizes(), empty.sizes());
         let kinds = |translator: &Translator| translator.resources().map(Resource::key).collect::<Vec<_>>();
-        let frontends = usize::from(!standalone);
-        assert_eq!(kinds(&translator).len(), 8 + frontends, "{:?}", kinds(&translator));
+        // In the mesh a frontend, and two policies of SMI.
+        let of_mesh = if standalone { 0 } else { 3 };
+        assert_eq!(kinds(&translator).len(), 8 + of_mesh, "{:?}", kinds(&translator));
         for object in &objects {
             translator.apply(vec![Edit::Delete(object.reference())]);
         }

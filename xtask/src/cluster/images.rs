@@ -24,6 +24,7 @@ const ECHO_BASIC: GoProgram = program(
     "conformance",
     "sigs.k8s.io/gateway-api/conformance/echo-basic",
 );
+const SMI_APP: GoProgram = program("smi-app", "smi-app", ".");
 const ECHO_ADVANCED: GoProgram = program("echo-advanced", "echo-advanced", ".");
 
 /// Who runs Weft in its images, by the convention for those who are not root.
@@ -69,6 +70,7 @@ pub(super) fn build(profile: &str) -> anyhow::Result<Vec<Image>> {
             "/coredns",
             COREDNS.build()?,
         ),
+        Image::of_one(&["weft.dev/smi-app:dev"], "/smi-app", SMI_APP.build()?),
         // The manifests of one release of the suite name three; the suite has the source of one.
         Image::of_one(
             &[
@@ -154,14 +156,15 @@ fn libraries(program: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
         .collect())
 }
 
-/// Tests the echo that stands in for another.
-pub(super) fn test_echo() -> anyhow::Result<()> {
-    let folder = Path::new("e2e").join(ECHO_ADVANCED.module);
-    let status = Command::new("go")
-        .args(["test", "-count=1", "./..."])
-        .current_dir(folder)
-        .status()?;
-    ensure!(status.success(), "go test ended with {status}");
+/// Tests the applications that stand in for others.
+pub(super) fn test_stand_ins() -> anyhow::Result<()> {
+    for program in [ECHO_ADVANCED, SMI_APP] {
+        let status = Command::new("go")
+            .args(["test", "-count=1", "./..."])
+            .current_dir(Path::new("e2e").join(program.module))
+            .status()?;
+        ensure!(status.success(), "go test of {} ended with {status}", program.name);
+    }
     Ok(())
 }
 

@@ -47,7 +47,8 @@ pub(super) fn dns() -> anyhow::Result<()> {
 pub(super) fn charts() -> anyhow::Result<()> {
     let helm = |args: &[&str]| output(inside("helm").args(args));
     let common = ["upgrade", "--install", "--create-namespace", "--namespace", SYSTEM];
-    helm(&[&common[..], &["weft-crds", "helm/weft-crds"]].concat())?;
+    let smi = ["--set", "smi.enabled=true"];
+    helm(&[&common[..], &["weft-crds", "helm/weft-crds"], &smi].concat())?;
     let values = ["--values", "e2e/cluster/values.yaml", "--wait", "--timeout", "3m"];
     helm(&[&common[..], &["weft", "helm/weft"], &values].concat()).with_context(|| {
         format!("to see why: cargo xtask cluster run -- kubectl -n {SYSTEM} describe pods; cargo xtask cluster run -- kubectl -n {SYSTEM} logs -l app.kubernetes.io/name=weft")

@@ -108,7 +108,7 @@ pub(crate) fn test(steps: &mut Steps) {
     if !tools::has_go() {
         return steps.skip(name, "its parts are built with Go: install Go to have it");
     }
-    steps.step("the echo of the mesh tests", images::test_echo);
+    steps.step("what stands in for applications of the suites", images::test_stand_ins);
     let was_up = ensure_up().is_ok();
     steps.step(name, || up("dev"));
     // The report in docs is of a run that was meant to be one.
@@ -122,6 +122,7 @@ pub(crate) fn test(steps: &mut Steps) {
         conformance::run(&conformance::Options::of_secure_mesh(), false)
     });
     steps.step("injection", e2e::injection);
+    steps.step("SMI conformance", || e2e::smi(None));
     steps.step("failures under load", || e2e::failures(None));
     steps.step("installation and removal", lifecycle);
     if !was_up {
