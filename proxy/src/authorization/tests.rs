@@ -92,8 +92,8 @@ fn what_denies_comes_before_what_allows_and_that_before_the_default() {
         (DefaultAction::Deny, false, false),
     ] {
         let (_, protection) = protection(Stage::Strict, default, &[]);
-        assert_eq!(allows(&protection, "", 8080, "GET /"), clear, "{default:?}");
-        assert_eq!(allows(&protection, BANK, 8080, "tcp"), proven, "{default:?}");
+        assert_eq!(allows(&protection, "", 8081, "GET /"), clear, "{default:?}");
+        assert_eq!(allows(&protection, BANK, 8081, "tcp"), proven, "{default:?}");
     }
     // What is listed is listed whatever the default.
     let (_, listed) = protection(Stage::Secure, DefaultAction::Deny, &[allow]);

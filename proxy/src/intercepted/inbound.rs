@@ -228,6 +228,7 @@ async fn hear(client: &TcpStream, server: Option<&TcpStream>, patience: Duration
         }
         match timeout_at(end, client.readable()).await {
             Ok(readable) => readable?,
+            Err(_) if bytes.is_empty() => return Ok(Heard::Nothing),
             // It has begun like TLS, and is something else or very slow.
             Err(_) => return Ok(Heard::Clear(bytes)),
         }
