@@ -226,11 +226,18 @@ fn root() -> anyhow::Result<(String, String)> {
 /// What starts pods is away and comes back: those that run go on.
 pub(super) async fn the_kubelet_is_restarted(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "kubelet", "strict").await?;
+    // It takes all pods for not ready until it has probed them again, and kube-proxy sends nobody to a Service without ready
+    // endpoints: what is looked at here is what the pods do.
+    let all = json!({"spec": {"publishNotReadyAddresses": true}});
+    cluster.merge("Service", &meshed.namespace, "web", &all).await?;
     let load = Load::start(meshed.relay.clone(), 8);
+    load.more(200).await?;
     process::restart("kubelet").await?;
     load.more(200).await?;
-    // It is back once it does something.
-    cluster.restart(&meshed.namespace, "web").await?;
+    // It is back once it has started something.
+    let two = json!({"spec": {"replicas": 2}});
+    cluster.merge("Deployment", &meshed.namespace, "relay", &two).await?;
+    cluster.rolled_out(&meshed.namespace, "relay").await?;
     load.more(200).await?;
     load.stop().await.nothing_failed()?;
     meshed.end().await
