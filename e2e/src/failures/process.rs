@@ -13,6 +13,8 @@ use crate::cluster::eventually;
 
 /// Where the cluster keeps its state.
 const RUN: &str = "/var/lib/weft-cluster";
+/// One that is never started anew.
+const OTHER: &str = "containerd";
 
 /// A process that was started under a name: its number, the command, and what the command was started by.
 struct Recorded {
@@ -72,8 +74,11 @@ pub(super) async fn restart(name: &str) -> anyhow::Result<()> {
     let log = File::options()
         .append(true)
         .open(Path::new(RUN).join("log").join(name))?;
-    // In a session of its own, since it is to outlive this; it is in the cluster's network already.
-    let process = Command::new("setsid")
+    // In a session of its own, since it is to outlive this. It is in the cluster's network already; its mounts are to be those
+    // that the others see.
+    let mounts = format!("--mount=/proc/{}/ns/mnt", Recorded::read(OTHER)?.pid.as_raw_pid());
+    let process = Command::new("nsenter")
+        .args([&mounts, "--", "setsid"])
         .args(command.split('\0'))
         .current_dir(RUN)
         .stdin(Stdio::null())
