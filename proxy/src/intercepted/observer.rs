@@ -116,13 +116,15 @@ impl<'a> Observer<'a> {
             state: RefCell::new(State::Quiet),
             heard: Cell::new(0),
             ended: Cell::new(false),
-            generation: Cell::new(worker.snapshot().generation),
+            // None yet: routes may have come since it was decided that there are none, and who was silent for too long to be
+            // told for whom they are may speak by now.
+            generation: Cell::new(0),
             taken: Cell::default(),
         }
     }
 
-    /// Takes a request that begins now, if it is for routes that were not there when its connection was made, and if all that was
-    /// said before has been answered and the answers have gone over. Says whether it has.
+    /// Takes a request that begins now, if it is for routes by which its connection does not go, and if all that was said before
+    /// has been answered and the answers have gone over. Says whether it has.
     pub(super) fn takes_over(&self, bytes: &[u8]) -> bool {
         let snapshot = self.worker.snapshot();
         let due = match self.guard {

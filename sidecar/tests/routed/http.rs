@@ -210,6 +210,33 @@ fn a_client_that_is_silent_for_long_is_routed_once_it_asks() {
 }
 
 #[test]
+fn a_client_that_is_slow_to_say_what_it_wants_is_routed_with_its_next_request() {
+    if !common::possible() {
+        return;
+    }
+    let scene = Scene::new(
+        [
+            frontend(SHOP, &[LIVE, SERVICE], "HTTP"),
+            route("r", SHOP, "/", &[("v1", 1)]),
+        ]
+        .into_iter()
+        .chain(service("v1", 9001)),
+    );
+    serve(&scene.world, at(WORLD[0], 9001), "v1");
+    serve(&scene.world, at(LIVE, 80), "service");
+    let mut stream = scene.connect(at(LIVE, 80));
+    stream.write_all(b"GE").expect("it is open");
+    eventually("it is carried to where it was going", || {
+        scene.outcome("undecided") == 1.0
+    });
+    stream
+        .write_all(b"T / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("it is open");
+    assert_eq!(read_answer(&mut stream).by(), "service");
+    assert_eq!(ask(&mut stream, "/", "").by(), "v1");
+}
+
+#[test]
 fn what_goes_to_a_pod_or_to_a_service_without_routes_is_carried_as_it_is() {
     if !common::possible() {
         return;
