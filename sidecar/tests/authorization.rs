@@ -388,3 +388,28 @@ fn calls_of_grpc_are_denied_as_grpc_says_it() {
     assert_eq!(call(&mesh, &outside, "/a.A/Get").expect("an answer"), allowed);
     assert!(verdicts(&mesh, POLICY, "shadow_denied") >= 1.0);
 }
+
+#[test]
+fn in_strict_a_port_that_is_probed_is_open_to_the_probe_and_to_who_proves_who_it_is() {
+    let Some(mesh) = meshed(Stage::Secure) else { return };
+    tell(
+        &mesh,
+        json!({"kind": "member", "key": "shop/back", "account": "back", "labels": {"app": "probed"},
+            "probes": [{"port": 8081, "path": "/204"}]}),
+    );
+    eventually("the pod knows itself", || {
+        mesh.back.config().contains("\"app\": \"probed\"")
+    });
+    let web = mesh.serve(8081, http);
+    let mut open = mesh.outside(web).expect("it listens");
+    get(&mut open, 200);
+    mesh.stage(Stage::Strict, "strict");
+    // Who was there before is told so with the next request, and may come again with proof.
+    let denied = (403, "policy_denied\n".to_owned());
+    for stream in [&mut open, &mut mesh.outside(web).expect("it listens")] {
+        assert_eq!(ask(stream, "GET /200"), denied);
+        assert_eq!(stream.read(&mut [0; 1]).expect("it ends well"), 0);
+    }
+    get(&mut mesh.outside(web).expect("it listens"), 204);
+    get(&mut mesh.network.pod.connect(web), 200);
+}

@@ -98,6 +98,12 @@ impl Guard {
         self.identity.as_ref().map_or("", SpiffeId::as_str)
     }
 
+    /// Whether it has come in clear to where all but probes have to prove who they are.
+    pub(crate) fn is_unproven(&self, mesh: &Mesh) -> bool {
+        let strict = || mesh.inbound(self.port) == Inbound::Strict || mesh.protection().takes_probes_only(self.port);
+        self.identity.is_none() && strict()
+    }
+
     /// Whether a request may pass; if not, why.
     pub(crate) fn request<F: Fields>(&self, mesh: &Mesh, view: &RequestView<'_, F>) -> Result<(), String> {
         if self.identity.is_none() && mesh.inbound(self.port) == Inbound::Strict {

@@ -85,11 +85,19 @@ impl Client {
         self.outbound.as_ref().and_then(|outbound| outbound.guard.as_deref())
     }
 
-    /// Whether what it sends is still served by routes. If not, its connection ends with the next request.
+    /// Whether what it sends is still served by routes, or by the application here. If not, its connection ends with the next
+    /// request.
     pub(crate) fn is_served(&self, worker: &Worker) -> bool {
         match &self.outbound {
             None => worker.serves(self.port),
-            Some(outbound) => outbound.is_routed(&worker.snapshot()),
+            // Who comes in clear to where nobody else may so any more is answered, and may come again with proof.
+            Some(outbound) => {
+                let unproven = outbound
+                    .guard
+                    .as_ref()
+                    .is_some_and(|guard| guard.is_unproven(&worker.mesh));
+                !unproven && outbound.is_routed(&worker.snapshot())
+            }
         }
     }
 
