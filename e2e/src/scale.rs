@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kube::api::{DynamicObject, WatchEvent, WatchParams};
+use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde_json::json;
 
 use crate::{
@@ -123,6 +123,11 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
             report.failures, report.requests
         );
     }
+    for (when, report) in &traffic {
+        for example in &report.examples {
+            println!("failed {when}: {example}");
+        }
+    }
     scene.end().await?;
     let met = [
         quiet.at(0.5) <= P50_MS,
@@ -202,24 +207,35 @@ async fn edits(scene: &Scene, kind: &str, count: usize) -> anyhow::Result<Times>
         let edit = format!("{kind}-{number}");
         let target = scene.target(&format!("{edit}.example"), "/");
         let params = WatchParams::default().fields(&format!("metadata.name={edit}"));
-        let mut watch = std::pin::pin!(api.watch(&params, "0").await?);
+        let before = api
+            .list(&ListParams::default().limit(1))
+            .await?
+            .metadata
+            .resource_version;
+        let mut watch = std::pin::pin!(api.watch(&params, &before.unwrap_or_default()).await?);
         let text = route(&scene.namespace, &edit, &format!("{edit}.example"), "web");
         let applied = tokio::spawn({
             let cluster = scene.cluster.clone();
             async move { cluster.apply(&text).await }
         });
-        loop {
-            let event: WatchEvent<DynamicObject> = watch.next().await.context("the watch has ended")??;
-            if matches!(event, WatchEvent::Added(_)) {
-                break;
+        // The API server ends watches now and then: what it did not tell of is not timed.
+        let told = loop {
+            match watch.next().await.transpose()? {
+                Some(WatchEvent::Added(_)) => break Some(Instant::now()),
+                Some(_) => {}
+                None => break None,
             }
-        }
-        let told = Instant::now();
+        };
         until_served(&target).await?;
-        times.0.push(told.elapsed().as_secs_f64() * 1000.0);
+        times.0.extend(told.map(|told| told.elapsed().as_secs_f64() * 1000.0));
         applied.await??;
         scene.cluster.delete("HTTPRoute", &scene.namespace, &edit).await?;
     }
+    ensure!(
+        times.0.len() * 10 > count * 9,
+        "the API server has told of {} of {count} edits",
+        times.0.len()
+    );
     Ok(times)
 }
 
