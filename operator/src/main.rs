@@ -6,6 +6,7 @@ mod args;
 mod authority;
 mod certificates;
 mod children;
+mod connections;
 mod controller;
 mod conversion;
 mod events;

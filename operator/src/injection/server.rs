@@ -16,7 +16,6 @@ use kube::{Api, Client};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -26,26 +25,21 @@ use super::{
     Meshed,
     review::{self, Verdict},
 };
-use crate::{conversion, metrics::Metrics};
+use crate::{connections, conversion, metrics::Metrics};
 
 /// Where it is asked about pods.
 pub(super) const PATH: &str = "/inject";
-/// Connections at once. An API server keeps a few.
-const CONNECTIONS: usize = 256;
 /// How large a question may be: an API server takes objects of at most 1.5 MB.
 const QUESTION_KIB: u32 = 2048;
 /// The same where all objects of a list are to be converted at once.
 const CONVERSION_KIB: u32 = 8 * 1024;
 /// All questions at once: they are small, but nobody has to prove who asks.
 const QUESTIONS_KIB: usize = 16 * 1024;
-/// How long TLS may take, a head, a body.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a head may take, and a body.
 const HEAD: Duration = Duration::from_secs(60);
 const BODY: Duration = Duration::from_secs(2);
 /// How long the API server may take to tell of a namespace.
 const NAMESPACE: Duration = Duration::from_secs(1);
-/// How long answers may take that are on their way when the process ends.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// What questions are answered by.
 #[derive(Clone)]
@@ -69,38 +63,15 @@ impl Webhook {
         self,
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
     ) {
         let acceptor = TlsAcceptor::from(tls);
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let shared = Arc::new(Shared {
             webhook: self,
             room: Semaphore::new(QUESTIONS_KIB),
         });
-        let mut tasks = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok((stream, _)) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            // One too many is closed at once.
-            let Ok(place) = connections.clone().try_acquire_owned() else {
-                continue;
-            };
-            let connection = connection(stream, acceptor.clone(), shared.clone(), stop.clone());
-            tasks.spawn(async move {
-                connection.await;
-                drop(place);
-            });
-        }
-        drop(listener);
-        let ended = async { while tasks.join_next().await.is_some() {} };
-        let _ = timeout(DRAIN, ended).await;
+        let each = |stream| connection(stream, acceptor.clone(), shared.clone(), stop.clone());
+        connections::serve(listener, stop.clone(), each).await;
     }
 
     /// What is known of a namespace. One that was made just now may not be known yet.
@@ -131,15 +102,8 @@ impl Webhook {
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
-    let _ = stream.set_nodelay(true);
-    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            // Most often an API server that does not know our roots yet, or no longer.
-            tracing::debug!(%error, "a connection to the webhook was not made");
-            return;
-        }
-        Err(_) => return,
+    let Some(stream) = connections::shake(stream, &acceptor, "the webhook").await else {
+        return;
     };
     let answer = service_fn(move |request| answer(shared.clone(), request));
     let mut server = http1::Builder::new();

@@ -33,21 +33,17 @@ use super::{
 };
 use crate::{
     certificates::Shown,
+    connections,
     seen::{Gather, PATH, TAP, Wanted, asked},
 };
 
-/// Connections at once. An API server keeps a few, and so do the other replicas.
-const CONNECTIONS: usize = 256;
 /// Requests that are answered at once: what each tells may be much.
 const REQUESTS: usize = 8;
-/// How long TLS may take, a head, and waiting for one's turn.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a head may take, and waiting for one's turn.
 const HEAD: Duration = Duration::from_secs(60);
 const TURN: Duration = Duration::from_secs(5);
 /// How long somebody may look on.
 const LOOKING: Duration = Duration::from_secs(600);
-/// How long answers may take that are on their way when the process ends.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// Answers, some without an end.
 type Body = BoxBody<Bytes, Infallible>;
@@ -71,7 +67,7 @@ struct Shared {
 
 impl View {
     /// Serves it until `stop` is true.
-    pub(crate) async fn listen(self, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    pub(crate) async fn listen(self, listener: TcpListener, stop: watch::Receiver<bool>) {
         let (fronts, own) = (Fronts::default(), Own::default());
         let mut keeping = JoinSet::new();
         keeping.spawn(front::keep(self.client.clone(), fronts.clone()));
@@ -85,7 +81,6 @@ impl View {
         tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
-        let connections = Arc::new(Semaphore::new(CONNECTIONS));
         let shared = Arc::new(Shared {
             gather: self.gather,
             access: Access::new(self.client),
@@ -93,30 +88,8 @@ impl View {
             callers,
             room: Semaphore::new(REQUESTS),
         });
-        let mut tasks = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => break,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok((stream, _)) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            // One too many is closed at once.
-            let Ok(place) = connections.clone().try_acquire_owned() else {
-                continue;
-            };
-            let connection = connection(stream, acceptor.clone(), shared.clone(), stop.clone());
-            tasks.spawn(async move {
-                connection.await;
-                drop(place);
-            });
-        }
-        drop(listener);
-        let ended = async { while tasks.join_next().await.is_some() {} };
-        let _ = timeout(DRAIN, ended).await;
+        let each = |stream| connection(stream, acceptor.clone(), shared.clone(), stop.clone());
+        connections::serve(listener, stop.clone(), each).await;
     }
 }
 
@@ -136,14 +109,8 @@ async fn believe(mut roots: watch::Receiver<String>, own: Own) {
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
-    let _ = stream.set_nodelay(true);
-    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "a connection to the API was not made");
-            return;
-        }
-        Err(_) => return,
+    let Some(stream) = connections::shake(stream, &acceptor, "the API").await else {
+        return;
     };
     let chain: Arc<[_]> = stream.get_ref().1.peer_certificates().unwrap_or_default().into();
     let answer = service_fn(move |request| {
