@@ -140,22 +140,24 @@ impl Mesh {
         for change in of_policies {
             rejected.extend(policies.apply(change).err());
         }
-        let before = self.workloads.load();
-        let changed = !own.is_empty();
-        let mut workloads = Workloads::clone(&before);
-        for change in own {
-            protects |= matches!(
-                &change,
-                Change::Upsert(Resource::MeshNamespace(_)) | Change::Remove(Key::MeshNamespace(_))
-            );
-            workloads.apply(change);
+        let mut workloads = self.workloads.load_full();
+        if !own.is_empty() {
+            let mut changed = Workloads::clone(&workloads);
+            for change in own {
+                protects |= matches!(
+                    &change,
+                    Change::Upsert(Resource::MeshNamespace(_)) | Change::Remove(Key::MeshNamespace(_))
+                );
+                changed.apply(change);
+            }
+            changed.generation += 1;
+            workloads = Arc::new(changed);
         }
         if let Some((namespace, pod)) = self.own.get().filter(|_| protects) {
             let (stage, default) = workloads.stage(namespace);
             self.protection.store(Arc::new(policies.protect(pod, stage, default)));
         }
-        workloads.generation += u64::from(changed);
-        self.workloads.store(Arc::new(workloads));
+        self.workloads.store(workloads);
         (others, rejected)
     }
 
