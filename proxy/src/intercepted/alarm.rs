@@ -40,9 +40,7 @@ impl Alarms {
             return;
         }
         for alarm in self.waiting.borrow().iter().filter_map(Weak::upgrade) {
-            if let Some(waker) = alarm.0.take() {
-                waker.wake();
-            }
+            alarm.ring();
         }
     }
 }
@@ -63,6 +61,13 @@ pub(crate) async fn barred(worker: &Worker, guard: &Guard) {
 }
 
 impl Alarm {
+    /// Wakes whoever waits.
+    pub(super) fn ring(&self) {
+        if let Some(waker) = self.0.take() {
+            waker.wake();
+        }
+    }
+
     /// Whoever polls is woken when it is time to look.
     pub(super) fn wake(&self, cx: &Context<'_>) {
         let mut waiting = self.0.borrow_mut();

@@ -3,10 +3,11 @@
 use std::{
     cell::{Cell, RefCell},
     rc::{Rc, Weak},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use super::alarm::Alarm;
 use crate::mesh::{Inbound, Mesh};
 
 /// So long one may still end by itself. One of HTTP/1 on which nothing is under way does not get so long.
@@ -25,7 +26,7 @@ pub(crate) struct Clear {
     unwanted: Cell<Option<Instant>>,
     /// Whether there is no more time.
     is_over: Cell<bool>,
-    waiting: RefCell<Option<Waker>>,
+    waiting: Alarm,
 }
 
 impl Clears {
@@ -57,9 +58,7 @@ impl Clear {
         let since = self.unwanted.get().unwrap_or(now);
         self.unwanted.set(Some(since));
         self.is_over.set(now.saturating_duration_since(since) >= GRACE);
-        if let Some(waker) = self.waiting.take() {
-            waker.wake();
-        }
+        self.waiting.ring();
     }
 
     /// Ready once it is to end: since there is no more time, or since it is not wanted and `rests`.
@@ -67,16 +66,15 @@ impl Clear {
         if self.is_over.get() || (self.unwanted.get().is_some() && rests()) {
             return Poll::Ready(());
         }
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waiting = Some(cx.waker().clone());
-        }
+        self.waiting.wake(cx);
         Poll::Pending
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
 
     fn is_over(clear: &Clear, rests: bool) -> bool {

@@ -140,14 +140,13 @@ async fn admit(
         let edges = &worker.edges;
         edges.inbound(&worker.mesh, peer.ip(), proven, address.port(), now)
     };
-    let mut proven = None;
     let (client, first) = match heard {
         Heard::Workload(accepted, rest) => {
             let (client, identity) = shake(worker, client, *accepted, rest, story).await.inspect_err(|_| {
                 worker.count_connections(|stats| stats.handshakes_failed += 1);
             })?;
             worker.count_connections(|stats| stats.mutual_inbound += 1);
-            proven = Some(identity);
+            guard.identity = Some(identity);
             (Client::Workload(client), Vec::new())
         }
         // A probe that only connects has seen what it wanted.
@@ -161,8 +160,7 @@ async fn admit(
         Heard::Clear(first) => (Client::Clear(admitted(client)?), first),
         Heard::Nothing => (Client::Clear(admitted(client)?), Vec::new()),
     };
-    let edge = edge(proven.as_ref());
-    guard.identity = proven;
+    let edge = edge(guard.identity.as_ref());
     let admitted = Admitted {
         address,
         destination,
