@@ -2,97 +2,14 @@
 
 mod common;
 
-use std::{
-    io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    sync::Arc,
-};
+use std::io::{Read as _, Write as _};
 
-use common::{
-    Network, PATIENCE, POD, PROXY, Sidecar, WORLD, assert_reset, at, eventually, get, http, operator::Operator,
-};
+use common::{Sidecar, WORLD, assert_reset, at, eventually, get, http, mesh::Mesh};
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
-use weft_model::{Edge, Flow, Owner, Peer, Remote, Report, Resource, Stage, Way};
+use weft_model::{Edge, Flow, Owner, Remote, Report, Stage, Way};
 
-/// Somebody without a sidecar.
-const OUTSIDER: &str = "192.0.2.3";
 /// The address of a Service.
 const SERVICE: &str = "192.0.2.10";
-
-/// A pod `front` that asks, a pod `back` that answers, and their operator.
-struct Mesh {
-    front: Sidecar,
-    back: Sidecar,
-    operator: Operator,
-    network: Network,
-}
-
-impl Mesh {
-    fn new() -> Self {
-        let network = Network::new();
-        // The operator shares a pod's network, and is none of the pod's application.
-        for namespace in [&network.pod, &network.world] {
-            let output = network.intercept_in(namespace, "--skip-inbound-ports=15010");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        network.pod.ip(&format!("address add {OUTSIDER}/24 dev eth0"));
-        let operator = Operator::start(&network.pod, POD[0]);
-        operator.stage("shop", Stage::Observe);
-        operator.tell(peer("front", POD[0]));
-        operator.tell(peer("back", WORLD[0]));
-        let start = |namespace: &common::Namespace, name: &str| {
-            let args = operator.args(&format!("shop/{name}"));
-            Sidecar::start(namespace, &format!("{args} --namespace=shop --pod={name}-1"))
-        };
-        let mesh = Self {
-            front: start(&network.pod, "front"),
-            back: start(&network.world, "back"),
-            operator,
-            network,
-        };
-        for sidecar in [&mesh.front, &mesh.back] {
-            eventually("there is a certificate", || {
-                sidecar.metric("weft_certificate_expiry_timestamp_seconds", &[]) > 0.0
-            });
-        }
-        mesh
-    }
-
-    fn stage(&self, stage: Stage, name: &str) {
-        self.operator.stage("shop", stage);
-        for sidecar in [&self.back, &self.front] {
-            eventually("the stage is known", || {
-                sidecar.config().contains(&format!("\"stage\": \"{name}\""))
-            });
-        }
-    }
-
-    /// Connects as somebody without a sidecar, from an address that is no workload's.
-    fn outside(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let stream = self.network.pod.inside_as(PROXY, move || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.bind(&at(OUTSIDER, 0).into())?;
-            socket.connect_timeout(&to.into(), PATIENCE)?;
-            Ok::<_, io::Error>(TcpStream::from(socket))
-        })?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(stream)
-    }
-}
-
-fn peer(name: &str, ip: &str) -> Resource {
-    Resource::Peer(Arc::new(Peer {
-        key: format!("shop/{name}-1").into(),
-        addresses: vec![ip.parse().expect("an address")],
-        namespace: "shop".into(),
-        account: name.to_owned(),
-        owner: Some(Owner::new("Deployment", name)),
-        direct_ports: vec![],
-        probe_ports: vec![],
-        asks_only: false,
-    }))
-}
 
 /// The series of what went from front to back.
 fn labels(direction: &str, tls: &str) -> [String; 5] {
@@ -119,9 +36,8 @@ fn requests_are_counted_by_who_asked_and_who_was_asked() {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new();
-    let address = at(WORLD[0], 80);
-    mesh.network.world.serve(address, http);
+    let mesh = Mesh::new(Stage::Observe);
+    let address = mesh.serve(80, http);
     let mut stream = mesh.network.pod.connect(address);
     get(&mut stream, 200);
     get(&mut stream, 404);
@@ -170,11 +86,11 @@ fn requests_that_go_by_routes_are_counted_by_who_answered() {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new();
-    mesh.network.world.serve(at(WORLD[0], 8080), http);
+    let mesh = Mesh::new(Stage::Observe);
+    mesh.serve(8080, http);
     let key = "shop/back:80";
     for resource in [
-        json!({"kind": "workload", "key": "shop/back-1", "address": WORLD[0], "services": {key: 8080}}),
+        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
         json!({"kind": "service", "key": key}),
         json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
         json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
@@ -218,13 +134,10 @@ fn the_operator_is_told_what_was_seen_and_again_after_it_was_away() {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new();
-    let address = at(WORLD[0], 80);
-    mesh.network.world.serve(address, http);
+    let mesh = Mesh::new(Stage::Observe);
+    let address = mesh.serve(80, http);
     // The first tells of the time before.
-    eventually("it has reported", || {
-        !mesh.operator.reports("shop", "back-1").is_empty()
-    });
+    eventually("it has reported", || !mesh.operator.reports("shop", "back").is_empty());
     let mut stream = mesh.network.pod.connect(address);
     for _ in 0..3 {
         get(&mut stream, 200);
@@ -251,7 +164,7 @@ fn the_operator_is_told_what_was_seen_and_again_after_it_was_away() {
             .for_each(|told| flow.add(&told.flow));
         flow
     };
-    let back = || mesh.operator.reports("shop", "back-1");
+    let back = || mesh.operator.reports("shop", "back");
     eventually("three requests are told", || {
         told(&back(), false).requests.requests() == 3
     });
@@ -269,9 +182,8 @@ fn requests_are_told_while_somebody_looks_on() {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new();
-    let address = at(WORLD[0], 80);
-    mesh.network.world.serve(address, http);
+    let mesh = Mesh::new(Stage::Observe);
+    let address = mesh.serve(80, http);
     let mut stream = mesh.network.pod.connect(address);
     get(&mut stream, 201);
     mesh.operator.tap();
@@ -293,9 +205,9 @@ fn requests_are_told_while_somebody_looks_on() {
     eventually("nothing is told any more", || {
         let before = mesh.operator.requests().len();
         get(&mut stream, 203);
-        let reports = mesh.operator.reports("shop", "back-1").len();
+        let reports = mesh.operator.reports("shop", "back").len();
         eventually("it has reported twice", || {
-            mesh.operator.reports("shop", "back-1").len() >= reports + 2
+            mesh.operator.reports("shop", "back").len() >= reports + 2
         });
         mesh.operator.requests().len() == before
     });
