@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -117,6 +118,16 @@ impl Cluster {
         }
     }
 
+    /// Takes away what an earlier run may have left of a namespace, and waits until it is gone.
+    pub(crate) async fn without(&self, namespace: &str) -> anyhow::Result<()> {
+        self.delete("Namespace", "", namespace).await?;
+        eventually(
+            format!("the namespace {namespace} of an earlier run is gone"),
+            async || Ok(self.api("Namespace", "")?.get_opt(namespace).await?.is_none()),
+        )
+        .await
+    }
+
     /// Ends a pod at once, as a node that dies does.
     pub(crate) async fn kill(&self, namespace: &str, pod: &str) -> anyhow::Result<()> {
         let at_once = DeleteParams::default().grace_period(0);
@@ -198,6 +209,12 @@ pub(crate) async fn eventually<F: Future<Output = anyhow::Result<bool>>>(
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Where a pod is.
+pub(crate) fn address(pod: &DynamicObject) -> anyhow::Result<IpAddr> {
+    let address = pod.data["status"]["podIP"].as_str();
+    Ok(address.context("a pod has no address")?.parse()?)
 }
 
 /// The name of an object.

@@ -6,9 +6,9 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use crate::{
-    cluster::{Cluster, eventually},
+    cluster::{Cluster, address, eventually},
     injection::fresh,
-    load::{Load, Target, body, status},
+    load::{Load, Target, metrics, status},
     scene::GATEWAY,
 };
 
@@ -86,18 +86,12 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
 async fn address_of(cluster: &Cluster, labels: &str) -> anyhow::Result<IpAddr> {
     let pods = cluster.list("Pod", NAMESPACE, labels).await?;
     let pod = pods.first().with_context(|| format!("there is no pod of {labels}"))?;
-    let address = pod.data["status"]["podIP"].as_str().context("it has no address")?;
-    Ok(address.parse()?)
+    address(pod)
 }
 
 /// How many connections of a data plane were proven.
 async fn proven(pod: IpAddr, direction: &str) -> anyhow::Result<f64> {
-    let metrics = body(&Target {
-        address: SocketAddr::new(pod, 15020),
-        host: "metrics".to_owned(),
-        path: "/metrics".to_owned(),
-    })
-    .await?;
+    let metrics = metrics(pod).await?;
     let name = format!("weft_mutual_connections_total{{direction=\"{direction}\"}}");
     let count = metrics
         .lines()

@@ -1,20 +1,16 @@
 //! Pods get sidecars, and work as without; who is not in the mesh does not notice.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, ensure};
 use kube::api::{DynamicObject, PostParams};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, eventually},
+    cluster::{Cluster, address, eventually},
     edge,
     failures::control::scale_operator,
-    load::{Target, body},
+    load,
     scene::{OPERATOR, SYSTEM},
     seeing,
 };
@@ -66,12 +62,7 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
 
 /// Makes a namespace anew, in a stage if one is said.
 pub(crate) async fn fresh(cluster: &Cluster, namespace: &str, stage: &str) -> anyhow::Result<()> {
-    cluster.delete("Namespace", "", namespace).await?;
-    eventually(
-        format!("the namespace {namespace} of an earlier run is gone"),
-        async || Ok(cluster.api("Namespace", "")?.get_opt(namespace).await?.is_none()),
-    )
-    .await?;
+    cluster.without(namespace).await?;
     let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
     if !stage.is_empty() {
         object["metadata"]["labels"] = json!({"weft.dev/mesh": stage});
@@ -228,16 +219,7 @@ async fn metrics(cluster: &Cluster, app: &str) -> anyhow::Result<String> {
         .list("Pod", OBSERVED, &format!("app={app},weft.dev/injected"))
         .await?;
     let pod = pods.first().context("it has no sidecar")?;
-    let address: IpAddr = pod.data["status"]["podIP"]
-        .as_str()
-        .context("it has no address")?
-        .parse()?;
-    let target = Target {
-        address: SocketAddr::new(address, 15020),
-        host: "sidecar".to_owned(),
-        path: "/metrics".to_owned(),
-    };
-    body(&target).await
+    load::metrics(address(pod)?).await
 }
 
 /// Requests between two applications are seen by the sidecars of both.

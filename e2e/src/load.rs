@@ -1,7 +1,7 @@
 //! Steady load by a real client: connections that are kept, requests one after the other, and every failure counted.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -190,6 +190,16 @@ pub(crate) async fn body(target: &Target) -> anyhow::Result<String> {
     ensure!(response.status().is_success(), "status {}", response.status());
     let body = timeout(LIMIT, response.into_body().collect()).await??;
     Ok(String::from_utf8(body.to_bytes().to_vec())?)
+}
+
+/// What a data plane has counted.
+pub(crate) async fn metrics(pod: IpAddr) -> anyhow::Result<String> {
+    body(&Target {
+        address: SocketAddr::new(pod, 15020),
+        host: "metrics".to_owned(),
+        path: "/metrics".to_owned(),
+    })
+    .await
 }
 
 /// The status of one request on a connection of its own.

@@ -31,15 +31,7 @@ impl Scene {
     /// Sets it up, and waits until requests are answered.
     pub(crate) async fn new(cluster: &Cluster, name: &str, gateways: u32, backends: u32) -> anyhow::Result<Self> {
         let namespace = format!("{PREFIX}{name}");
-        cluster.delete("Namespace", "", &namespace).await?;
-        eventually(
-            format!("the namespace {namespace} of an earlier run is gone"),
-            async || {
-                let found = cluster.api("Namespace", "")?.get_opt(&namespace).await?;
-                Ok(found.is_none())
-            },
-        )
-        .await?;
+        cluster.without(&namespace).await?;
         cluster.apply(&manifests(&namespace, gateways, backends)).await?;
         eventually(format!("the Gateway {namespace}/{GATEWAY} is programmed"), async || {
             cluster.holds("Gateway", &namespace, GATEWAY, "Programmed").await

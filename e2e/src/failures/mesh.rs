@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::process;
 use crate::{
-    cluster::{Cluster, eventually},
-    load::{Load, Target, body, status},
+    cluster::{Cluster, address, eventually},
+    load::{Load, Target, metrics, status},
     scene::{OPERATOR, PREFIX, SYSTEM, web},
 };
 
@@ -31,12 +31,7 @@ struct Meshed<'c> {
 impl<'c> Meshed<'c> {
     async fn new(cluster: &'c Cluster, name: &str, stage: &str) -> anyhow::Result<Self> {
         let namespace = format!("{PREFIX}{name}");
-        cluster.delete("Namespace", "", &namespace).await?;
-        eventually(
-            format!("the namespace {namespace} of an earlier run is gone"),
-            async || Ok(cluster.api("Namespace", "")?.get_opt(&namespace).await?.is_none()),
-        )
-        .await?;
+        cluster.without(&namespace).await?;
         cluster.apply(&manifests(&namespace, stage)).await?;
         for deployment in ["web", "relay"] {
             cluster.rolled_out(&namespace, deployment).await?;
@@ -73,11 +68,7 @@ impl<'c> Meshed<'c> {
 
     /// A figure of the relay's sidecar.
     async fn figure(&self, metric: &str) -> anyhow::Result<f64> {
-        let target = Target {
-            path: "/metrics".to_owned(),
-            ..target(self.relay.address.ip(), 15020)
-        };
-        let text = body(&target).await?;
+        let text = metrics(self.relay.address.ip()).await?;
         let line = text.lines().find(|line| line.starts_with(metric));
         let value = line.and_then(|line| line.rsplit(' ').next());
         Ok(value.with_context(|| format!("there is no {metric}"))?.parse()?)
@@ -100,11 +91,6 @@ fn target(address: IpAddr, port: u16) -> Target {
         host: "web".to_owned(),
         path: "/".to_owned(),
     }
-}
-
-fn address(pod: &DynamicObject) -> anyhow::Result<IpAddr> {
-    let address = pod.data["status"]["podIP"].as_str();
-    Ok(address.context("a pod has no address")?.parse()?)
 }
 
 fn manifests(namespace: &str, stage: &str) -> String {

@@ -95,12 +95,7 @@ impl Case {
     /// Makes the namespace, in the mesh.
     async fn begin(&self, annotations: Value) -> anyhow::Result<()> {
         let (cluster, namespace) = (&self.cluster, self.namespace.as_str());
-        cluster.delete("Namespace", "", namespace).await?;
-        eventually(
-            format!("the namespace {namespace} of an earlier run is gone"),
-            async || Ok(cluster.api("Namespace", "")?.get_opt(namespace).await?.is_none()),
-        )
-        .await?;
+        cluster.without(namespace).await?;
         let metadata = json!({"name": namespace, "labels": {"weft.dev/mesh": "secure"}, "annotations": annotations});
         cluster
             .apply_object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
