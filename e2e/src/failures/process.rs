@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::eventually;
 
@@ -57,6 +57,11 @@ impl Drop for Stopped {
     }
 }
 
+/// Whether a process runs. One that has ended and was not waited for yet, by whoever has started it, has no program any more.
+fn runs(pid: Pid) -> bool {
+    fs::read_link(format!("/proc/{}/exe", pid.as_raw_pid())).is_ok()
+}
+
 /// Ends a process as a crash does, and starts it anew.
 pub(super) async fn restart(name: &str) -> anyhow::Result<()> {
     let Recorded {
@@ -66,11 +71,7 @@ pub(super) async fn restart(name: &str) -> anyhow::Result<()> {
         config,
     } = Recorded::read(name)?;
     kill_process(pid, Signal::KILL)?;
-    eventually(
-        format!("{name} has ended"),
-        async || Ok(test_kill_process(pid).is_err()),
-    )
-    .await?;
+    eventually(format!("{name} has ended"), async || Ok(!runs(pid))).await?;
     let log = File::options()
         .append(true)
         .open(Path::new(RUN).join("log").join(name))?;
