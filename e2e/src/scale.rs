@@ -16,7 +16,7 @@ use crate::{
     cluster::{Cluster, eventually},
     failures::churn::live_edits,
     load::{Load, Report, Target, status},
-    scene::{OPERATOR, SYSTEM, Scene, route},
+    scene::{OPERATOR, SYSTEM, Scene, pods_of, route},
 };
 
 /// How much, and how often.
@@ -39,6 +39,8 @@ const P99_MS: f64 = 50.0;
 const OPERATOR_MB: f64 = 150.0;
 const OPERATOR_CORES: f64 = 0.1;
 const GATEWAY_MB: f64 = 40.0;
+/// The pods behind all of the Services.
+const MANY: &str = "many";
 /// Objects that are made at a time.
 const AT_ONCE: usize = 16;
 /// Edits under load, beside those that are timed.
@@ -170,13 +172,16 @@ async fn disturb(scene: &Scene) -> anyhow::Result<Vec<(&'static str, Report)>> {
     Ok(traffic)
 }
 
-/// Makes the Services and the routes to them.
+/// Makes the Services and the routes to them. Their pods are not those that are restarted: a Deployment behind a thousand
+/// Services is none that anybody has, and Kubernetes takes minutes to write that many slices anew.
 async fn fill(scene: &Scene, options: &Options) -> anyhow::Result<()> {
+    scene.cluster.apply(&pods_of(MANY, &scene.namespace, 2)).await?;
+    scene.cluster.rolled_out(&scene.namespace, MANY).await?;
     let services = (0..options.services).map(|number| {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": format!("s{number}"), "namespace": scene.namespace},
-            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 3000}]},
+            "spec": {"selector": {"app": MANY}, "ports": [{"port": 80, "targetPort": 3000}]},
         })
     });
     stream::iter(services.map(anyhow::Ok))

@@ -118,15 +118,24 @@ kind: Service
 metadata: {{name: web, namespace: {namespace}}}
 spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 3000}}]}}
 ---
+{}"#,
+        pods_of("web", namespace, pods)
+    )
+}
+
+/// Pods that end without losing a request, with a label `app`.
+pub(crate) fn pods_of(app: &str, namespace: &str, pods: u32) -> String {
+    format!(
+        r#"
 apiVersion: apps/v1
 kind: Deployment
-metadata: {{name: web, namespace: {namespace}}}
+metadata: {{name: {app}, namespace: {namespace}}}
 spec:
   replicas: {pods}
-  selector: {{matchLabels: {{app: web}}}}
+  selector: {{matchLabels: {{app: {app}}}}}
   strategy: {{rollingUpdate: {{maxUnavailable: 0, maxSurge: 1}}}}
   template:
-    metadata: {{labels: {{app: web}}}}
+    metadata: {{labels: {{app: {app}}}}}
     spec:
       terminationGracePeriodSeconds: 10
       containers:
