@@ -10,7 +10,6 @@ use std::{
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 use weft_discovery::Endpoint;
 use weft_gateway::{
     cluster::{Cluster, ClusterOptions, listen_on},
@@ -18,7 +17,7 @@ use weft_gateway::{
 };
 use weft_proxy::{
     Limits, Options,
-    command::{Log, duration, log_format, share},
+    command::{Log, duration, log_format, share, start_logging},
     descriptors,
 };
 
@@ -109,13 +108,7 @@ impl Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    start_logging();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     descriptors::raise();
     // The data plane has threads of its own; this one is for the stream of the operator and the admin pages.

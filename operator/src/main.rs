@@ -29,10 +29,15 @@ mod watch;
 mod workloads;
 mod world;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    env,
+    io::{IsTerminal as _, stderr},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::args::Args;
 
@@ -60,14 +65,13 @@ fn main() -> ExitCode {
 }
 
 fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    if std::io::stderr().is_terminal() {
-        log.init();
+    let told = env::var("RUST_LOG").ok().and_then(|told| told.parse().ok());
+    let levels = told.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = fmt::layer().with_writer(stderr).with_target(false);
+    let lines = if stderr().is_terminal() {
+        lines.boxed()
     } else {
-        log.json().init();
-    }
+        lines.json().boxed()
+    };
+    tracing_subscriber::registry().with(lines).with(levels).init();
 }

@@ -84,10 +84,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     descriptors::raise();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     // The data plane has threads of its own; this one is for the admin pages and the stream of the operator.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(args))
 }
 

@@ -15,6 +15,7 @@ use instant_acme::{AccountCredentials, CertificateIdentifier, Identifier, NewOrd
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
+use tracing::level_filters::LevelFilter;
 use weft_crds::Kind;
 use weft_translate::acme::{Account, Order, account_secret, order_secret};
 
@@ -51,10 +52,14 @@ impl Drop for Scene {
 
 impl Scene {
     fn new(challenge: &str) -> Self {
-        let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
-        // Another test may have begun.
-        let _ = log.try_init();
+        if let Some(level) = std::env::var("RUST_LOG")
+            .ok()
+            .and_then(|told| told.parse::<LevelFilter>().ok())
+        {
+            let log = tracing_subscriber::fmt().with_max_level(level).with_test_writer();
+            // Another test may have begun.
+            let _ = log.try_init();
+        }
         let offset = free_offset();
         let pebble = Pebble::start(offset);
         let api = Api::default();
