@@ -42,6 +42,15 @@ pub struct MeshService {
     pub addresses: Vec<IpAddr>,
     /// Who may be behind them.
     pub endpoints: Vec<SocketAddr>,
+    /// Those of them that are about to go, and get nothing new while there are others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaving: Vec<SocketAddr>,
+    /// All that one client sends goes to one of them (`sessionAffinity: ClientIP`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sticky: bool,
+    /// Only those on the client's own node get what it sends (`internalTrafficPolicy: Local`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 /// A namespace in the mesh.

@@ -15,11 +15,11 @@ use std::{
 
 use common::{
     WORLD, assert_reset, at, echo, eventually, expect, get, http,
-    mesh::{Mesh, peer},
+    mesh::{Mesh, peer, service},
     operator::Ca,
 };
 use serde_json::json;
-use weft_model::{MeshNamespace, MeshService, Resource, Revocations, ServiceKey, Stage};
+use weft_model::{MeshNamespace, Resource, Revocations, Stage};
 
 const BACK: &str = "spiffe://cluster.local/ns/shop/sa/back";
 /// The address of a Service.
@@ -77,11 +77,7 @@ fn whatever_workloads_say_to_each_other_is_said_with_proof() {
 
     // By the address of a Service, behind which somebody else chooses.
     mesh.network.world.ip(&format!("address add {SERVICE}/24 dev eth0"));
-    mesh.operator.tell(Resource::MeshService(Arc::new(MeshService {
-        key: ServiceKey::new("shop", "back", 80),
-        addresses: vec![SERVICE.parse().expect("an address")],
-        endpoints: vec![at(WORLD[0], 80)],
-    })));
+    mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
     eventually("the Service is known", || mesh.front.config().contains(SERVICE));
     mesh.network.world.serve(at(SERVICE, 80), http);
     get(&mut pod.connect(at(SERVICE, 80)), 200);

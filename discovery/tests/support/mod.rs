@@ -384,6 +384,9 @@ pub fn mesh_service(key: &str) -> Resource {
         key: key.into(),
         addresses: vec![[10, 96, 0, 1].into()],
         endpoints: Vec::new(),
+        leaving: Vec::new(),
+        sticky: false,
+        local: false,
     }))
 }
 

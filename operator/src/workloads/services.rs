@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::Service,
+    discovery::v1::{Endpoint, EndpointSlice},
+};
 use kube::runtime::watcher::Event;
 use weft_model::{Change, Key, MeshService, Resource, ServiceKey};
 
@@ -21,6 +24,8 @@ const OF_SERVICE: &str = "kubernetes.io/service-name";
 pub(super) struct Ports {
     addresses: Vec<IpAddr>,
     ports: BTreeMap<String, u16>,
+    sticky: bool,
+    local: bool,
 }
 
 /// Some endpoints of a Service, and their ports.
@@ -28,6 +33,8 @@ pub(super) struct Ports {
 pub(super) struct Slice {
     service: String,
     addresses: Vec<IpAddr>,
+    /// Those of them that are not ready, and still serve.
+    leaving: Vec<IpAddr>,
     ports: BTreeMap<String, u16>,
 }
 
@@ -47,23 +54,36 @@ pub(super) fn ports(service: &Service) -> Option<Ports> {
     let ports: BTreeMap<String, u16> = tcp
         .filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port).ok()?)))
         .collect();
-    (!addresses.is_empty() && !ports.is_empty()).then_some(Ports { addresses, ports })
+    let is = |said: &Option<String>, what| said.as_deref() == Some(what);
+    (!addresses.is_empty() && !ports.is_empty()).then_some(Ports {
+        addresses,
+        ports,
+        sticky: is(&spec.session_affinity, "ClientIP"),
+        local: is(&spec.internal_traffic_policy, "Local"),
+    })
 }
 
 /// What is of use of a slice: the endpoints to which connections may be led.
 pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
     let service = slice.metadata.labels.as_ref()?.get(OF_SERVICE)?.clone();
-    let used = slice.endpoints.iter().filter(|endpoint| {
+    let is_ready = |endpoint: &Endpoint| {
         let conditions = endpoint.conditions.as_ref();
-        conditions.is_none_or(|conditions| conditions.ready != Some(false) || conditions.serving == Some(true))
-    });
+        conditions.is_none_or(|conditions| conditions.ready != Some(false))
+    };
+    let serves = |endpoint: &Endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.is_some_and(|conditions| conditions.serving == Some(true))
+    };
+    let addresses = |of: &dyn Fn(&Endpoint) -> bool| {
+        let endpoints = slice.endpoints.iter().filter(|endpoint| of(endpoint));
+        let addresses = endpoints.flat_map(|endpoint| &endpoint.addresses);
+        addresses.filter_map(|address| address.parse().ok()).collect()
+    };
     let ports = slice.ports.iter().flatten();
     Some(Slice {
         service,
-        addresses: used
-            .flat_map(|endpoint| &endpoint.addresses)
-            .filter_map(|address| address.parse().ok())
-            .collect(),
+        addresses: addresses(&|endpoint| is_ready(endpoint) || serves(endpoint)),
+        leaving: addresses(&|endpoint| !is_ready(endpoint) && serves(endpoint)),
         ports: ports
             .filter_map(|port| Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?)))
             .collect(),
@@ -150,16 +170,24 @@ impl Services {
         let slices = self.of.get(name).into_iter().flatten();
         let slices: Vec<&Slice> = slices.filter_map(|slice| self.slices.objects.get(slice)).collect();
         let made = service.ports.iter().map(|(port_name, port)| {
-            let endpoints: BTreeSet<SocketAddr> = slices
-                .iter()
-                .filter_map(|slice| Some((slice, slice.ports.get(port_name)?)))
-                .flat_map(|(slice, port)| slice.addresses.iter().map(|address| SocketAddr::new(*address, *port)))
-                .collect();
+            let of = |addresses: fn(&Slice) -> &Vec<IpAddr>| -> BTreeSet<SocketAddr> {
+                let slices = slices
+                    .iter()
+                    .filter_map(|slice| Some((slice, slice.ports.get(port_name)?)));
+                let each = slices.flat_map(|(slice, port)| {
+                    let addresses = addresses(slice).iter();
+                    addresses.map(|address| SocketAddr::new(*address, *port))
+                });
+                each.collect()
+            };
             let key = ServiceKey::new(&name.0, &name.1, *port);
             let made = MeshService {
                 key: key.clone(),
                 addresses: service.addresses.clone(),
-                endpoints: endpoints.into_iter().collect(),
+                endpoints: of(|slice| &slice.addresses).into_iter().collect(),
+                leaving: of(|slice| &slice.leaving).into_iter().collect(),
+                sticky: service.sticky,
+                local: service.local,
             };
             (key, made)
         });
@@ -233,12 +261,42 @@ mod tests {
         let both = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}]);
         let changes = services.slice(Event::Apply(endpoints("front", both)));
         assert_eq!(told(&changes), ["shop/front:80 [10.0.0.1:8080, 10.0.0.2:8080]"]);
+        // One of them is about to go.
+        let leaves = json!([{"addresses": ["10.0.0.1"]},
+            {"addresses": ["10.0.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}}]);
+        let changes = services.slice(Event::Apply(endpoints("front", leaves)));
+        let [Change::Upsert(Resource::MeshService(service))] = &changes[..] else {
+            panic!("{changes:?}")
+        };
+        assert_eq!(service.endpoints.len(), 2);
+        assert_eq!(service.leaving, [SocketAddr::from(([10, 0, 0, 2], 8080))]);
         // The slice becomes another's.
         let changes = services.slice(Event::Apply(endpoints("other", first)));
         assert_eq!(told(&changes), ["shop/front:80 []"]);
         let changes = services.service(Event::Delete((name("front"), None)));
         assert_eq!(told(&changes), ["-service shop/front:80 in the mesh"]);
         assert!(services.namespace("shop", false).is_empty());
+    }
+
+    #[test]
+    fn how_a_service_leads_its_clients_is_told() {
+        let made = |spec: serde_json::Value| {
+            let service = json!({"metadata": {}, "spec": spec});
+            let ports = ports(&serde_json::from_value(service).expect("a Service")).expect("it has an address");
+            (ports.sticky, ports.local)
+        };
+        let ports = json!([{"port": 80}]);
+        let plain = json!({"clusterIPs": ["10.96.0.1"], "ports": ports, "sessionAffinity": "None",
+            "internalTrafficPolicy": "Cluster"});
+        assert_eq!(made(plain), (false, false));
+        assert_eq!(
+            made(json!({"clusterIPs": ["10.96.0.1"], "ports": ports, "sessionAffinity": "ClientIP"})),
+            (true, false)
+        );
+        assert_eq!(
+            made(json!({"clusterIPs": ["10.96.0.1"], "ports": ports, "internalTrafficPolicy": "Local"})),
+            (false, true)
+        );
     }
 
     #[test]

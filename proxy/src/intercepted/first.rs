@@ -14,6 +14,7 @@ use crate::{
         Ended,
         hello::{Partial, sni},
     },
+    mesh::Reached,
 };
 
 /// How long a client has to say enough.
@@ -33,13 +34,14 @@ pub(super) enum First<T> {
     Undecided(Vec<u8>),
     /// The client says no more.
     Ended(Vec<u8>),
-    /// The client has said nothing, and the server something, or has ended.
-    Server(TcpStream),
+    /// The client has said nothing, and the server something, or has ended; or it says nothing to somebody who has not proven
+    /// who it is, which is not done here.
+    Server(Reached),
 }
 
 /// Waits for the client to say enough for `judge`, which is shown all that it has said so far. `connect` makes a connection to
 /// its server, if it is silent; one that cannot be made has nothing to say.
-pub(super) async fn hear<T, E, C: Future<Output = Result<TcpStream, E>>>(
+pub(super) async fn hear<T, E, C: Future<Output = Result<Reached, E>>>(
     client: &TcpStream,
     connect: impl Fn() -> C,
     mut judge: impl FnMut(&[u8]) -> Option<T>,
@@ -58,8 +60,10 @@ pub(super) async fn hear<T, E, C: Future<Output = Result<TcpStream, E>>>(
             let Ok(server) = connect().await else {
                 return std::future::pending().await;
             };
-            // That it has ended, or failed, is for the client to know too.
-            let _ = server.peek(&mut [0]).await;
+            if server.expected.is_none() {
+                // That it has ended, or failed, is for the client to know too.
+                let _ = server.stream.peek(&mut [0]).await;
+            }
             server
         });
         tokio::select! {

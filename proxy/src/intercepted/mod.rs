@@ -53,7 +53,7 @@ use crate::{
         Ended, Story,
         relay::{abort, both},
     },
-    mesh::{self, Carries},
+    mesh::{self, Carries, Reached},
     splice,
     traffic::Cells,
     upstream::BackendStream,
@@ -239,23 +239,28 @@ async fn onward(
     address: SocketAddr,
     destination: Rc<Destination>,
     first: Vec<u8>,
-    server: Option<TcpStream>,
+    server: Option<Reached>,
 ) -> Result<Way, Ended> {
     let server = match server {
         Some(server) => Ok(server),
-        None => open(worker, address).await,
+        None => reached(worker, address).await,
     };
     match server {
-        Ok(server) => {
-            let proven = proven(worker, address, server).await;
+        Ok(mut reached) => {
+            let (at, service) = (reached.address, reached.service.take());
+            let proven = proven(worker, reached).await;
             let server = proven.inspect_err(|_| destination.failed())?;
             let secured = matches!(server, BackendStream::Mutual(_));
             let now = worker.coarse_now();
+            let edge = match service {
+                Some(service) => worker.edges.chosen(&worker.mesh, &service, at, now),
+                None => worker.edges.outbound(&worker.mesh, at, secured, now),
+            };
             Ok(Way::On(Carried {
                 server,
                 first,
                 destination: Destination::open(destination),
-                edge: worker.edges.outbound(&worker.mesh, address, secured, now),
+                edge,
                 load: None,
                 clear: None,
                 guard: None,
@@ -269,17 +274,26 @@ async fn onward(
 }
 
 /// Has who is at an address prove that it is there, if that is a workload of the mesh that has to.
-async fn proven(worker: &Worker, address: SocketAddr, server: TcpStream) -> Result<BackendStream, Ended> {
-    let Some(peer) = worker.mesh.expected(address) else {
-        return Ok(BackendStream::Plain(server));
+async fn proven(worker: &Worker, reached: Reached) -> Result<BackendStream, Ended> {
+    let Some(peer) = &reached.expected else {
+        return Ok(BackendStream::Plain(reached.stream));
     };
-    let proven = Box::pin(mesh::shake(worker, server, address, &peer, Carries::Anything)).await;
+    let shaken = mesh::shake(worker, reached.stream, reached.address, peer, Carries::Anything);
+    let proven = Box::pin(shaken).await;
     proven
         .map(BackendStream::Mutual)
         .map_err(|error| Ended::new(Flag::TlsFailed, error.to_string()))
 }
 
-/// Connects to where a connection was going.
+/// Connects to where a connection from the pod was going.
+async fn reached(worker: &Worker, address: SocketAddr) -> io::Result<Reached> {
+    let limit = worker.options.limits.carried_connect_timeout;
+    let reached = mesh::reach(worker, address, limit).await?;
+    tune(&reached.stream)?;
+    Ok(reached)
+}
+
+/// Connects to the application here.
 async fn open(worker: &Worker, address: SocketAddr) -> io::Result<TcpStream> {
     let limit = worker.options.limits.carried_connect_timeout;
     let server = tokio::time::timeout(limit, TcpStream::connect(address)).await??;

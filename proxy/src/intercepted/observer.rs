@@ -13,6 +13,7 @@ use super::{
     Direction, Protocol,
     alarm::Alarm,
     book::Destination,
+    first::is_http,
     http1::{Conversation, Heads, Over, Pending},
 };
 use crate::{
@@ -137,7 +138,12 @@ impl<'a> Observer<'a> {
         if !due {
             return false;
         }
-        if self.ended.get() || !self.rests() {
+        // Who has been silent for too long to be told for whom it is may begin by now.
+        let begins = || {
+            let quiet = self.guard.is_none() && matches!(*self.state.borrow(), State::Quiet) && self.heard.get() == 0;
+            quiet && is_http(bytes) == Some(true)
+        };
+        if self.ended.get() || !(self.rests() || begins()) {
             return false;
         }
         self.generation.set(snapshot.generation);

@@ -9,7 +9,7 @@ use super::{
     Carried, Direction, Protocol, Way,
     book::{Destination, Open},
     first::{First, hear, is_http, is_tls},
-    onward, open,
+    onward, reached,
 };
 use crate::{
     authorization::Guard,
@@ -22,6 +22,7 @@ use crate::{
         Ended, Story,
         backend::{self, Security},
     },
+    mesh::Reached,
     upstream::Upstream,
     worker::Worker,
 };
@@ -160,7 +161,7 @@ pub(super) async fn routed(
     destination: Rc<Destination>,
     story: &Story,
 ) -> Result<Way, Ended> {
-    let connect = || open(worker, address);
+    let connect = || reached(worker, address);
     let (outcome, first, server) = match protocol {
         ListenerProtocol::Http => match hear(client, connect, is_http).await? {
             First::Known(true, first) => {
@@ -207,7 +208,7 @@ pub(super) async fn routed(
 }
 
 /// What is not told apart goes where it was going.
-fn as_it_is<T>(first: First<T>) -> (Outcome, Vec<u8>, Option<TcpStream>) {
+fn as_it_is<T>(first: First<T>) -> (Outcome, Vec<u8>, Option<Reached>) {
     match first {
         First::Known(_, first) => (Outcome::Mismatch, first, None),
         First::Undecided(first) => (Outcome::Undecided, first, None),

@@ -3,6 +3,7 @@
 //! Somebody else gets certificate and trust from the operator, renews them and sets them here; nothing of it is ever on a
 //! disk. What is set holds for the next handshake, and a connection under way whose peer is believed no longer ends.
 
+mod choice;
 mod connect;
 mod credentials;
 mod peers;
@@ -25,6 +26,7 @@ use weft_model::{Change, Key, MeshTrust, NamespaceKey, Peer, Rejected, Resource,
 
 use self::workloads::Workloads;
 pub(crate) use self::{
+    choice::{Reached, reach},
     connect::{Carries, ToWorkload, shake},
     credentials::Credentials,
     peers::Peers,
@@ -59,6 +61,8 @@ pub struct Mesh {
     /// The generation in use, for those that wait for another.
     told: watch::Sender<u64>,
     workloads: ArcSwap<Workloads>,
+    /// How many times what is known of them has changed, for those that wait for more.
+    changed: watch::Sender<u64>,
     policies: Mutex<Policies>,
     /// What protects the pod, as the policies and the stage of its namespace say.
     protection: ArcSwap<Protection>,
@@ -157,7 +161,10 @@ impl Mesh {
             let (stage, default) = workloads.stage(namespace);
             self.protection.store(Arc::new(policies.protect(pod, stage, default)));
         }
+        let generation = workloads.generation;
         self.workloads.store(workloads);
+        self.changed
+            .send_if_modified(|known| std::mem::replace(known, generation) != generation);
         (others, rejected)
     }
 

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use weft_model::{
@@ -18,10 +19,18 @@ pub(crate) struct Workloads {
     peers: HashMap<WorkloadKey, Arc<Peer>>,
     at: HashMap<IpAddr, Arc<Peer>>,
     namespaces: HashMap<NamespaceKey, Arc<MeshNamespace>>,
-    services: HashMap<ServiceKey, Arc<MeshService>>,
-    by: HashMap<SocketAddr, Arc<MeshService>>,
+    services: HashMap<ServiceKey, Arc<Told>>,
+    by: HashMap<SocketAddr, Arc<Told>>,
     /// How many times it has changed.
     pub(super) generation: u64,
+}
+
+/// What was told of a Service port.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) service: Arc<MeshService>,
+    /// When it was last told of an endpoint that was new.
+    pub(super) since: Instant,
 }
 
 /// Who has to prove that it is there: one of these.
@@ -85,13 +94,19 @@ impl Workloads {
             }
             Change::Remove(Key::MeshNamespace(key)) => drop(self.namespaces.remove(&key)),
             Change::Upsert(Resource::MeshService(service)) => {
-                self.remove_service(&service.key);
-                for address in places(&service) {
-                    self.by.insert(address, service.clone());
+                let before = self.remove_service(&service.key);
+                let same = before.filter(|before| {
+                    let mut endpoints = service.endpoints.iter();
+                    endpoints.all(|endpoint| before.service.endpoints.contains(endpoint))
+                });
+                let since = same.map_or_else(Instant::now, |before| before.since);
+                let told = Arc::new(Told { service, since });
+                for address in places(&told.service) {
+                    self.by.insert(address, told.clone());
                 }
-                self.services.insert(service.key.clone(), service);
+                self.services.insert(told.service.key.clone(), told);
             }
-            Change::Remove(Key::MeshService(key)) => self.remove_service(&key),
+            Change::Remove(Key::MeshService(key)) => drop(self.remove_service(&key)),
             _ => {}
         }
     }
@@ -106,19 +121,28 @@ impl Workloads {
         }
     }
 
-    fn remove_service(&mut self, key: &ServiceKey) {
-        let Some(gone) = self.services.remove(key) else { return };
-        for address in places(&gone) {
-            if self.by.get(&address).is_some_and(|service| service.key == gone.key) {
+    fn remove_service(&mut self, key: &ServiceKey) -> Option<Arc<Told>> {
+        let gone = self.services.remove(key)?;
+        for address in places(&gone.service) {
+            if self.by.get(&address).is_some_and(|told| told.service.key == *key) {
                 self.by.remove(&address);
             }
         }
+        Some(gone)
+    }
+
+    /// The Service port whose address it is.
+    pub(super) fn behind_address(&self, to: SocketAddr) -> Option<&Told> {
+        self.by.get(&to).map(|told| &**told)
     }
 
     /// As they were told.
     pub(crate) fn resources(&self) -> impl Iterator<Item = Resource> {
         let namespaces = self.namespaces.values().cloned().map(Resource::MeshNamespace);
-        let services = self.services.values().cloned().map(Resource::MeshService);
+        let services = self
+            .services
+            .values()
+            .map(|told| Resource::MeshService(told.service.clone()));
         namespaces
             .chain(self.peers.values().cloned().map(Resource::Peer))
             .chain(services)
@@ -131,11 +155,11 @@ impl Workloads {
     }
 
     /// Who has to prove at an address and port that it is there; none where nobody has to. Behind the address of a Service that
-    /// must hold for all of its endpoints, since nobody here knows which of them it will be. What goes to the pod itself by its
+    /// must hold for all of its endpoints, since nobody here knows which of them it will be (see [`super::choice`]). What goes to the pod itself by its
     /// own address never comes to its sidecar, so nobody there has anything to prove; by a Service it does.
     pub(crate) fn expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> Option<Expected> {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-        let Some(service) = self.by.get(&to) else {
+        let Some(Told { service, .. }) = self.behind_address(to) else {
             return self.other(to, own).map(|peer| Expected(vec![peer.clone()]));
         };
         let peers: Option<Vec<_>> = service.endpoints.iter().map(|to| self.peer(*to).cloned()).collect();
@@ -145,8 +169,8 @@ impl Workloads {
     /// The same, without saying who.
     pub(crate) fn is_expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> bool {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-        match self.by.get(&to) {
-            Some(service) => {
+        match self.behind_address(to) {
+            Some(Told { service, .. }) => {
                 let mut endpoints = service.endpoints.iter();
                 !service.endpoints.is_empty() && endpoints.all(|to| self.peer(*to).is_some())
             }
@@ -158,7 +182,8 @@ impl Workloads {
         self.peer(to).filter(|peer| Some(&peer.key) != own)
     }
 
-    fn peer(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
+    /// The workload that proves who it is at an address and port.
+    pub(super) fn peer(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
         let peer = self.at.get(&to.ip())?;
         let direct = peer.asks_only || peer.direct_ports.contains(&to.port());
         (!direct && self.stage(&peer.namespace).0 >= Stage::Secure).then_some(peer)
@@ -188,7 +213,7 @@ impl Workloads {
     /// The Service whose address it is, if it is one's, and who is there: behind a Service, if all of its endpoints are of
     /// the same workload.
     pub(super) fn behind(&self, to: SocketAddr) -> (Option<ServiceKey>, Option<Arc<Peer>>) {
-        let Some(service) = self.by.get(&to) else {
+        let Some(Told { service, .. }) = self.behind_address(to) else {
             return (None, self.at.get(&to.ip()).cloned());
         };
         let mut peers = service.endpoints.iter().map(|to| self.at.get(&to.ip()));
@@ -298,6 +323,9 @@ mod tests {
             key: ServiceKey::new("shop", "front", 80),
             addresses: vec![[10, 96, 0, 1].into()],
             endpoints: vec![SocketAddr::from(([10, 0, 0, 1], 8080))],
+            leaving: Vec::new(),
+            sticky: false,
+            local: false,
         }))));
         let own = WorkloadKey::from("shop/a");
         for (to, proof) in [([10, 0, 0, 1], false), ([10, 0, 0, 2], true), ([10, 96, 0, 1], true)] {
@@ -318,6 +346,9 @@ mod tests {
                 key: ServiceKey::new("shop", "front", 80),
                 addresses: vec![[10, 96, 0, 1].into()],
                 endpoints: endpoints.collect(),
+                leaving: Vec::new(),
+                sticky: false,
+                local: false,
             })))
         };
         let to = |port| SocketAddr::from(([10, 96, 0, 1], port));

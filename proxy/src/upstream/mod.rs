@@ -14,7 +14,6 @@ use std::{
 };
 
 use rustls::sign::CertifiedKey;
-use tokio::net::TcpStream;
 use weft_model::{BackendProtocol, ServiceKey};
 
 pub(crate) use self::{
@@ -26,7 +25,7 @@ use crate::{
     balance::{Balancer, EndpointState, RetryBudget},
     config::ServiceEntry,
     flag::Flag,
-    mesh::{self, Carries},
+    mesh::{self, Carries, Reached},
     traffic::Cells,
     worker::Worker,
 };
@@ -191,13 +190,14 @@ impl Connections {
         alpn: Alpn,
     ) -> Result<BackendStream, ConnectError> {
         let limit = worker.options.limits.connect_timeout;
-        let stream = tokio::time::timeout(limit, TcpStream::connect(self.address)).await;
-        let stream = stream.map_err(io::Error::from)??;
-        stream.set_nodelay(true)?;
-        worker.count_connections(|stats| stats.upstream_opened += 1);
-        let peer = worker.mesh.expected(self.address);
+        let Reached {
+            stream,
+            address,
+            expected,
+            ..
+        } = mesh::reach(worker, self.address, limit).await?;
         // Boxed, so that a connection in clear does not hold the space for a handshake.
-        let shaken = match (peer, secure) {
+        let shaken = match (expected, secure) {
             (None, None) => return Ok(BackendStream::Plain(stream)),
             (None, Some(secure)) => {
                 let shaken = Box::pin(tokio::time::timeout(limit, secure.connect(stream, alpn))).await;
@@ -209,7 +209,7 @@ impl Connections {
                     (None, Alpn::Http1 | Alpn::Http2) => Carries::Http,
                     _ => Carries::Anything,
                 };
-                let proven = Box::pin(mesh::shake(worker, stream, self.address, &peer, carries)).await;
+                let proven = Box::pin(mesh::shake(worker, stream, address, &peer, carries)).await;
                 let stream = proven.map_err(|error| ConnectError::Tls(io::Error::other(error)))?;
                 match secure {
                     None => Ok(BackendStream::Mutual(stream)),

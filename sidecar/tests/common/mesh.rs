@@ -9,7 +9,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use weft_model::{Owner, Peer, Resource, Stage};
+use weft_model::{MeshService, Owner, Peer, Resource, ServiceKey, Stage};
 
 use super::{Namespace, Network, PATIENCE, POD, PROXY, Sidecar, WORLD, at, eventually, operator::Operator};
 
@@ -103,6 +103,18 @@ impl Mesh {
             self.front.config().contains(&format!("\"stage\": \"{name}\""))
         });
     }
+}
+
+/// Port 80 of the Service `back` at an address.
+pub fn service(address: &str, endpoints: &[SocketAddr]) -> Resource {
+    Resource::MeshService(Arc::new(MeshService {
+        key: ServiceKey::new("shop", "back", 80),
+        addresses: vec![address.parse().expect("an address")],
+        endpoints: endpoints.to_vec(),
+        leaving: Vec::new(),
+        sticky: false,
+        local: false,
+    }))
 }
 
 pub fn peer(name: &str, ip: &str, account: &str) -> Resource {

@@ -1,0 +1,224 @@
+//! Endpoints of a Service that are chosen by the sidecar, since not all of them can prove who they are. Nobody is at the
+//! address of the Service itself.
+
+mod common;
+
+use std::{
+    io::{self, Write as _},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use common::{
+    WORLD, at, echo, eventually, expect, get, http,
+    mesh::{Mesh, peer, service},
+};
+use serde_json::json;
+use weft_model::Stage;
+
+/// The address of a Service.
+const SERVICE: &str = "192.0.2.10";
+/// Beside the workload `back`, of which nobody has told: as if there were no sidecar.
+const UNKNOWN: &str = "192.0.2.20";
+/// Here nobody listens.
+const CLOSED: u16 = 9;
+
+/// Two endpoints, and how many connections each of them has seen.
+struct Endpoints {
+    mesh: Mesh,
+    known: (SocketAddr, Arc<AtomicUsize>),
+    unknown: (SocketAddr, Arc<AtomicUsize>),
+}
+
+impl Endpoints {
+    fn new(stage: Stage) -> Self {
+        let mesh = Mesh::new(stage);
+        mesh.network.world.ip(&format!("address add {UNKNOWN}/24 dev eth0"));
+        let counted = |address: SocketAddr| {
+            let seen = Arc::new(AtomicUsize::new(0));
+            let count = seen.clone();
+            mesh.network.world.serve(address, move |stream| {
+                count.fetch_add(1, Ordering::SeqCst);
+                http(stream);
+            });
+            (address, seen)
+        };
+        Self {
+            known: counted(at(WORLD[0], 80)),
+            unknown: counted(at(UNKNOWN, 80)),
+            mesh,
+        }
+    }
+
+    /// Tells which endpoints the Service has.
+    fn tell(&self, endpoints: &[SocketAddr]) {
+        self.mesh.operator.tell(service(SERVICE, endpoints));
+        eventually("the Service is known", || {
+            let config = self.mesh.front.config();
+            endpoints
+                .iter()
+                .all(|endpoint| config.contains(&format!("\"{endpoint}\"")))
+        });
+    }
+
+    fn connect(&self) -> TcpStream {
+        self.mesh.network.pod.connect(at(SERVICE, 80))
+    }
+
+    /// Connections that the known one has seen, and the unknown one.
+    fn seen(&self) -> (usize, usize) {
+        (
+            self.known.1.load(Ordering::SeqCst),
+            self.unknown.1.load(Ordering::SeqCst),
+        )
+    }
+}
+
+#[test]
+fn who_can_prove_it_does_although_another_endpoint_cannot() {
+    if !common::possible() {
+        return;
+    }
+    let scene = Endpoints::new(Stage::Secure);
+    scene.tell(&[scene.known.0, scene.unknown.0]);
+    eventually("both are chosen", || {
+        get(&mut scene.connect(), 200);
+        let (known, unknown) = scene.seen();
+        assert_eq!(scene.mesh.proven(), known as f64);
+        known > 2 && unknown > 2
+    });
+    // Who has spoken to whom is told as it was.
+    let edges = |labels: &[&str]| scene.mesh.front.metric("weft_mutual_connections_total", labels);
+    assert_eq!(edges(&["direction=\"outbound\""]), scene.seen().0 as f64);
+    // Nobody comes in clear any more, and those that are known are chosen.
+    scene.mesh.stage(Stage::Strict, "strict");
+    let before = scene.seen();
+    for _ in 0..20 {
+        get(&mut scene.connect(), 200);
+    }
+    assert_eq!(scene.seen(), (before.0 + 20, before.1));
+    assert_eq!(scene.mesh.back.metric("weft_clear_connections_refused_total", &[]), 0.0);
+}
+
+#[test]
+fn an_endpoint_that_is_gone_is_passed_over() {
+    if !common::possible() {
+        return;
+    }
+    let scene = Endpoints::new(Stage::Secure);
+    for (gone, there) in [
+        (at(UNKNOWN, CLOSED), scene.known.0),
+        (at(WORLD[0], CLOSED), scene.unknown.0),
+    ] {
+        scene.tell(&[gone, there]);
+        let before = scene.seen();
+        for _ in 0..20 {
+            get(&mut scene.connect(), 200);
+        }
+        let (known, unknown) = scene.seen();
+        assert_eq!(known + unknown, before.0 + before.1 + 20);
+    }
+    assert_eq!(scene.seen(), (20, 20));
+    assert_eq!(scene.mesh.proven(), 20.0);
+}
+
+#[test]
+fn in_strict_it_is_waited_for_a_pod_of_which_only_the_endpoint_is_known() {
+    if !common::possible() {
+        return;
+    }
+    let scene = Endpoints::new(Stage::Strict);
+    let world = &scene.mesh.network.world;
+    // It is waited for two seconds: a machine that is busy may need longer from one line to the next.
+    let comes = (30..40).any(|number| {
+        let address = format!("192.0.2.{number}");
+        let endpoint = at(&address, 80);
+        world.ip(&format!("address add {address}/24 dev eth0"));
+        world.serve(endpoint, http);
+        // The other one is outside of the mesh, so that it stays for the sidecar to choose.
+        scene.tell(&[endpoint, at(UNKNOWN, CLOSED)]);
+        let asks = scene.connect();
+        scene.mesh.operator.tell(peer("second", &address, "back"));
+        answered(asks).is_ok()
+    });
+    assert!(comes, "it was not waited for");
+    assert!(scene.mesh.proven() > 0.0);
+}
+
+fn answered(mut stream: TcpStream) -> io::Result<()> {
+    use std::io::Read as _;
+    stream.write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\n\r\n")?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    Ok(())
+}
+
+#[test]
+fn whoever_speaks_first_is_heard_by_a_service_with_routes_that_has_to_prove_it() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Strict);
+    // Somebody else chooses, and so somebody must be there.
+    mesh.network.world.ip(&format!("address add {SERVICE}/24 dev eth0"));
+    mesh.network.world.serve(at(SERVICE, 80), |mut stream| {
+        let _ = stream.write_all(b"220 hello\r\n");
+        echo(stream);
+    });
+    mesh.serve(8080, http);
+    mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
+    tell_route(&mesh);
+    let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
+    expect(&mut stream, b"220 hello\r\n");
+    stream.write_all(b"EHLO").expect("it is open");
+    expect(&mut stream, b"EHLO");
+    assert_eq!(mesh.proven(), 1.0);
+}
+
+/// An HTTPRoute of the Service to port 8080 of `back`.
+fn tell_route(mesh: &Mesh) {
+    let key = "shop/back:80";
+    for resource in [
+        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
+        json!({"kind": "service", "key": key}),
+        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
+        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
+            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
+            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
+    ] {
+        mesh.operator
+            .tell(serde_json::from_value(resource).expect("a resource"));
+    }
+    eventually("the route is known", || {
+        let config = mesh.front.config();
+        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
+    });
+}
+
+#[test]
+fn requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_prove_it() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Strict);
+    mesh.network.world.ip(&format!("address add {SERVICE}/24 dev eth0"));
+    mesh.network.world.serve(at(SERVICE, 80), |stream| {
+        // It never says anything: what is asked goes elsewhere.
+        let _ = io::copy(&mut &stream, &mut io::sink());
+    });
+    mesh.serve(8080, http);
+    mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
+    tell_route(&mesh);
+    let stream = mesh.network.pod.connect(at(SERVICE, 80));
+    let routed = |outcome: &str| {
+        mesh.front
+            .metric("weft_routed_connections_total", &[&format!("outcome=\"{outcome}\"")])
+    };
+    eventually("it is carried", || routed("server_first") == 1.0);
+    answered(stream).expect("it goes by the route");
+    assert_eq!(routed("http"), 1.0);
+}
