@@ -1,5 +1,7 @@
 //! What the targets have in common.
 
+pub mod dialogue;
+
 use weft_proxy::h1::{Limits, Message, Parse, Refusal};
 
 /// Small, so that short inputs reach them.

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{
     config::Snapshot,
-    intercepted::{first, http1},
+    intercepted::{first, http1, http2},
     l4::hello::Hello,
     tls,
 };
@@ -66,6 +66,16 @@ pub fn observe(pieces: &[(bool, &[u8])]) -> (Vec<u16>, Option<String>) {
         over => over.to_string(),
     });
     (statuses, over)
+}
+
+/// What is told of a dialogue of HTTP/2 as it goes over: the statuses, codes of gRPC and ways of ending of requests, and why no more
+/// is told. The client's preface has gone over already. Of each piece, it is said whether it is the client's.
+pub fn observe_http2(pieces: &[(bool, &[u8])]) -> (Vec<String>, Option<String>) {
+    let preface: (bool, &[u8]) = (true, crate::downstream::h1::PREFACE);
+    let pieces: Vec<_> = [preface].into_iter().chain(pieces.iter().copied()).collect();
+    let (ended, result) = http2::read(&pieces);
+    let ended = ended.iter().map(|ended| format!("{ended:?}")).collect();
+    (ended, result.err().map(|over| over.to_string()))
 }
 
 /// Whether a client that begins like this is taken to speak HTTP; none if that cannot be told yet.

@@ -25,6 +25,7 @@ mod flag;
 pub mod fuzzing;
 mod gather;
 pub mod h1;
+mod hpack;
 mod intercepted;
 mod io;
 mod l4;
@@ -56,5 +57,6 @@ pub use latency::Latency;
 pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};
 pub use server::Proxy;
 pub use traffic::{
-    ConnectionStats, DestinationStats, EdgeStats, Intercepted, ListenerStats, RouteStats, ServiceStats, Stats, Traffic,
+    ConnectionStats, DestinationStats, EdgeStats, GRPC_CODES, Intercepted, ListenerStats, RouteStats, ServiceStats,
+    Stats, Traffic,
 };

@@ -1,6 +1,7 @@
 //! What was counted, as OpenMetrics text. The number of series is bounded, whatever the number of routes: ports and
 //! flags have series of their own, and so have the busiest services; the others are summed.
 
+mod calls;
 mod edges;
 
 use std::{fmt::Write as _, time::Duration};
@@ -424,6 +425,7 @@ fn destinations(out: &mut String, rows: &[(String, &DestinationStats)]) {
             line(out, "weft_destination_requests_total", &labels, count);
         }
     }
+    calls::write(out, rows);
     family(
         out,
         "weft_destination_duration_quantile_seconds",
@@ -512,6 +514,7 @@ mod tests {
             direction: Direction::Outbound,
             address: Some(([10, 0, 0, 1], number).into()),
             traffic: traffic.clone(),
+            grpc: std::array::from_fn(|code| u64::from(code % 14 == 0)),
             connections: 1,
             open: 0,
             failed: 0,

@@ -42,12 +42,16 @@ impl Cells {
     }
 }
 
+/// How many codes gRPC has.
+pub const GRPC_CODES: usize = 17;
+
 /// Requests counted so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// By class of status: 1xx, 2xx, 3xx, 4xx, 5xx.
     pub classes: [u64; 5],
-    /// Those that ended with a 5xx status or broke off.
+    /// Those that ended with a 5xx status or broke off, or, as far as they were carried as they are, with a code of gRPC that is the
+    /// server's fault.
     pub failures: u64,
     /// From a request's head to its response's end.
     pub latency: Latency,
@@ -135,7 +139,7 @@ pub struct ListenerStats {
 pub struct Intercepted {
     /// By what they turned out to speak.
     pub protocols: Vec<(Direction, Protocol, u64)>,
-    /// Those of HTTP/1 whose requests could no longer be told apart.
+    /// Those of HTTP whose requests could no longer be told apart.
     pub lost: Vec<(Direction, u64)>,
     /// Those to Service ports that have routes, by what came of them.
     pub routed: Vec<(Outcome, u64)>,
@@ -150,8 +154,10 @@ pub struct DestinationStats {
     pub direction: Direction,
     /// Where they went; none for all destinations that are not counted apart.
     pub address: Option<SocketAddr>,
-    /// Their requests, of HTTP/1.
+    /// Their requests.
     pub traffic: Traffic,
+    /// Those of gRPC that were carried as they are, by their codes.
+    pub grpc: [u64; GRPC_CODES],
     /// Those made, since the start.
     pub connections: u64,
     /// Those open now.
@@ -186,6 +192,9 @@ pub struct EdgeStats {
 impl DestinationStats {
     pub(crate) fn add(&mut self, other: &Self) {
         self.traffic.add(&other.traffic);
+        for (sum, more) in self.grpc.iter_mut().zip(other.grpc) {
+            *sum += more;
+        }
         self.connections += other.connections;
         self.open += other.open;
         self.failed += other.failed;

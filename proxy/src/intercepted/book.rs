@@ -1,7 +1,7 @@
 //! What one worker counts of the connections it carries.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     net::SocketAddr,
     ops::Deref,
@@ -12,7 +12,7 @@ use std::{
 use super::{Direction, Outcome, Protocol};
 use crate::{
     l4::Story,
-    traffic::{Cells, DestinationStats, Intercepted},
+    traffic::{Cells, DestinationStats, GRPC_CODES, Intercepted},
 };
 
 /// Destinations that a worker knows apart; those beyond are counted together.
@@ -34,6 +34,8 @@ pub(crate) struct Book {
 #[derive(Default)]
 pub(crate) struct Destination {
     pub(super) requests: Cells,
+    /// By codes of gRPC; made with the first.
+    grpc: OnceCell<Box<[Cell<u64>; GRPC_CODES]>>,
     connections: Cell<u64>,
     open: Cell<u64>,
     failed: Cell<u64>,
@@ -111,6 +113,12 @@ impl Destination {
         add(&self.failed, 1);
     }
 
+    /// Counts a call of gRPC. A code that is none is one that is unknown, as gRPC has it.
+    pub(super) fn called(&self, code: u16) {
+        let codes = self.grpc.get_or_init(Box::default);
+        add(codes.get(usize::from(code)).unwrap_or(&codes[2]), 1);
+    }
+
     /// Counts what a connection has carried.
     pub(super) fn moved(&self, story: &Story) {
         add(&self.received, story.received.get());
@@ -127,6 +135,7 @@ impl Destination {
             direction,
             address,
             traffic: self.requests.read(),
+            grpc: std::array::from_fn(|code| self.grpc.get().map_or(0, |codes| codes[code].get())),
             connections: self.connections.get(),
             open: self.open.get(),
             failed: self.failed.get(),

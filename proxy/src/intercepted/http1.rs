@@ -41,8 +41,23 @@ pub(super) struct Pending {
     head: bool,
     /// The status, once it is known.
     pub(super) status: Option<u16>,
+    /// The code of gRPC, if there is one.
+    pub(super) grpc: Option<u16>,
     /// What the log says of it, if there is one.
     pub(super) line: Option<Box<Line>>,
+}
+
+impl Pending {
+    /// One that begins now.
+    pub(super) fn new(head: bool, line: Option<Box<Line>>) -> Self {
+        Self {
+            started: Instant::now(),
+            head,
+            status: None,
+            grpc: None,
+            line,
+        }
+    }
 }
 
 /// The first line of a request.
@@ -106,12 +121,8 @@ impl Conversation {
             }
             self.recognised = true;
             begun(&message);
-            self.pending.push_back(Pending {
-                started: Instant::now(),
-                head: message.is_head(),
-                status: None,
-                line: logged.then(|| Line::of(&message)),
-            });
+            let line = logged.then(|| Line::of(&message));
+            self.pending.push_back(Pending::new(message.is_head(), line));
             self.requests = match message.upgrade() {
                 Some(_) => Reader::Waiting,
                 None => Reader::of(message.framing()),

@@ -10,6 +10,7 @@ mod clear;
 pub(crate) mod first;
 mod guarded;
 pub(crate) mod http1;
+pub(crate) mod http2;
 mod inbound;
 mod observer;
 mod original;
@@ -97,7 +98,7 @@ impl Direction {
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1: its requests are counted.
     Http1,
-    /// HTTP/2 by prior knowledge.
+    /// HTTP/2 by prior knowledge: its requests are counted.
     Http2,
     /// TLS, the application's own.
     Tls,
@@ -139,7 +140,7 @@ impl Protocol {
     fn logged(self) -> &'static str {
         match self {
             Self::Http1 => Story::HTTP1,
-            Self::Http2 => "HTTP/2",
+            Self::Http2 => Story::HTTP2,
             Self::Tls => "TLS",
             Self::Opaque | Self::ServerFirst | Self::Silent => "TCP",
         }

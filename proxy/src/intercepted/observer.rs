@@ -15,10 +15,12 @@ use super::{
     book::Destination,
     first::is_http,
     http1::{Conversation, Heads, Over, Pending},
+    http2::{self, How},
 };
 use crate::{
     authorization::Guard,
     config::Snapshot,
+    downstream::h1::PREFACE,
     edges::EdgeCells,
     fields::RequestView,
     flag::Flag,
@@ -63,6 +65,8 @@ pub(super) struct Observer<'a> {
     story: &'a Story,
     decided: Cell<bool>,
     state: RefCell<State>,
+    /// Bytes of the client that were seen.
+    said: Cell<u64>,
     /// Bytes of the server that were seen; all of them have gone over once its story has as many.
     heard: Cell<u64>,
     /// Whether either side says no more.
@@ -87,6 +91,8 @@ enum State {
     Hello(Box<Partial>),
     /// The client has begun as HTTP/1 may.
     Http(Box<Conversation>),
+    /// The client speaks HTTP/2, or the server has begun as if it did.
+    Http2(Box<http2::Conversation>),
     /// There is nothing that could be told of the rest.
     Blind,
 }
@@ -115,6 +121,7 @@ impl<'a> Observer<'a> {
             story,
             decided: Cell::new(false),
             state: RefCell::new(State::Quiet),
+            said: Cell::new(0),
             heard: Cell::new(0),
             ended: Cell::new(false),
             // None yet: routes may have come since it was decided that there are none, and who was silent for too long to be
@@ -215,15 +222,22 @@ impl<'a> Observer<'a> {
 
     /// Sees bytes before they go over; says whether what comes next may go over unseen.
     pub(super) fn see(&self, side: Side, bytes: &[u8]) -> bool {
-        if side == Side::Server {
-            self.heard.set(self.heard.get() + bytes.len() as u64);
-        }
+        let seen = match side {
+            Side::Client => &self.said,
+            Side::Server => &self.heard,
+        };
+        let before = seen.replace(seen.get() + bytes.len() as u64);
+        let logged = || self.worker.log().is_some();
         let mut state = self.state.borrow_mut();
-        if matches!(*state, State::Quiet) && side == Side::Client {
-            // A handshake record of any version of TLS.
-            *state = match bytes {
-                [22, 3, ..] | [22] => State::Hello(Box::default()),
-                _ => State::Http(Box::default()),
+        if matches!(*state, State::Quiet) {
+            *state = match (side, bytes) {
+                // A handshake record of any version of TLS.
+                (Side::Client, [22, 3, ..] | [22]) => State::Hello(Box::default()),
+                (Side::Client, _) => State::Http(Box::default()),
+                (Side::Server, _) if http2::is_settings(bytes) => {
+                    State::Http2(Box::new(http2::Conversation::new(logged())))
+                }
+                (Side::Server, _) => State::Quiet,
             };
         }
         let blind = match (&mut *state, side) {
@@ -254,11 +268,29 @@ impl<'a> Observer<'a> {
                     }
                     false
                 }
+                Err(Over::Http2) => {
+                    self.decide(Protocol::Http2);
+                    // Of the preface, so much came before.
+                    let rest = PREFACE
+                        .len()
+                        .checked_sub(before as usize)
+                        .and_then(|had| bytes.get(had..));
+                    match rest {
+                        Some(rest) => {
+                            let mut conversation = Box::new(http2::Conversation::begun(logged()));
+                            let blind = !self.follow2(&mut conversation, side, rest);
+                            *state = State::Http2(conversation);
+                            blind
+                        }
+                        None => true,
+                    }
+                }
                 Err(over) => {
                     self.over(conversation.recognised, over);
                     true
                 }
             },
+            (State::Http2(conversation), _) => !self.follow2(conversation, side, bytes),
             (State::Blind, _) => true,
         };
         if blind {
@@ -285,6 +317,40 @@ impl<'a> Observer<'a> {
         }
     }
 
+    /// Says whether it can be followed further.
+    fn follow2(&self, conversation: &mut http2::Conversation, side: Side, bytes: &[u8]) -> bool {
+        let mut ended = |pending: Pending, how| self.ended2(&pending, how);
+        let read = match side {
+            Side::Client => conversation.client(bytes, &mut ended),
+            Side::Server => conversation.server(bytes, &mut ended),
+        };
+        let recognised = conversation.recognised();
+        if recognised {
+            self.decide(Protocol::Http2);
+        }
+        read.map_err(|over| self.over2(recognised, over)).is_ok()
+    }
+
+    /// HTTP/2 cannot be followed any more, or it was something else.
+    fn over2(&self, recognised: bool, over: http2::Over) {
+        if recognised {
+            tracing::debug!(reason = %over, "a connection is carried on without its requests being counted");
+            self.worker.book.lost(self.direction);
+        } else {
+            self.decide(Protocol::ServerFirst);
+        }
+    }
+
+    fn ended2(&self, pending: &Pending, how: How) {
+        let flag = match (how, pending.status) {
+            (How::Answered, _) => Flag::None,
+            (How::Cancelled, _) => Flag::ClientGone,
+            (How::Reset, None) => Flag::UpstreamReset,
+            (How::Reset, Some(_)) => Flag::Truncated,
+        };
+        self.count(pending, flag);
+    }
+
     /// Asks about a request.
     fn begun(&self, message: &Message) {
         let Some(guard) = self.guard else { return };
@@ -303,7 +369,6 @@ impl<'a> Observer<'a> {
     /// HTTP/1 has ended, or it was something else.
     fn over(&self, recognised: bool, over: Over) {
         let http1 = match over {
-            Over::Http2 => return self.decide(Protocol::Http2),
             Over::Upgraded => true,
             // What is not HTTP is refused by these; the others are of HTTP that is not as it should be.
             Over::Unclear(Refusal::NotHttp | Refusal::MalformedHead) | Over::Unasked if !recognised => false,
@@ -326,11 +391,21 @@ impl<'a> Observer<'a> {
         if side == Side::Server {
             self.heard.set(self.story.sent.get());
         }
-        if let State::Http(conversation) = &mut *self.state.borrow_mut() {
-            match side {
-                Side::Client => *conversation.requests() = Default::default(),
-                Side::Server => conversation.answer_passed(&mut |pending| self.answered(&pending)),
+        let mut state = self.state.borrow_mut();
+        match (&mut *state, side) {
+            (State::Http(conversation), Side::Client) => *conversation.requests() = Default::default(),
+            (State::Http(conversation), Side::Server) => {
+                conversation.answer_passed(&mut |pending| self.answered(&pending));
             }
+            (State::Http2(conversation), Side::Client) => conversation.client_passed(),
+            (State::Http2(conversation), Side::Server) => {
+                let passed = conversation.server_passed(&mut |pending, how| self.ended2(&pending, how));
+                if let Err(over) = passed {
+                    self.over2(true, over);
+                    *state = State::Blind;
+                }
+            }
+            (State::Quiet | State::Hello(_) | State::Blind, _) => {}
         }
     }
 
@@ -346,15 +421,18 @@ impl<'a> Observer<'a> {
     pub(super) fn finish(&self, ended: &Ended) {
         let moved = self.story.received.get() + self.story.sent.get() > 0;
         self.decide(if moved { Protocol::Opaque } else { Protocol::Silent });
-        if let State::Http(conversation) = &mut *self.state.borrow_mut() {
-            for pending in conversation.unanswered() {
-                let flag = match (ended.flag, pending.status) {
-                    (Flag::None, None) => Flag::UpstreamReset,
-                    (Flag::None | Flag::UpstreamReset, Some(_)) => Flag::Truncated,
-                    (flag, _) => flag,
-                };
-                self.count(&pending, flag);
-            }
+        let broken = |pending: Pending| {
+            let flag = match (ended.flag, pending.status) {
+                (Flag::None, None) => Flag::UpstreamReset,
+                (Flag::None | Flag::UpstreamReset, Some(_)) => Flag::Truncated,
+                (flag, _) => flag,
+            };
+            self.count(&pending, flag);
+        };
+        match &mut *self.state.borrow_mut() {
+            State::Http(conversation) => conversation.unanswered().for_each(broken),
+            State::Http2(conversation) => conversation.unanswered().for_each(broken),
+            State::Quiet | State::Hello(_) | State::Blind => {}
         }
     }
 
@@ -375,7 +453,12 @@ impl<'a> Observer<'a> {
         let now = Instant::now();
         let elapsed = now.saturating_duration_since(pending.started);
         let status = pending.status.unwrap_or(flag.status());
-        let failed = status >= 500 || matches!(flag, Flag::Truncated | Flag::UpstreamReset);
+        let failed = status >= 500
+            || matches!(flag, Flag::Truncated | Flag::UpstreamReset)
+            || pending.grpc.is_some_and(is_failure);
+        if let Some(code) = pending.grpc {
+            self.destination.called(code);
+        }
         for cells in [self.port, &self.destination.requests] {
             cells.count(status, failed, elapsed);
         }
@@ -387,12 +470,29 @@ impl<'a> Observer<'a> {
     }
 }
 
+/// Whether a code of gRPC says that the server has failed, and not that it was asked for what cannot be.
+fn is_failure(code: u16) -> bool {
+    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS, or one that there is not.
+    matches!(code, 2 | 4 | 12 | 13 | 14 | 15 | 17..)
+}
+
 fn unseen(state: &mut State, side: Side) -> Unseen {
     use super::http1::Reader;
     let reader = match state {
         State::Blind => return Unseen::All,
         State::Http(conversation) if side == Side::Client => conversation.requests(),
         State::Http(conversation) => conversation.answers(),
+        State::Http2(conversation) => {
+            let skips = match side {
+                Side::Client => conversation.client_skips(),
+                Side::Server => conversation.server_skips(),
+            };
+            return if skips >= LONG {
+                Unseen::Next(skips)
+            } else {
+                Unseen::Nothing
+            };
+        }
         State::Quiet | State::Hello(_) => return Unseen::Nothing,
     };
     match reader {

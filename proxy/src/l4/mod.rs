@@ -104,6 +104,7 @@ impl Story {
 
     /// What is spoken on connections whose requests have lines of their own.
     pub(crate) const HTTP1: &'static str = "HTTP/1.1";
+    pub(crate) const HTTP2: &'static str = "HTTP/2";
 
     /// Writes a request that was seen on the connection to the log.
     #[expect(clippy::too_many_arguments, reason = "the fields of one line")]
@@ -126,7 +127,7 @@ impl Story {
             time_ms: now_ms(),
             client: &self.client.to_string(),
             peer: &self.peer.borrow(),
-            protocol: Self::HTTP1,
+            protocol: self.protocol.get(),
             method,
             host,
             path,
@@ -150,7 +151,7 @@ impl Story {
             worker.count_flag(ended.flag);
         }
         let Some(mut log) = worker.log() else { return };
-        if self.protocol.get() == Self::HTTP1 && ended.flag == Flag::None {
+        if [Self::HTTP1, Self::HTTP2].contains(&self.protocol.get()) && ended.flag == Flag::None {
             return;
         }
         if !log.wants(worker.random() as u32, ended.flag != Flag::None) {

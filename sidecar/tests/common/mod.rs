@@ -1,6 +1,7 @@
 //! A pod and the world around it: two network namespaces with a cable between them, and a sidecar in one. Needs root.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod http2;
 pub mod mesh;
 pub mod operator;
 

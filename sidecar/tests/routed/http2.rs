@@ -2,101 +2,25 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use http::{HeaderMap, Request, Response};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
 use crate::{
-    common::{self, WORLD, at},
+    common::{
+        self, WORLD, at,
+        http2::{self, Client},
+    },
     scene::{LIVE, SERVICE, Scene, frontend, route, service},
 };
 
 const GRPC: &str = "Service/shop/grpc:7070";
 const SHOP: &str = "Service/shop/shop:80";
 
-/// Serves HTTP/2 at an address: each answer says by whom it is, and ends as one of gRPC does.
 fn serve(scene: &Scene, on: SocketAddr, name: &'static str) {
-    let listener = scene.world.listen(on);
-    listener.set_nonblocking(true).expect("it is open");
-    scene.operator.runtime.spawn(async move {
-        let listener = tokio::net::TcpListener::from_std(listener).expect("it is open");
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.expect("it speaks HTTP/2");
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    let asked = format!("{} {}", request.uri(), request.headers().len());
-                    let response = Response::builder().header("by", name).header("asked", asked);
-                    let sent = respond.send_response(response.body(()).expect("an answer"), false);
-                    let Ok(mut stream) = sent else { continue };
-                    let _ = stream.send_data(Bytes::from_static(name.as_bytes()), false);
-                    let trailers =
-                        HeaderMap::from_iter([("grpc-status".parse().expect("a name"), "0".parse().expect("a value"))]);
-                    let _ = stream.send_trailers(trailers);
-                }
-            });
-        }
-    });
+    http2::serve(&scene.operator.runtime, &scene.world, on, name);
 }
 
-struct Client {
-    sender: SendRequest<Bytes>,
-    /// Ends with the connection.
-    connection: JoinHandle<Result<(), h2::Error>>,
-}
-
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    trailers: Option<HeaderMap>,
-}
-
-impl Answer {
-    fn by(&self) -> &str {
-        self.field("by")
-    }
-
-    fn field(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    }
-}
-
-impl Client {
-    fn connect(scene: &Scene, to: SocketAddr) -> Self {
-        let stream = scene.connect(to);
-        stream.set_nonblocking(true).expect("it is open");
-        scene.operator.runtime.block_on(async {
-            let stream = tokio::net::TcpStream::from_std(stream).expect("it is open");
-            let (sender, connection) = h2::client::handshake(stream).await.expect("it speaks HTTP/2");
-            Self {
-                sender,
-                connection: tokio::spawn(connection),
-            }
-        })
-    }
-
-    /// Makes a request, if the connection still takes one.
-    fn ask(&self, scene: &Scene, path: &str) -> Result<Answer, h2::Error> {
-        scene.operator.runtime.block_on(async {
-            let mut sender = self.sender.clone().ready().await?;
-            let request = Request::post(format!("http://shop.example{path}")).header("te", "trailers");
-            let (answer, _) = sender.send_request(request.body(()).expect("a request"), true)?;
-            let (head, mut body) = answer.await?.into_parts();
-            while let Some(data) = body.data().await {
-                let data = data?;
-                body.flow_control().release_capacity(data.len())?;
-            }
-            Ok(Answer {
-                status: head.status.as_u16(),
-                headers: head.headers,
-                trailers: body.trailers().await?,
-            })
-        })
-    }
+fn connect(scene: &Scene, to: SocketAddr) -> Client {
+    Client::new(&scene.operator.runtime, scene.connect(to))
 }
 
 fn grpc_route(backends: &[(&str, u32)]) -> Value {
@@ -124,10 +48,12 @@ fn calls_of_one_connection_are_split_and_their_status_comes_with_them() {
     );
     serve(&scene, at(WORLD[0], 9001), "v1");
     serve(&scene, at(WORLD[0], 9002), "v2");
-    let client = Client::connect(&scene, at(SERVICE, 7070));
+    let client = connect(&scene, at(SERVICE, 7070));
     let mut v1 = 0;
     for _ in 0..40 {
-        let answer = client.ask(&scene, "/echo.Echo/Say").expect("it is answered");
+        let answer = client
+            .ask(&scene.operator.runtime, "/echo.Echo/Say")
+            .expect("it is answered");
         let status = answer
             .trailers
             .as_ref()
@@ -139,7 +65,10 @@ fn calls_of_one_connection_are_split_and_their_status_comes_with_them() {
     }
     assert!((10..=30).contains(&v1), "{v1} of 40");
     assert_eq!(
-        client.ask(&scene, "/echo.Echo/Other").expect("it is answered").status,
+        client
+            .ask(&scene.operator.runtime, "/echo.Echo/Other")
+            .expect("it is answered")
+            .status,
         404
     );
     assert_eq!((scene.outcome("http"), scene.spoke("outbound", "http2")), (1.0, 1.0));
@@ -156,8 +85,8 @@ fn what_the_server_speaks_is_what_the_client_speaks_if_nobody_says_otherwise() {
             .chain(service("v1", 9001)),
     );
     serve(&scene, at(WORLD[0], 9001), "v1");
-    let client = Client::connect(&scene, at(SERVICE, 80));
-    let answer = client.ask(&scene, "/").expect("it is answered");
+    let client = connect(&scene, at(SERVICE, 80));
+    let answer = client.ask(&scene.operator.runtime, "/").expect("it is answered");
     assert_eq!((answer.status, answer.by()), (200, "v1"));
     assert!(answer.trailers.is_some());
 }
@@ -176,11 +105,11 @@ fn a_connection_outlives_its_routes_without_a_request_that_fails() {
     serve(&scene, at(WORLD[0], 9001), "v1");
     serve(&scene, at(WORLD[0], 9002), "v2");
     serve(&scene, at(LIVE, 80), "service");
-    let client = Client::connect(&scene, at(LIVE, 80));
+    let client = connect(&scene, at(LIVE, 80));
     let until = |name: &str| {
         let end = std::time::Instant::now() + common::PATIENCE;
         loop {
-            let answer = client.ask(&scene, "/").expect("it is answered");
+            let answer = client.ask(&scene.operator.runtime, "/").expect("it is answered");
             assert_eq!(answer.status, 200);
             if answer.by() == name {
                 return;
@@ -202,7 +131,10 @@ fn a_connection_outlives_its_routes_without_a_request_that_fails() {
     drop(sender);
     let ended = scene.operator.runtime.block_on(connection).expect("it does not panic");
     ended.expect("it ends well");
-    let next = Client::connect(&scene, at(LIVE, 80));
-    assert_eq!(next.ask(&scene, "/").expect("it is answered").by(), "service");
+    let next = connect(&scene, at(LIVE, 80));
+    assert_eq!(
+        next.ask(&scene.operator.runtime, "/").expect("it is answered").by(),
+        "service"
+    );
     assert_eq!(scene.outcome("http"), 1.0);
 }
