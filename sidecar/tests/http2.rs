@@ -1,4 +1,4 @@
-//! HTTP/2 that a sidecar carries as it is.
+//! HTTP/2 that a sidecar carries as it is, or shares connections for.
 
 mod common;
 
@@ -7,9 +7,14 @@ use std::io::{Read as _, Write as _};
 use common::{
     Meshed, POD, WORLD, assert_reset, at, eventually,
     http2::{Client, serve},
+    mesh::Mesh,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use weft_model::Stage;
+
+/// The address of a Service.
+const SERVICE: &str = "192.0.2.10";
 
 fn runtime() -> Runtime {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
@@ -114,4 +119,48 @@ fn what_breaks_off_has_failed_and_what_is_unclear_is_carried_on() {
         pod.metric("weft_intercepted_lost_total", &[]) == 1.0
     });
     assert_eq!(pod.spoke("outbound", "http2"), 2.0);
+}
+
+#[test]
+fn requests_of_many_clients_go_to_a_peer_by_one_connection_of_each_worker() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Strict);
+    let runtime = runtime();
+    serve(&runtime, &mesh.network.world, at(WORLD[0], 8080), "back");
+    let key = "shop/back:80";
+    for resource in [
+        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
+        json!({"kind": "service", "key": key}),
+        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
+        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
+            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
+            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
+    ] {
+        mesh.operator
+            .tell(serde_json::from_value(resource).expect("a resource"));
+    }
+    eventually("the route is known", || {
+        let config = mesh.front.config();
+        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
+    });
+    let connect = || Client::new(&runtime, mesh.network.pod.connect(at(SERVICE, 80)));
+    let clients: Vec<Client> = (0..12).map(|_| connect()).collect();
+    for _ in 0..3 {
+        for client in &clients {
+            let answer = client.ask(&runtime, "/").expect("it is answered");
+            assert_eq!((answer.status, answer.by()), (200, "back"));
+        }
+    }
+    let connections = mesh.proven();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    assert!(connections <= workers, "{connections} connections");
+    // Whoever takes what comes there tells them apart again.
+    let requests = || {
+        let to = format!("destination=\"{}\"", at(WORLD[0], 8080));
+        mesh.back
+            .metric("weft_destination_requests_total", &["direction=\"inbound\"", &to])
+    };
+    eventually("all are counted where they come to", || requests() == 36.0);
 }
