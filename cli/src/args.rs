@@ -4,8 +4,8 @@ use std::{net::IpAddr, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::
 
 use clap::{Parser, Subcommand, ValueEnum};
 use weft_proxy::{
-    AccessLog, LogFormat,
-    command::{Log, duration, log_format, share},
+    AccessLog, LogFormat, SpanOptions, SpanService,
+    command::{Log, Spans, duration, log_format, share, spans},
 };
 
 use crate::{
@@ -95,6 +95,12 @@ pub(crate) struct Up {
     /// The share of requests in the access log, from 0 to 1; requests that failed are always in it.
     #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
     pub(crate) access_log_sample: f64,
+    /// Where spans of requests go, by OTLP: off, or like http://localhost:4317.
+    #[arg(long, default_value = "off", value_parser = spans, value_name = "URL")]
+    pub(crate) spans: Spans,
+    /// The share of requests with which a trace is begun, from 0 to 1, where none comes with them.
+    #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
+    pub(crate) spans_sample: f64,
     /// No live view, even on a terminal.
     #[arg(long)]
     pub(crate) no_view: bool,
@@ -153,6 +159,15 @@ impl Up {
         let log = self.access_log.clone().unwrap_or(Log(Some(LogFormat::Json)));
         // The view has standard output to itself.
         Log(log.0.filter(|_| !view)).sampled(self.access_log_sample)
+    }
+
+    /// Where spans go.
+    pub(crate) fn spans(&self) -> Option<SpanOptions> {
+        let service = SpanService {
+            name: "weft".to_owned(),
+            ..SpanService::default()
+        };
+        self.spans.of(service, self.spans_sample)
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
             drain: args.drain,
             limits: Limits::default(),
             access_log: args.log(view),
+            spans: args.spans(),
         },
         sources: Sources::new(&args.paths),
         echo: args.echo,

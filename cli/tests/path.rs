@@ -278,6 +278,43 @@ fn a_step_that_cuts_somebody_off_is_not_taken() {
 }
 
 #[test]
+fn a_step_by_which_policies_would_deny_something_is_not_taken() {
+    let mut denied = edge(front(), false, 5, 0, 0);
+    denied["wouldDeny"] = json!({"AuthorizationPolicy/shop/web": 4});
+    let api = Api::new(State {
+        stage: Some("observe".to_owned()),
+        callers: vec![denied, edge(outside(), false, 3, 0, 0)],
+        ..secure()
+    });
+    let (well, said, _) = api.weft(&["path", "shop"]);
+    assert!(well, "{said}");
+    assert!(
+        said.contains("shop       observe  2/2     secure  deny 1 caller by policies\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("  shop/deploy/front → shop/deploy/web:8080, 4 times, last ")
+            && said.contains(" ago: by AuthorizationPolicy/shop/web\n"),
+        "{said}"
+    );
+    let (_, said, _) = api.weft(&["path", "shop", "-o", "json"]);
+    let told: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(
+        told["namespaces"][0]["denied"][0]["policies"],
+        json!(["AuthorizationPolicy/shop/web"])
+    );
+    let (well, _, said) = api.weft(&["advance", "shop"]);
+    assert!(
+        !well && said.contains("shop stays at observe: deny 1 caller by policies; mend that, or say --force"),
+        "{said}"
+    );
+    assert_eq!(api.stage().as_deref(), Some("observe"));
+    let (well, _, said) = api.weft(&["advance", "shop", "--force", "--watch=0s"]);
+    assert!(well, "{said}");
+    assert_eq!(api.stage().as_deref(), Some("secure"));
+}
+
+#[test]
 fn a_step_after_which_requests_fail_is_taken_back() {
     let mut state = secure();
     state

@@ -76,6 +76,9 @@ fn what_an_option_cannot_be_is_said_at_once() {
         said.contains("methud") && said.contains("duration_us, listener_port, route"),
         "{said}"
     );
+    let output = run(&["up", HELLO, "--spans", "collector:4317"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("write it like http://"), "{}", stderr(&output));
     let output = run(&["up", HELLO, "--drain", "soon"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(

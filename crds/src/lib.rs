@@ -49,7 +49,7 @@ pub use crate::{
     object::{Kind, Object, ObjectName, ObjectRef, ParseError},
     parameters::{
         AccessLogParameters, Autoscaling, GatewayParameters, GatewayParametersSpec, LogLevel, PodParameters, Resources,
-        ServiceParameters, ServiceType, Toleration, TopologySpreadConstraint, TrafficPolicy,
+        ServiceParameters, ServiceType, SpansParameters, Toleration, TopologySpreadConstraint, TrafficPolicy,
     },
     policy::{
         BackendTlsPolicy, BackendTlsPolicySpec, BackendTlsValidation, BudgetDetails, PolicyTarget, RequestRate,

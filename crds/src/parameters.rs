@@ -43,6 +43,9 @@ pub struct GatewayParametersSpec {
     /// What is written for each request; nothing when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLogParameters>,
+    /// What a collector of spans is told of each request; what the operator's chart says (`spans`) when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spans: Option<SpansParameters>,
 }
 
 /// Lets the number of pods follow their load (a HorizontalPodAutoscaler).
@@ -223,6 +226,20 @@ pub struct AccessLogParameters {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub sample_percent: Option<i32>,
+}
+
+/// What a collector of spans is told of each request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SpansParameters {
+    /// Where it is, by OTLP over gRPC, like `http://collector.observability.svc:4317`; `off` for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(off|https?://[A-Za-z0-9._\-\[\]:]+/?)$"))]
+    pub collector: Option<String>,
+    /// The share of requests with which a trace is begun, in percent, where none comes with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub sample_percent: Option<f64>,
 }
 
 impl GatewayParametersSpec {

@@ -70,6 +70,7 @@ impl Observe for Counting {
                     ..Flow::default()
                 },
                 age_s: 0,
+                would_deny: std::collections::BTreeMap::new(),
             }],
             routes: vec![],
         }

@@ -16,8 +16,8 @@ use weft_gateway::{
     names::NamesOptions,
 };
 use weft_proxy::{
-    Limits, Options,
-    command::{Log, duration, log_format, share, start_logging},
+    Limits, Options, SpanService,
+    command::{Log, Spans, duration, log_format, share, spans, start_logging},
     descriptors,
 };
 
@@ -74,12 +74,24 @@ struct Args {
     /// The share of requests in the access log, from 0 to 1; requests that failed are always in it
     #[arg(long, default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
     access_log_sample: f64,
+    /// Where spans of requests go, by OTLP: off, or like http://collector.observability:4317
+    #[arg(long, default_value = "off", value_parser = spans, value_name = "URL")]
+    spans: Spans,
+    /// The share of requests with which a trace is begun, from 0 to 1, where none comes with them
+    #[arg(long, default_value_t = 0.01, value_parser = share, value_name = "SHARE")]
+    spans_sample: f64,
 }
 
 impl Args {
     fn options(self) -> ClusterOptions {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let address = listen_on(self.pod_ip);
+        let (namespace, name) = self.gateway.split_once('/').unwrap_or(("", &self.gateway));
+        let service = SpanService {
+            name: name.to_owned(),
+            namespace: Some(namespace.to_owned()).filter(|namespace| !namespace.is_empty()),
+            pod: Some(self.pod.clone()),
+        };
         ClusterOptions {
             gateway: self.gateway.into(),
             replica: self.pod,
@@ -97,6 +109,7 @@ impl Args {
                 drain: self.drain,
                 limits: Limits::default(),
                 access_log: self.access_log.sampled(self.access_log_sample),
+                spans: self.spans.of(service, self.spans_sample),
             },
             probes: SocketAddr::new(address, self.probes_port),
             admin: self.admin,

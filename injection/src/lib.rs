@@ -21,7 +21,7 @@ pub use self::{
     place::{is_injected, uninject},
     quantity::{Quantity, QuantityError},
     render::Parts,
-    settings::{LogLevel, Resources, Settings, UnknownLogLevel},
+    settings::{LogLevel, Resources, Settings, Spans, UnknownLogLevel},
     suitable::Left,
     wishes::{KNOWN, Refusal, check},
 };

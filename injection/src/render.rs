@@ -99,22 +99,29 @@ fn sidecar(wishes: &Wishes, settings: &Settings) -> Value {
         })
     };
     let level = wishes.log_level.unwrap_or(settings.log_level);
+    let mut env = vec![
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_IP", "status.podIP"),
+        field("NODE_NAME", "spec.nodeName"),
+        field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        json!({"name": "WEFT_OPERATOR", "value": settings.operator}),
+        json!({"name": "WEFT_SERVER_NAME", "value": settings.server_name}),
+        json!({"name": "WEFT_STATE", "value": STATE_FOLDER}),
+        json!({"name": "RUST_LOG", "value": level.to_string()}),
+    ];
+    let collector = wishes.spans.as_ref().unwrap_or(&settings.spans.collector);
+    if let Some(collector) = collector {
+        let sample = wishes.spans_sample.unwrap_or(settings.spans.sample);
+        env.push(json!({"name": "WEFT_SPANS", "value": collector.to_string()}));
+        env.push(json!({"name": "WEFT_SPANS_SAMPLE", "value": sample.to_string()}));
+    }
     json!({
         "name": SIDECAR,
         // It starts before what follows and ends after the application.
         "restartPolicy": "Always",
         "args": ["run"],
-        "env": [
-            field("POD_NAME", "metadata.name"),
-            field("POD_NAMESPACE", "metadata.namespace"),
-            field("POD_IP", "status.podIP"),
-            field("NODE_NAME", "spec.nodeName"),
-            field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-            {"name": "WEFT_OPERATOR", "value": settings.operator},
-            {"name": "WEFT_SERVER_NAME", "value": settings.server_name},
-            {"name": "WEFT_STATE", "value": STATE_FOLDER},
-            {"name": "RUST_LOG", "value": level.to_string()},
-        ],
+        "env": env,
         "ports": [{"name": "weft-metrics", "containerPort": PROBES, "protocol": "TCP"}],
         // What comes next waits for this one.
         "startupProbe": probe("/ready", 1, 60),

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde_json::{Value, json};
+use weft_model::Collector;
 
 use crate::quantity::Quantity;
 
@@ -21,6 +22,51 @@ pub struct Settings {
     pub resources: Resources,
     /// How much it logs.
     pub log_level: LogLevel,
+    /// What it tells of requests.
+    pub spans: Spans,
+}
+
+/// Where spans of requests go, and how many traces are begun.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spans {
+    /// Where they go; there are none when absent.
+    pub collector: Option<Collector>,
+    /// The share of requests with which a trace is begun, from 0 to 1, where none comes with them.
+    pub sample: f64,
+}
+
+impl Spans {
+    /// In how many requests a trace is begun, unless it is said.
+    pub const SAMPLE: f64 = 0.01;
+
+    /// Reads `off`, or where a collector is. Nothing is off.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn read(text: &str) -> Result<Option<Collector>, String> {
+        match text {
+            "" | "off" => Ok(None),
+            text => text.parse().map(Some).map_err(|error| format!("{error}; or off")),
+        }
+    }
+
+    /// Reads a share.
+    ///
+    /// # Errors
+    /// It is no number from 0 to 1.
+    pub fn share(text: &str) -> Result<f64, String> {
+        let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+        share.ok_or_else(|| format!("{text:?} is not a share: write a number from 0 to 1"))
+    }
+}
+
+impl Default for Spans {
+    fn default() -> Self {
+        Self {
+            collector: None,
+            sample: Self::SAMPLE,
+        }
+    }
 }
 
 /// What a container asks for, and what it may not exceed.

@@ -4,18 +4,19 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use serde_json::Value;
+use weft_model::Collector;
 
 use crate::{
     Namespace,
     names::{INJECT, PREFIX},
     quantity::Quantity,
-    settings::{LogLevel, Resources},
+    settings::{LogLevel, Resources, Spans},
     suitable::Left,
     text, texts,
 };
 
 /// The annotations that are known, without [`PREFIX`].
-pub const KNOWN: [&str; 10] = [
+pub const KNOWN: [&str; 12] = [
     "skip-inbound-ports",
     "skip-outbound-ports",
     "skip-outbound-cidrs",
@@ -26,6 +27,8 @@ pub const KNOWN: [&str; 10] = [
     "sidecar-memory-limit",
     "sidecar-log-level",
     "sidecar-image",
+    "sidecar-spans",
+    "sidecar-spans-sample",
 ];
 /// Less memory than this is a slip: `100m` is a tenth of a byte.
 const LEAST_MEMORY: f64 = 4.0 * 1024.0 * 1024.0;
@@ -57,6 +60,9 @@ pub(crate) struct Wishes {
     pub(crate) resources: Resources,
     pub(crate) log_level: Option<LogLevel>,
     pub(crate) image: Option<String>,
+    /// Where spans go, or nowhere.
+    pub(crate) spans: Option<Option<Collector>>,
+    pub(crate) spans_sample: Option<f64>,
     /// What was asked for and is not known.
     pub(crate) warnings: Vec<String>,
 }
@@ -111,6 +117,8 @@ impl Wishes {
             },
             log_level: reader.one("sidecar-log-level", parsed::<LogLevel>)?,
             image: reader.one("sidecar-image", image)?,
+            spans: reader.one("sidecar-spans", Spans::read)?,
+            spans_sample: reader.one("sidecar-spans-sample", Spans::share)?,
             warnings: reader.unknown(),
         };
         match wishes.resources.problem() {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use weft_injection::{LogLevel, Namespace, Outcome, Resources, Settings, inject, uninject};
+use weft_injection::{LogLevel, Namespace, Outcome, Resources, Settings, Spans, inject, uninject};
 
 fn settings() -> Settings {
     Settings {
@@ -21,6 +21,7 @@ fn settings() -> Settings {
             ..Resources::default()
         },
         log_level: LogLevel::Info,
+        spans: Spans::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::{collection::btree_map, collection::vec, option, prelude::*};
 use serde_json::{Value, json};
 use weft_injection::{
-    INJECTED, LISTS, LogLevel, Namespace, Outcome, Resources, Settings, inject, is_injected, uninject,
+    INJECTED, LISTS, LogLevel, Namespace, Outcome, Resources, Settings, Spans, inject, is_injected, uninject,
 };
 
 fn settings(image: &str) -> Settings {
@@ -14,6 +14,7 @@ fn settings(image: &str) -> Settings {
         server_name: "operator.weft.dev".to_owned(),
         resources: Resources::default(),
         log_level: LogLevel::Warn,
+        spans: Spans::default(),
     }
 }
 

@@ -8,6 +8,7 @@
 mod authorization;
 mod certificate;
 mod challenge;
+mod collector;
 mod filter;
 mod frontend;
 mod host;
@@ -31,6 +32,7 @@ pub use authorization::{
 };
 pub use certificate::{Certificate, PrivateKeyPem};
 pub use challenge::{Challenge, Proof};
+pub use collector::{Collector, NoCollector};
 pub use filter::{
     AuthProtocol, Cors, ExternalAuth, Filter, HeaderChange, HeaderEdit, Mirror, PathRewrite, Redirect, Rewrite,
 };

@@ -2,7 +2,11 @@
 //!
 //! Everything is counted since the data plane has started. What is reported after that is only what has come since.
 
-use std::{collections::HashMap, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -118,6 +122,10 @@ pub struct EdgeReport {
     /// How long ago, in seconds, anything last went there.
     #[serde(default)]
     pub age_s: u64,
+    /// What policies would deny of it if the namespace were further than `observe`, by policy. It is how it stands, and not what
+    /// has come since the last report: it begins anew when they decide otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub would_deny: BTreeMap<String, u64>,
 }
 
 /// A rule of a route, and what it was asked.
@@ -251,18 +259,17 @@ impl Report {
     /// What has come since an earlier total; what is as it was is left out.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let edges: HashMap<&Edge, &Flow> = earlier.edges.iter().map(|known| (&known.edge, &known.flow)).collect();
+        let edges: HashMap<&Edge, &EdgeReport> = earlier.edges.iter().map(|known| (&known.edge, known)).collect();
         let routes: HashMap<&RouteKey, &Counts> = earlier
             .routes
             .iter()
             .map(|known| (&known.route, &known.requests))
             .collect();
-        let edges = self.edges.iter().map(|now| EdgeReport {
-            edge: now.edge.clone(),
-            flow: edges
-                .get(&now.edge)
-                .map_or_else(|| now.flow.clone(), |before| now.flow.since(before)),
-            age_s: now.age_s,
+        let edges = self.edges.iter().filter_map(|now| {
+            let before = edges.get(&now.edge);
+            let flow = before.map_or_else(|| now.flow.clone(), |before| now.flow.since(&before.flow));
+            let judged_alike = before.map_or(now.would_deny.is_empty(), |before| before.would_deny == now.would_deny);
+            (!flow.is_empty() || !judged_alike).then(|| EdgeReport { flow, ..now.clone() })
         });
         let routes = self.routes.iter().map(|now| RouteReport {
             route: now.route.clone(),
@@ -272,7 +279,7 @@ impl Report {
         });
         Self {
             total: false,
-            edges: edges.filter(|edge| !edge.flow.is_empty()).collect(),
+            edges: edges.collect(),
             routes: routes.filter(|route| route.requests.requests() > 0).collect(),
         }
     }
@@ -300,6 +307,7 @@ mod tests {
                 ..Flow::default()
             },
             age_s: 0,
+            would_deny: BTreeMap::new(),
         };
         Report {
             total: true,
@@ -333,8 +341,22 @@ mod tests {
     }
 
     #[test]
+    fn what_would_be_denied_is_told_whenever_it_is_something_else() {
+        let (before, mut now) = (report(3, 1), report(3, 1));
+        now.edges[0].would_deny.insert("a".to_owned(), 2);
+        let more = now.since(&before);
+        assert_eq!((more.edges.len(), more.edges[0].would_deny["a"]), (1, 2));
+        assert!(more.edges[0].flow.is_empty());
+        assert!(now.since(&now).edges.is_empty());
+        let more = before.since(&now);
+        assert_eq!(more.edges.len(), 1);
+        assert!(more.edges[0].would_deny.is_empty());
+    }
+
+    #[test]
     fn what_is_reported_comes_over_as_it_is() {
         let mut report = report(3, 1);
+        report.edges[0].would_deny.insert("a".to_owned(), 2);
         report.edges[0].edge.remote = Remote::Workload {
             namespace: "shop".into(),
             owner: Owner::new("Deployment", "web"),

@@ -3,7 +3,10 @@
 //! An edge is what went between two workloads within a window of time; a caller is an edge that was ever seen, and when it was
 //! last.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +99,9 @@ pub struct EdgeView {
     /// When something last went there, in seconds since 1970.
     #[serde(default)]
     pub last_seen: u64,
+    /// What policies would deny of it if the namespace of the destination were further than `observe`, by policy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub would_deny: BTreeMap<String, u64>,
 }
 
 /// What a rule of a route was asked.

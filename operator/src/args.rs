@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
 use jiff::SignedDuration;
-use weft_injection::{LogLevel, Quantity, Resources, Settings};
-use weft_model::{DefaultAction, TrustDomain};
+use weft_injection::{LogLevel, Quantity, Resources, Settings, Spans};
+use weft_model::{Collector, DefaultAction, TrustDomain};
 
 use crate::{
     certificates::SERVER_NAME,
@@ -52,6 +52,12 @@ pub(crate) struct Args {
     pub(crate) convert_smi: bool,
     #[command(flatten)]
     pub(crate) sidecar: Sidecar,
+    /// Where gateways and sidecars tell of requests, by OTLP: off, or like http://collector.observability:4317
+    #[arg(long, env = "WEFT_SPANS", default_value = "off", value_parser = Collecting::read, value_name = "URL")]
+    spans: Collecting,
+    /// The share of requests with which they begin a trace, from 0 to 1, where none comes with them
+    #[arg(long, env = "WEFT_SPANS_SAMPLE", default_value_t = Spans::SAMPLE, value_parser = Spans::share, value_name = "SHARE")]
+    spans_sample: f64,
     /// The controller that the GatewayClasses to serve name
     #[arg(long, env = "WEFT_CONTROLLER_NAME", default_value = weft_translate::CONTROLLER)]
     pub(crate) controller_name: String,
@@ -84,6 +90,16 @@ pub(crate) struct Args {
     /// The ConfigMap whose ca.crt holds the roots of what it signs
     #[arg(long, env = "WEFT_CERT_MANAGER_ROOTS", default_value = "weft-identity-roots")]
     pub(crate) cert_manager_roots: String,
+}
+
+/// Where spans go: a type of its own, since an `Option` would be an argument that may be left out.
+#[derive(Clone, Debug)]
+struct Collecting(Option<Collector>);
+
+impl Collecting {
+    fn read(text: &str) -> Result<Self, String> {
+        Spans::read(text).map(Self)
+    }
 }
 
 fn default_action(text: &str) -> Result<DefaultAction, String> {
@@ -150,7 +166,16 @@ impl Args {
             server_name: SERVER_NAME.to_owned(),
             resources,
             log_level: sidecar.sidecar_log_level,
+            spans: self.spans(),
         })
+    }
+
+    /// What data planes tell of requests, where nobody says otherwise.
+    pub(crate) fn spans(&self) -> Spans {
+        Spans {
+            collector: self.spans.0.clone(),
+            sample: self.spans_sample,
+        }
     }
 
     /// The name by which the API server knows its Service.

@@ -171,6 +171,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             pull_policy: args.gateway_pull_policy.clone(),
             operator: args.advertised(),
             server_name: SERVER_NAME.to_owned(),
+            spans: args.spans(),
         },
         world,
         news,

@@ -23,6 +23,7 @@ use crate::{
     flag::Flag,
     h1::{Framing, Message, Refusal, chunk_head},
     intercepted::barred,
+    spans::GrpcStatus,
     upstream::{
         ConnectError, H1Connection, H1Response, H2Response, ResponseError, Secure, Upstream, is_of_tls, send_piece,
     },
@@ -50,6 +51,8 @@ pub(crate) struct Context<'a> {
     pub(crate) fresh: bool,
     /// Statuses for which the request is to be tried again instead of passed on.
     pub(crate) retry_codes: &'a [u16],
+    /// Where it is seen how a call of gRPC ends, if somebody wants to know.
+    pub(crate) grpc: Option<&'a GrpcStatus>,
 }
 
 impl Context<'_> {
@@ -421,7 +424,13 @@ async fn over_h2<D: Downstream>(context: &Context<'_>, request: &mut D, progress
     context.edit_response(&mut response.headers);
     progress.status.set(Some(status));
     let relayed = upload
-        .while_doing(pin!(relay_h2(&mut response, &mut responder, &watchdog, head_request)))
+        .while_doing(pin!(relay_h2(
+            context,
+            &mut response,
+            &mut responder,
+            &watchdog,
+            head_request
+        )))
         .await;
     let uploaded = matches!(upload.state, UploadState::Done);
     Ok(match relayed {
@@ -639,12 +648,16 @@ async fn relay_h1<R: Responder>(
 
 /// Passes an HTTP/2 answer on.
 async fn relay_h2<R: Responder>(
+    context: &Context<'_>,
     response: &mut H2Response,
     responder: &mut R,
     watchdog: &Watchdog,
     head_request: bool,
 ) -> Result<(), Broken> {
     let headers = std::mem::take(&mut response.headers);
+    if let Some(grpc) = context.grpc {
+        grpc.see(&headers);
+    }
     let length = headers
         .get(http::header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok());
@@ -665,6 +678,9 @@ async fn relay_h2<R: Responder>(
         let piece = unless_gone(responder, pin!(guarded(watchdog, next))).await;
         let piece = piece.map_err(Broken::waiting)?;
         let last = matches!(piece, Piece::End(_));
+        if let (Some(grpc), Piece::End(Some(trailers))) = (context.grpc, &piece) {
+            grpc.see(trailers);
+        }
         guarded(watchdog, pin!(responder.send(piece)))
             .await
             .map_err(Broken::Client)?;

@@ -5,7 +5,12 @@ use std::{env, io, time::Duration};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use crate::options::{AccessLog, LogFormat, LogOutput};
+use weft_model::Collector;
+
+use crate::{
+    options::{AccessLog, LogFormat, LogOutput},
+    spans::{SpanOptions, SpanService},
+};
 
 /// What the access log is to be: none when off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,35 @@ pub fn log_levels(default: &Targets) -> Targets {
         eprintln!("RUST_LOG is not understood and left aside: {error}; write levels like info,weft_proxy=debug");
         default.clone()
     })
+}
+
+/// Where spans go: nowhere when off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spans(pub Option<Collector>);
+
+impl Spans {
+    /// Those of a service, with that share of requests in which a trace is begun.
+    pub fn of(&self, service: SpanService, sample: f64) -> Option<SpanOptions> {
+        Some(SpanOptions {
+            collector: self.0.clone()?,
+            sample,
+            service,
+        })
+    }
+}
+
+/// Reads `off` or where a collector is. Nothing is off, so that an empty variable of the environment is.
+///
+/// # Errors
+/// It is neither.
+pub fn spans(text: &str) -> Result<Spans, String> {
+    match text {
+        "off" | "" => Ok(Spans(None)),
+        text => text
+            .parse()
+            .map(|collector| Spans(Some(collector)))
+            .map_err(|error| format!("{error}; or off")),
+    }
 }
 
 /// Reads a share.

@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     rc::Rc,
     time::{Duration, Instant},
@@ -25,6 +25,10 @@ const ADDRESSES: usize = 200;
 const LOOK: Duration = Duration::from_secs(10);
 /// For so long an edge is kept in mind although others would have its place.
 const KEPT: Duration = Duration::from_secs(3600);
+/// Policies that are named of an edge, of those that would deny something; what more would deny is counted together.
+const POLICIES: usize = 8;
+/// As these are named.
+const OTHERS: &str = "others";
 
 /// The edges of one worker.
 #[derive(Default)]
@@ -43,6 +47,15 @@ pub(crate) struct EdgeCells {
     received: Cell<u64>,
     sent: Cell<u64>,
     used: Cell<Option<Instant>>,
+    would: RefCell<Would>,
+}
+
+/// What policies would deny if the namespace were further than `observe`.
+#[derive(Default)]
+struct Would {
+    /// As long as they decide as they do.
+    rulings: u64,
+    by: Vec<(Box<str>, u64)>,
 }
 
 /// The cells of an endpoint, for as long as the mesh is as it was when they were found.
@@ -162,9 +175,10 @@ impl Edges {
         cells
     }
 
-    pub(crate) fn read(&self) -> Seen {
+    /// What was counted so far, by policies that decide as they do now.
+    pub(crate) fn read(&self, rulings: u64) -> Seen {
         let known = self.known.borrow();
-        let each = known.iter().map(|(edge, cells)| (edge.clone(), cells.read()));
+        let each = known.iter().map(|(edge, cells)| (edge.clone(), cells.read(rulings)));
         let others = [Way::Inbound, Way::Outbound].into_iter().filter_map(|way| {
             let cells = &self.others[way as usize];
             let edge = Edge {
@@ -174,7 +188,7 @@ impl Edges {
                 port: 0,
                 secured: false,
             };
-            cells.used.get().is_some().then(|| (edge, cells.read()))
+            cells.used.get().is_some().then(|| (edge, cells.read(rulings)))
         });
         Seen(each.chain(others).collect())
     }
@@ -204,13 +218,37 @@ impl EdgeCells {
         self.used.set(Some(now));
     }
 
+    /// Counts what a policy would have denied.
+    pub(crate) fn would_deny(&self, rulings: u64, policy: &str) {
+        let mut would = self.would.borrow_mut();
+        if would.rulings != rulings {
+            *would = Would {
+                rulings,
+                by: Vec::new(),
+            };
+        }
+        let known = would.by.iter().position(|(name, _)| **name == *policy);
+        let name = if known.is_some() || would.by.len() < POLICIES {
+            policy
+        } else {
+            OTHERS
+        };
+        match would.by.iter_mut().find(|(known, _)| **known == *name) {
+            Some((_, count)) => *count += 1,
+            None => would.by.push((name.into(), 1)),
+        }
+    }
+
     fn is_kept(&self, now: Instant) -> bool {
         let used = self.used.get();
         used.is_some_and(|used| now.saturating_duration_since(used) < KEPT)
     }
 
-    fn read(&self) -> Counted {
+    fn read(&self, rulings: u64) -> Counted {
+        let would = self.would.borrow();
+        let would = would.by.iter().filter(|_| would.rulings == rulings);
         Counted {
+            would_deny: would.map(|(name, count)| (name.to_string(), *count)).collect(),
             traffic: self.requests.read(),
             connections: self.connections.get(),
             refused: self.refused.get(),
@@ -244,6 +282,7 @@ struct Counted {
     received: u64,
     sent: u64,
     used: Option<Instant>,
+    would_deny: BTreeMap<String, u64>,
 }
 
 /// What workers counted, to be summed.
@@ -260,6 +299,9 @@ impl Seen {
             sum.received += more.received;
             sum.sent += more.sent;
             sum.used = sum.used.max(more.used);
+            for (policy, count) in more.would_deny {
+                *sum.would_deny.entry(policy).or_default() += count;
+            }
         }
     }
 
@@ -273,6 +315,7 @@ impl Seen {
             received: counted.received,
             sent: counted.sent,
             used: counted.used,
+            would_deny: counted.would_deny,
         });
         let mut all: Vec<EdgeStats> = each.collect();
         all.sort_by(|a, b| a.edge.cmp(&b.edge));
@@ -293,7 +336,7 @@ mod tests {
         }
         let id = SpiffeId::parse("spiffe://a.b/ns/shop/sa/front").expect("an identity");
         edges.inbound(&mesh, from(0), Some(&id), 80, start).connected();
-        let all = edges.read().total();
+        let all = edges.read(0).total();
         assert_eq!(all.len(), ADDRESSES + 2);
         let of = |remote: &Remote| all.iter().find(|stats| stats.edge.remote == *remote);
         assert_eq!(of(&Remote::Others).map(|others| others.connections), Some(10));
@@ -302,7 +345,7 @@ mod tests {
         // Those that are long gone give way.
         edges.inbound(&mesh, from(5000), None, 80, start + KEPT);
         let addresses = edges
-            .read()
+            .read(0)
             .total()
             .into_iter()
             .filter(|stats| matches!(stats.edge.remote, Remote::Address(_)));
@@ -316,5 +359,27 @@ mod tests {
         assert!(Rc::ptr_eq(&found.cells(1, || first.clone()), &first));
         assert!(Rc::ptr_eq(&found.cells(1, || second.clone()), &first));
         assert!(Rc::ptr_eq(&found.cells(2, || second.clone()), &second));
+    }
+
+    #[test]
+    fn what_policies_would_deny_is_known_as_long_as_they_decide_as_they_do() {
+        let (edges, mesh, start) = (Edges::default(), Mesh::default(), Instant::now());
+        let cells = edges.inbound(&mesh, IpAddr::from([10, 0, 0, 1]), None, 80, start);
+        let would = |rulings| edges.read(rulings).total().remove(0).would_deny;
+        for policy in ["a", "b", "a"] {
+            cells.would_deny(1, policy);
+        }
+        assert_eq!(would(1), BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
+        assert!(would(2).is_empty());
+        cells.would_deny(2, "b");
+        assert_eq!(would(2), BTreeMap::from([("b".to_owned(), 1)]));
+        for number in 0..2 * POLICIES {
+            cells.would_deny(3, &number.to_string());
+        }
+        assert_eq!(would(3).len(), POLICIES + 1);
+        assert_eq!(would(3)[OTHERS], POLICIES as u64);
+        let mut both = edges.read(3);
+        both.add(edges.read(3));
+        assert_eq!(both.total()[0].would_deny[OTHERS], 2 * POLICIES as u64);
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     log::{Record, now_ms},
     mirror,
     session::{self, Persistence},
+    spans::{Asking, End, Trace},
     upstream::Upstream,
     worker::{RuleState, Worker},
 };
@@ -61,6 +62,8 @@ struct Account {
     reusable: bool,
     /// When the last try ended.
     ended: Option<Instant>,
+    /// Of what trace it is, if its spans are made.
+    trace: Option<Box<Trace>>,
 }
 
 /// What a rule asks for, and where its requests may go.
@@ -84,6 +87,9 @@ pub(crate) async fn exchange<D: Downstream>(worker: &Rc<Worker>, client: &Client
     let mut account = Account::new();
     worker.pending.set(worker.pending.get() + 1);
     let _pending = scopeguard(|| worker.pending.set(worker.pending.get() - 1));
+    if worker.spans.is_some() {
+        account.trace = Trace::of(worker, client, request, account.started);
+    }
     if worker.pending.get() > worker.options.limits.pending {
         account.fail(Flag::Overloaded, String::new());
         answer(worker, &mut account, request, HeaderMap::new()).await;
@@ -111,7 +117,11 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
     let view = request.view();
     let guard = client.guard();
     if let Some(guard) = guard
-        && let Err(reason) = guard.request(&worker.mesh, &view)
+        && let Err(reason) = guard.request(
+            &worker.mesh,
+            &view,
+            client.outbound.as_ref().and_then(|outbound| outbound.edge.as_deref()),
+        )
     {
         account.fail(Flag::PolicyDenied, reason);
         return answer(worker, account, request, HeaderMap::new()).await;
@@ -442,7 +452,10 @@ async fn forward<D: Downstream>(
             } else {
                 &[]
             },
+            grpc: account.trace.as_deref().map(Trace::grpc),
         };
+        let trace = account.trace.as_deref();
+        let tried = trace.and_then(|trace| Some((trace, trace.begin(worker, request, now)?)));
         let in_flight = EndpointState::start(&endpoint, now);
         let limit = plan
             .rule
@@ -453,6 +466,26 @@ async fn forward<D: Downstream>(
         let result = attempt::with_limits(&context, request, plan.deadline, limit.map(|limit| now + limit)).await;
         now = Instant::now();
         account.ended = Some(now);
+        if let Some((trace, tried)) = tried {
+            let (status, flag) = match &result {
+                Ok(sent) => (sent.status, sent.broken.as_ref().map_or(Flag::None, |(flag, _)| *flag)),
+                Err(Failure::Status(status)) => (*status, Flag::None),
+                Err(failure) => (0, failure.flag()),
+            };
+            let asking = Asking {
+                line: &line,
+                endpoint: endpoint.address,
+                secure: secure.is_some(),
+            };
+            let end = End {
+                at: now,
+                status,
+                flag,
+                route: Some(&plan.rule.route.key),
+                service: Some(&upstream.key),
+            };
+            trace.tried(worker, request, &tried, &asking, &end);
+        }
         let failure = match result {
             Ok(Sent {
                 status,
@@ -616,6 +649,7 @@ impl Account {
             tries: 0,
             reusable: false,
             ended: None,
+            trace: None,
         }
     }
 
@@ -650,6 +684,16 @@ impl Account {
         }
         if self.flag != Flag::None {
             worker.count_flag(self.flag);
+        }
+        if let Some(trace) = &self.trace {
+            let end = End {
+                at: self.started + elapsed,
+                status: self.status,
+                flag: self.flag,
+                route: self.route.as_ref().map(|rule| &rule.route.key),
+                service: self.upstream.as_ref().map(|upstream| &upstream.key),
+            };
+            trace.close(worker, client, request, &end);
         }
         let Some(mut log) = worker.log() else { return };
         // What is refused is written in any case, as it is where it is not even a request.

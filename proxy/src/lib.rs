@@ -40,6 +40,7 @@ mod options;
 mod report;
 mod server;
 mod session;
+mod spans;
 mod splice;
 pub mod tap;
 mod tls;
@@ -56,6 +57,7 @@ pub use intercepted::{Direction, Intercept, Outcome, Protocol};
 pub use latency::Latency;
 pub use options::{AccessLog, Limits, LogFormat, LogOutput, Options};
 pub use server::Proxy;
+pub use spans::{SpanOptions, SpanService, SpanStats};
 pub use traffic::{
     ConnectionStats, DestinationStats, EdgeStats, GRPC_CODES, Intercepted, ListenerStats, RouteStats, ServiceStats,
     Stats, Traffic,

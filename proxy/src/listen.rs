@@ -212,8 +212,16 @@ mod tests {
             drain: std::time::Duration::ZERO,
             limits: Limits::default(),
             access_log: AccessLog::default(),
+            spans: None,
         };
-        let worker = Rc::new(Worker::new(Arc::new(options), Arc::default(), Arc::default(), None, 1));
+        let worker = Rc::new(Worker::new(
+            Arc::new(options),
+            Arc::default(),
+            Arc::default(),
+            None,
+            None,
+            1,
+        ));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let connect = || async { TcpStream::connect(address).await.expect("it listens") };

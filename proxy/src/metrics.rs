@@ -126,6 +126,24 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot, mesh: &Mesh) -> String 
         family(&mut out, name, "counter", help);
         line(&mut out, &format!("{name}_total"), &[], count);
     }
+    if let Some(spans) = &stats.spans {
+        family(
+            &mut out,
+            "weft_spans_exported",
+            "counter",
+            "Spans that the collector has taken.",
+        );
+        line(&mut out, "weft_spans_exported_total", &[], spans.exported);
+        family(
+            &mut out,
+            "weft_spans_dropped",
+            "counter",
+            "Spans that were dropped, by why: there were more than could be sent, or the collector did not take them.",
+        );
+        for (reason, count) in [("overflow", spans.overflowed), ("collector", spans.failed)] {
+            line(&mut out, "weft_spans_dropped_total", &[("reason", reason)], count);
+        }
+    }
     let names = |counts: fn(Option<&Resolution>) -> bool| {
         let names = snapshot.names().filter(|(_, resolution)| counts(*resolution));
         names.count() as u64

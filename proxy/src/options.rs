@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, num::NonZeroUsize, time::Duration};
 
+use crate::spans::SpanOptions;
+
 /// How a data plane runs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -17,6 +19,8 @@ pub struct Options {
     pub limits: Limits,
     /// What is written for each request.
     pub access_log: AccessLog,
+    /// What of each request a collector of spans is told; nothing when absent.
+    pub spans: Option<SpanOptions>,
 }
 
 /// Bounds on what clients and backends can make the data plane hold.

@@ -36,6 +36,7 @@ impl EdgeStats {
                 sent: self.sent,
             },
             age_s: age.unwrap_or_default().as_secs(),
+            would_deny: self.would_deny.clone(),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     mesh::Mesh,
     metrics,
     options::Options,
+    spans::Exporter,
     tls::{self, PortTls},
     traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Tally, Traffic},
     watchdog::TICK,
@@ -44,6 +45,7 @@ pub struct Proxy {
     workers: Vec<mpsc::Sender<Command>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
     log: Option<AccessLogger>,
+    spans: Option<Exporter>,
     mesh: Arc<Mesh>,
     /// The names that stand for endpoints.
     names: watch::Sender<BTreeSet<String>>,
@@ -83,20 +85,22 @@ impl Proxy {
     /// Starts the workers. They listen nowhere until a listener is applied.
     ///
     /// # Errors
-    /// A thread or a runtime could not be made.
+    /// A thread or a runtime could not be made, or there are to be spans and this is called outside of a runtime.
     pub fn start(options: Options) -> io::Result<Self> {
         let options = Arc::new(options);
         let log = log::start(&options.access_log)?;
         let configuration = Configuration::new();
         let empty = Arc::new(Snapshot::default());
         let mesh = Arc::new(Mesh::default());
+        let spans = options.spans.as_ref().map(|spans| Exporter::start(spans, &mesh));
+        let (spans, recorders) = spans.transpose()?.unzip();
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         let mut ticking = Vec::new();
         for number in 0..options.workers.get() {
             let (commands, queue) = mpsc::channel(COMMANDS);
             let (options, snapshot, log) = (options.clone(), empty.clone(), log.clone());
-            let mesh = mesh.clone();
+            let (mesh, recorders) = (mesh.clone(), recorders.clone());
             let ticks = Arc::new(Notify::new());
             ticking.push(ticks.clone());
             let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
@@ -112,7 +116,8 @@ impl Proxy {
                 };
                 let _ = started.send(Ok(()));
                 runtime.block_on(async move {
-                    let worker = Rc::new(Worker::new(options, snapshot, mesh, log, seed));
+                    let spans = recorders.map(|recorders| recorders.one());
+                    let worker = Rc::new(Worker::new(options, snapshot, mesh, log, spans, seed));
                     run(worker, queue, ticks).await;
                 });
             };
@@ -134,6 +139,7 @@ impl Proxy {
             workers,
             threads: Mutex::new(threads),
             log,
+            spans,
             mesh,
             names: watch::Sender::default(),
             _running: running,
@@ -415,6 +421,7 @@ impl Proxy {
             .collect();
         stats.intercepted = seen.total();
         stats.edges = edges.total();
+        stats.spans = self.spans.as_ref().map(Exporter::stats);
         stats.log_lines_dropped = self.log.as_ref().map_or(0, AccessLogger::dropped);
         stats
     }
@@ -445,6 +452,9 @@ impl Proxy {
             }
         });
         let _ = joined.await;
+        if let Some(spans) = &self.spans {
+            spans.end().await;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, OnceCell},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use crate::{
     flag::Flag,
     intercepted::{Direction, Outcome, Protocol, Seen},
     latency::{Histogram, Latency},
+    spans::SpanStats,
 };
 
 /// Where one worker counts the requests of a route, a service or a listener.
@@ -103,6 +105,8 @@ pub struct Stats {
     pub edges: Vec<EdgeStats>,
     /// Lines of the access log dropped since its reader was slow.
     pub log_lines_dropped: u64,
+    /// What became of spans, if any are made.
+    pub spans: Option<SpanStats>,
 }
 
 /// The requests of one route.
@@ -187,6 +191,8 @@ pub struct EdgeStats {
     pub sent: u64,
     /// When anything last went there.
     pub used: Option<Instant>,
+    /// What policies would deny of it if the namespace were further than `observe`, by policy; since they decide as they do.
+    pub would_deny: BTreeMap<String, u64>,
 }
 
 impl DestinationStats {

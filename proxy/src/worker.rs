@@ -23,6 +23,7 @@ use crate::{
     log::{AccessLogger, Log, Record, now_ms},
     mesh::{Mesh, Peers},
     options::Options,
+    spans::Recorder,
     splice::Pipes,
     traffic::{Cells, ConnectionStats, Tally},
     upstream::Upstream,
@@ -44,6 +45,8 @@ pub(crate) struct Worker {
     /// For the timeouts of rules.
     pub(crate) deadlines: Watchdogs,
     pub(crate) log: Option<AccessLogger>,
+    /// Where spans go, if there are any.
+    pub(crate) spans: Option<Recorder>,
     pub(crate) connections: Cell<ConnectionStats>,
     /// What is counted of connections that network rules turn here.
     pub(crate) book: Book,
@@ -119,6 +122,7 @@ impl Worker {
         snapshot: Arc<Snapshot>,
         mesh: Arc<Mesh>,
         log: Option<AccessLogger>,
+        spans: Option<Recorder>,
         seed: u64,
     ) -> Self {
         Self {
@@ -130,6 +134,7 @@ impl Worker {
             watchdogs: Watchdogs::default(),
             deadlines: Watchdogs::default(),
             log,
+            spans,
             connections: Cell::default(),
             book: Book::default(),
             clears: Clears::default(),
@@ -277,6 +282,9 @@ impl Worker {
         self.peers.check(&self.mesh);
         self.clears.check(&self.mesh, now);
         self.alarms.check(&self.mesh);
+        if let Some(spans) = &self.spans {
+            spans.hand_over();
+        }
         for upstream in self.upstreams.borrow().values() {
             upstream.expire_idle(now, self.options.limits.idle_timeout);
         }
@@ -315,7 +323,7 @@ impl Worker {
             flags: std::array::from_fn(|at| self.flags[at].get()),
             connections: self.connections.get(),
             seen: self.book.read(),
-            edges: self.edges.read(),
+            edges: self.edges.read(self.mesh.protection().rulings),
         }
     }
 }

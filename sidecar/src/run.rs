@@ -17,7 +17,7 @@ use tokio::{
 use weft_proxy::{
     Intercept, Limits, Options, Proxy,
     admin::{self, Pages, State},
-    command::{Log, duration, log_format, share},
+    command::{Log, Spans, duration, log_format, share, spans},
     descriptors,
 };
 
@@ -58,6 +58,12 @@ pub(crate) struct Args {
     /// The share of requests in the access log, from 0 to 1; what failed is always in it
     #[arg(long, env = "WEFT_ACCESS_LOG_SAMPLE", default_value_t = 1.0, value_parser = share, value_name = "SHARE")]
     access_log_sample: f64,
+    /// Where spans of requests go, by OTLP: off, or like http://collector.observability:4317
+    #[arg(long, env = "WEFT_SPANS", default_value = "off", value_parser = spans, value_name = "URL")]
+    spans: Spans,
+    /// The share of requests that leave the pod with which a trace is begun, from 0 to 1, where none comes with them
+    #[arg(long, env = "WEFT_SPANS_SAMPLE", default_value_t = 0.01, value_parser = share, value_name = "SHARE")]
+    spans_sample: f64,
 }
 
 impl Args {
@@ -75,6 +81,7 @@ impl Args {
                 ..Limits::default()
             },
             access_log: self.access_log.sampled(self.access_log_sample),
+            spans: self.spans.of(self.operator.service(), self.spans_sample),
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use weft_agent::{Agent, AgentOptions};
 use weft_discovery::{DataPlane, Endpoint};
 use weft_proxy::{
-    Proxy,
+    Proxy, SpanService,
     names::{self, NamesOptions},
 };
 
@@ -77,6 +77,18 @@ impl Operator {
             roots: self.roots.clone(),
             token: self.token.clone(),
         })
+    }
+
+    /// Of what spans tell: what the pod is made for, which the operator says, or the pod itself where there is none.
+    pub(crate) fn service(&self) -> SpanService {
+        let known = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        let pod = known(&self.pod);
+        let own = || pod.clone().unwrap_or_else(|| "weft-sidecar".to_owned());
+        SpanService {
+            name: self.endpoint().map_or_else(own, |_| String::new()),
+            namespace: known(&self.namespace),
+            pod,
+        }
     }
 
     /// Asks the operator, if there is one, again and again until it is there.

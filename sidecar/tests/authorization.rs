@@ -3,6 +3,7 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use common::{assert_reset, echo, eventually, expect, http, mesh::Mesh};
 use h2::client::SendRequest;
 use serde_json::{Value, json};
-use weft_model::{DefaultAction, MeshNamespace, Resource, Stage};
+use weft_model::{DefaultAction, MeshNamespace, Remote, Resource, Stage, Way};
 
 const POLICY: &str = "AuthorizationPolicy/shop/back";
 
@@ -412,4 +413,46 @@ fn in_strict_a_port_that_is_probed_is_open_to_the_probe_and_to_who_proves_who_it
     }
     get(&mut mesh.outside(web).expect("it listens"), 204);
     get(&mut mesh.network.pod.connect(web), 200);
+}
+
+/// What policies would deny of what `front` asks, as `back` has told it last.
+fn told(mesh: &Mesh) -> Option<BTreeMap<String, u64>> {
+    let reports = mesh.operator.reports("shop", "back");
+    let edges = reports.iter().flat_map(|report| &report.edges);
+    let mut from_front = edges.filter(|report| {
+        report.edge.way == Way::Inbound
+            && matches!(&report.edge.remote, Remote::Workload { account, .. } if account == "front")
+    });
+    from_front.next_back().map(|report| report.would_deny.clone())
+}
+
+#[test]
+fn the_operator_is_told_what_would_be_denied_and_when_it_would_not_any_more() {
+    let Some(mesh) = meshed(Stage::Observe) else { return };
+    let web = mesh.serve(80, http);
+    let admin = json!({"to": [{"traffic": {"http": {"paths": [{"prefix": "/201"}]}}}]});
+    policy(&mesh, "deny", json!([admin]));
+    let mut front = mesh.network.pod.connect(web);
+    get(&mut front, 200);
+    get(&mut front, 201);
+    get(&mut front, 201);
+    eventually("it is told", || {
+        told(&mesh) == Some(BTreeMap::from([(POLICY.to_owned(), 2)]))
+    });
+    assert_eq!(verdicts(&mesh, POLICY, "shadow_denied"), 2.0);
+    // Another policy decides, by which nothing has come yet.
+    allow_front(&mesh);
+    eventually("it is told", || told(&mesh) == Some(BTreeMap::new()));
+    get(&mut front, 201);
+    assert_eq!(told(&mesh), Some(BTreeMap::new()));
+    // One that allows others.
+    let nobody = json!({"serviceAccount": {"namespace": "shop", "name": "nobody"}});
+    policy(&mesh, "allow", json!([{"from": [nobody]}]));
+    get(&mut front, 200);
+    eventually("it is told", || {
+        told(&mesh) == Some(BTreeMap::from([(POLICY.to_owned(), 1)]))
+    });
+    // It happens in fact from now on.
+    mesh.stage(Stage::Secure, "secure");
+    eventually("it is told", || told(&mesh) == Some(BTreeMap::new()));
 }

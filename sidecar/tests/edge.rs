@@ -54,6 +54,7 @@ impl Gateway {
                 drain: Duration::from_secs(1),
                 limits: Limits::default(),
                 access_log: AccessLog::default(),
+                spans: None,
             },
             probes: (Ipv4Addr::LOCALHOST, 0).into(),
             admin: (Ipv4Addr::LOCALHOST, 0).into(),

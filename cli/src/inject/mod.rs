@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use weft_injection::{LogLevel, Namespace, PREFIX, Quantity, Resources, Settings, check};
+use weft_injection::{LogLevel, Namespace, PREFIX, Quantity, Resources, Settings, Spans, check};
 
 use crate::print::print;
 
@@ -47,6 +47,12 @@ pub(crate) struct Inject {
     /// How much sidecars log: off, error, warn, info, debug, trace.
     #[arg(long, default_value_t = LogLevel::Info, value_name = "LEVEL")]
     log_level: LogLevel,
+    /// Where spans of requests go, by OTLP: off, or like http://collector.observability:4317.
+    #[arg(long, default_value = "off", value_name = "URL", value_parser = checked("sidecar-spans"))]
+    spans: String,
+    /// The share of requests with which a trace is begun, from 0 to 1, where none comes with them.
+    #[arg(long, default_value_t = Spans::SAMPLE, value_name = "SHARE", value_parser = Spans::share)]
+    spans_sample: f64,
     /// Cores that each has in any case.
     #[arg(long, default_value = "10m", value_name = "AMOUNT")]
     cpu_request: Quantity,
@@ -142,6 +148,10 @@ impl Inject {
             server_name: SERVER_NAME.to_owned(),
             resources,
             log_level: self.log_level,
+            spans: Spans {
+                collector: Spans::read(&self.spans).map_err(anyhow::Error::msg)?,
+                sample: self.spans_sample,
+            },
         })
     }
 }

@@ -29,6 +29,7 @@ pub fn proxy() -> Options {
         drain: Duration::from_secs(2),
         limits: Limits::default(),
         access_log: AccessLog::default(),
+        spans: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde_json::{Map, Value, json};
 use weft_crds::{AccessLogParameters, Gateway, GatewayParametersSpec, LogLevel, PodParameters, ServiceType};
+use weft_injection::Spans;
 use weft_model::ListenerProtocol;
 use weft_translate::MANAGED_BY;
 
@@ -52,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) operator: String,
     /// The name its certificate has.
     pub(crate) server_name: String,
+    /// What is told of requests.
+    pub(crate) spans: Spans,
 }
 
 /// A Gateway, and what is known of it.
@@ -357,7 +360,23 @@ fn arguments(input: &Input<'_>) -> Vec<String> {
             f64::from(sample_percent.unwrap_or(100)) / 100.0
         ));
     }
+    arguments.extend(spans(input));
     arguments
+}
+
+/// What is told of requests: as all data planes do, but for what the parameters say.
+fn spans(input: &Input<'_>) -> Vec<String> {
+    let (common, own) = (
+        &input.settings.spans,
+        input.parameters.spans.clone().unwrap_or_default(),
+    );
+    // What is neither off nor a place the API server does not let in.
+    let collector = own.collector.as_deref().and_then(|text| Spans::read(text).ok());
+    let Some(collector) = collector.unwrap_or_else(|| common.collector.clone()) else {
+        return Vec::new();
+    };
+    let sample = own.sample_percent.map_or(common.sample, |percent| percent / 100.0);
+    vec![format!("--spans={collector}"), format!("--spans-sample={sample}")]
 }
 
 /// Whether everything that is wanted of an object is so already. It may have more: defaults, and what others wrote.
@@ -387,6 +406,7 @@ mod tests {
             pull_policy: "IfNotPresent".to_owned(),
             operator: "weft-operator.weft-system.svc:15010".to_owned(),
             server_name: "operator.weft.dev".to_owned(),
+            spans: Spans::default(),
         }
     }
 
@@ -426,6 +446,7 @@ mod tests {
             "autoscaling": {"minReplicas": 2, "maxReplicas": 5, "targetCpuUtilization": 60},
             "logLevel": "Debug",
             "accessLog": {"samplePercent": 10},
+            "spans": {"collector": "http://collector.observability", "samplePercent": 0.5},
             "pod": {
                 "image": "example.com/gateway:2",
                 "labels": {"tier": "edge"},
@@ -445,6 +466,43 @@ mod tests {
         });
         let all: Vec<Value> = rendered(&gateway, parameters, &PORTS).into_values().collect();
         insta::assert_yaml_snapshot!(all);
+    }
+
+    #[test]
+    fn spans_go_where_the_operator_says_unless_the_parameters_do() {
+        let gateway = gateway(json!({}));
+        let mut settings = settings();
+        let mut said = |spans: &Spans, own: Value| {
+            settings.spans = spans.clone();
+            let parameters = serde_json::from_value(own).expect("parameters");
+            super::spans(&Input {
+                gateway: &gateway,
+                parameters: &parameters,
+                ports: &PORTS,
+                address: None,
+                roots: "",
+                settings: &settings,
+            })
+        };
+        let (off, on) = (
+            Spans::default(),
+            Spans {
+                collector: Some("http://all".parse().expect("a collector")),
+                sample: 0.2,
+            },
+        );
+        let none: [&str; 0] = [];
+        assert_eq!(said(&off, json!({})), none);
+        assert_eq!(said(&on, json!({})), ["--spans=http://all:4317", "--spans-sample=0.2"]);
+        assert_eq!(said(&on, json!({"spans": {"collector": "off"}})), none);
+        assert_eq!(
+            said(&off, json!({"spans": {"collector": "https://own:443"}})),
+            ["--spans=https://own:443", "--spans-sample=0.01"]
+        );
+        assert_eq!(
+            said(&on, json!({"spans": {"samplePercent": 50}})),
+            ["--spans=http://all:4317", "--spans-sample=0.5"]
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_rustls::TlsConnector;
-use weft_injection::{LogLevel, Namespace, Outcome, Resources, Settings, inject};
+use weft_injection::{LogLevel, Namespace, Outcome, Resources, Settings, Spans, inject};
 
 use super::{Meshed, Webhook, review::patched, server::PATH};
 use crate::{certificates::Certificates, metrics::Metrics};
@@ -33,6 +33,7 @@ fn settings() -> Settings {
         server_name: "operator.weft.dev".to_owned(),
         resources: Resources::default(),
         log_level: LogLevel::Info,
+        spans: Spans::default(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! planes say.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -31,6 +31,10 @@ const PACE: Duration = Duration::from_secs(5);
 const RATE: f64 = 200.0;
 /// How often data planes are counted.
 const COUNT: Duration = Duration::from_secs(10);
+/// A data plane that has said nothing for so many times as long as it should is not there any more, or not here.
+const SILENT: u32 = 4;
+/// Policies that are remembered of an edge.
+const POLICIES: usize = 16;
 
 /// The pods of the mesh, as far as watches have told.
 #[derive(Clone, Default)]
@@ -59,8 +63,16 @@ struct State {
 struct Plane {
     own: Option<Arc<Peer>>,
     recent: VecDeque<(Instant, Report)>,
-    callers: HashMap<Edge, (Flow, Instant)>,
+    callers: HashMap<Edge, Caller>,
     heard: Instant,
+}
+
+/// Who has spoken to whom.
+struct Caller {
+    flow: Flow,
+    last: Instant,
+    /// What policies would deny of it, as it stands.
+    would_deny: BTreeMap<String, u64>,
 }
 
 /// The time somebody asks about.
@@ -143,6 +155,7 @@ impl Sightings {
     /// What was seen by the data planes of a namespace, or by all.
     pub(crate) fn seen(&self, period: Period, of: Option<&str>) -> Vec<PlaneSummary> {
         let now = Instant::now();
+        let silent = self.pace() * SILENT;
         let state = self.state();
         let mut all: Vec<PlaneSummary> = state
             .planes
@@ -152,7 +165,11 @@ impl Sightings {
                 let (kind, namespace, name) = named(of);
                 let (edges, routes) = match period {
                     Period::Last(window) => plane.summed(now, window),
-                    Period::Ever => (plane.callers(now), Vec::new()),
+                    Period::Ever => {
+                        // Nobody says any more what policies would deny of what comes to a pod that is gone.
+                        let judges = self.own(of).is_some() && now.saturating_duration_since(plane.heard) < silent;
+                        (plane.callers(now, judges), Vec::new())
+                    }
                 };
                 PlaneSummary {
                     kind: kind.to_owned(),
@@ -183,6 +200,11 @@ impl Sightings {
     fn take(&self, of: &DataPlane, mut report: Report, now: Instant) {
         report.edges.truncate(EDGES);
         report.routes.truncate(EDGES);
+        for edge in &mut report.edges {
+            while edge.would_deny.len() > POLICIES {
+                edge.would_deny.pop_last();
+            }
+        }
         let own = self.own(of);
         let mut state = self.state();
         state.make_room(of, now);
@@ -264,7 +286,16 @@ impl State {
 impl Plane {
     /// Remembers who has spoken to whom.
     fn remember(&mut self, report: &Report, now: Instant) {
-        for EdgeReport { edge, flow, age_s } in &report.edges {
+        if report.total {
+            self.callers.values_mut().for_each(|caller| caller.would_deny.clear());
+        }
+        for EdgeReport {
+            edge,
+            flow,
+            age_s,
+            would_deny,
+        } in &report.edges
+        {
             let at = now.checked_sub(Duration::from_secs(*age_s)).unwrap_or(now);
             let flow = Flow {
                 requests: weft_model::Counts {
@@ -275,7 +306,11 @@ impl Plane {
             };
             let room = self.callers.len() < EDGES;
             match self.callers.get_mut(edge) {
-                Some((known, last)) => {
+                Some(Caller {
+                    flow: known,
+                    last,
+                    would_deny: judged,
+                }) => {
                     if !report.total {
                         known.add(&flow);
                     } else if flow.requests.requests() + flow.connections
@@ -284,13 +319,21 @@ impl Plane {
                         *known = flow;
                     }
                     *last = at.max(*last);
+                    judged.clone_from(would_deny);
                 }
-                None if room => drop(self.callers.insert(edge.clone(), (flow, at))),
+                None if room => {
+                    let caller = Caller {
+                        flow,
+                        last: at,
+                        would_deny: would_deny.clone(),
+                    };
+                    self.callers.insert(edge.clone(), caller);
+                }
                 None => {}
             }
         }
         self.callers
-            .retain(|_, (_, last)| now.saturating_duration_since(*last) < KEPT);
+            .retain(|_, caller| now.saturating_duration_since(caller.last) < KEPT);
     }
 
     /// Forgets what is too old to be asked about; returns how much that was.
@@ -321,6 +364,8 @@ impl Plane {
                     Some(sum) => {
                         sum.flow.add(&more.flow);
                         sum.age_s = sum.age_s.min(age_s);
+                        // The last that was said is how it stands.
+                        sum.would_deny.clone_from(&more.would_deny);
                     }
                     None => drop(edges.insert(&more.edge, EdgeReport { age_s, ..more.clone() })),
                 }
@@ -339,11 +384,16 @@ impl Plane {
         (edges, routes)
     }
 
-    fn callers(&self, now: Instant) -> Vec<EdgeReport> {
-        let each = self.callers.iter().map(|(edge, (flow, last))| EdgeReport {
+    fn callers(&self, now: Instant, judges: bool) -> Vec<EdgeReport> {
+        let each = self.callers.iter().map(|(edge, caller)| EdgeReport {
             edge: edge.clone(),
-            flow: flow.clone(),
-            age_s: now.saturating_duration_since(*last).as_secs(),
+            flow: caller.flow.clone(),
+            age_s: now.saturating_duration_since(caller.last).as_secs(),
+            would_deny: if judges {
+                caller.would_deny.clone()
+            } else {
+                BTreeMap::new()
+            },
         });
         let mut all: Vec<EdgeReport> = each.collect();
         all.sort_by(|a, b| a.edge.cmp(&b.edge));
@@ -394,6 +444,7 @@ mod tests {
                     ..Flow::default()
                 },
                 age_s: 0,
+                would_deny: BTreeMap::new(),
             }],
             routes: vec![RouteReport {
                 route: "HTTPRoute/shop/web/0".into(),
@@ -457,20 +508,59 @@ mod tests {
         assert!(sightings.pace() >= Duration::from_secs(50));
     }
 
+    fn pod(name: &str) -> Peer {
+        let peer = serde_json::json!({
+            "key": format!("shop/{name}"), "addresses": [], "namespace": "shop", "account": "web",
+        });
+        serde_json::from_value(peer).expect("a peer")
+    }
+
+    #[test]
+    fn what_would_be_denied_is_as_it_was_last_said_by_a_pod_that_is_there() {
+        let workloads = Workloads::default();
+        let sightings = Sightings::new(workloads.clone());
+        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(pod("web-1"))))]);
+        let (of, now) = (DataPlane::sidecar("shop", "web-1"), Instant::now());
+        let says = |total, denied: &[(&str, u64)], at| {
+            let mut report = report(total, 1, 1);
+            report.edges[0].would_deny = denied
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect();
+            sightings.take(&of, report, at);
+        };
+        let told = || sightings.seen(Period::Ever, None)[0].edges[0].would_deny.clone();
+        says(true, &[("a", 2)], now);
+        says(false, &[("a", 5), ("b", 1)], now);
+        assert_eq!(told(), BTreeMap::from([("a".to_owned(), 5), ("b".to_owned(), 1)]));
+        says(false, &[], now);
+        assert!(told().is_empty());
+        // It has started anew, and nobody has come yet.
+        says(false, &[("a", 5)], now);
+        let empty = Report {
+            total: true,
+            ..Report::default()
+        };
+        sightings.take(&of, empty, now);
+        assert!(told().is_empty());
+        says(false, &[("a", 1)], now);
+        assert_eq!(told().len(), 1);
+        // It is gone: it still was called, but of what would become of that nobody knows.
+        workloads.take(&[Change::Remove(Key::Peer("shop/web-1".into()))]);
+        assert!(told().is_empty());
+        // So it is if it tells another replica.
+        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(pod("web-1"))))]);
+        assert_eq!(told().len(), 1);
+        let before = now.checked_sub(PACE * SILENT).expect("the machine runs for a while");
+        says(false, &[("a", 1)], before);
+        assert!(told().is_empty());
+    }
+
     #[test]
     fn a_pod_that_is_gone_still_was_what_it_was() {
         let workloads = Workloads::default();
         let sightings = Sightings::new(workloads.clone());
-        let peer = Peer {
-            key: "shop/web-1".into(),
-            addresses: vec![],
-            namespace: "shop".into(),
-            account: "web".to_owned(),
-            owner: None,
-            direct_ports: vec![],
-            probe_ports: vec![],
-            asks_only: false,
-        };
+        let peer = pod("web-1");
         workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(peer.clone())))]);
         let of = DataPlane::sidecar("shop", "web-1");
         sightings.heard(&of, report(false, 1, 1));

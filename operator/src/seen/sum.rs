@@ -21,6 +21,7 @@ struct Sum {
     probed: bool,
     flow: Flow,
     age_s: u64,
+    would_deny: BTreeMap<String, u64>,
 }
 
 /// The edges between workloads, as either side has seen them.
@@ -47,9 +48,14 @@ pub(crate) fn edges(planes: &[PlaneSummary], domain: &TrustDomain) -> Vec<EdgeVi
                 probed,
                 flow: Flow::default(),
                 age_s: u64::MAX,
+                would_deny: BTreeMap::new(),
             });
             sum.flow.add(&report.flow);
             sum.age_s = sum.age_s.min(report.age_s);
+            for (policy, count) in &report.would_deny {
+                let all = sum.would_deny.entry(policy.clone()).or_default();
+                *all = all.saturating_add(*count);
+            }
         }
     }
     let now = SystemTime::now()
@@ -74,6 +80,7 @@ pub(crate) fn edges(planes: &[PlaneSummary], domain: &TrustDomain) -> Vec<EdgeVi
             latency: Quantiles::of(&sum.flow.requests.latencies),
             flow: sum.flow,
             last_seen: now.saturating_sub(sum.age_s),
+            would_deny: sum.would_deny,
         }
     };
     sums.into_iter().map(view).collect()
@@ -221,6 +228,7 @@ mod tests {
                 ..Flow::default()
             },
             age_s: 3,
+            would_deny: BTreeMap::new(),
         }
     }
 
@@ -290,6 +298,22 @@ mod tests {
                 owned("idle", "silent", Side::Client, 0),
             ]
         );
+    }
+
+    #[test]
+    fn what_would_be_denied_is_summed_by_policy() {
+        let denied = |count| {
+            let mut edge = edge(Way::Inbound, "front", count, 0);
+            edge.would_deny = BTreeMap::from([("a".to_owned(), count), (format!("only-{count}"), 1)]);
+            edge
+        };
+        let planes = [
+            plane("web-1", "web", vec![denied(2)]),
+            plane("web-2", "web", vec![denied(3)]),
+        ];
+        let all = edges(&planes, &domain());
+        let counts = [("a", 5), ("only-2", 1), ("only-3", 1)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!((all.len(), &all[0].would_deny), (1, &BTreeMap::from(counts)));
     }
 
     #[test]

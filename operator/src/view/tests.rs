@@ -302,6 +302,7 @@ fn report(way: Way, deployment: &str, service: Option<ServiceKey>, requests: u64
                 ..Flow::default()
             },
             age_s: 0,
+            would_deny: std::collections::BTreeMap::new(),
         }],
         routes: vec![RouteReport {
             route: "HTTPRoute/shop/web/0".into(),

@@ -21,6 +21,7 @@ pub(crate) use self::{
     policy::{Doing, Policy, Request, Who},
 };
 use crate::{
+    edges::EdgeCells,
     fields::{Fields, RequestView},
     mesh::{Inbound, Mesh},
 };
@@ -30,6 +31,8 @@ use crate::{
 pub(crate) struct Protection {
     /// Another one has another.
     pub(crate) generation: u64,
+    /// Another one that decides otherwise has another.
+    pub(crate) rulings: u64,
     /// Whether what is denied is kept out, or only told of.
     pub(crate) enforced: bool,
     default: DefaultAction,
@@ -104,8 +107,13 @@ impl Guard {
         self.identity.is_none() && strict()
     }
 
-    /// Whether a request may pass; if not, why.
-    pub(crate) fn request<F: Fields>(&self, mesh: &Mesh, view: &RequestView<'_, F>) -> Result<(), String> {
+    /// Whether a request may pass; if not, why. What would be denied in a later stage is counted of the edge.
+    pub(crate) fn request<F: Fields>(
+        &self,
+        mesh: &Mesh,
+        view: &RequestView<'_, F>,
+        edge: Option<&EdgeCells>,
+    ) -> Result<(), String> {
         if self.identity.is_none() && mesh.inbound(self.port) == Inbound::Strict {
             return Err("it has not proven who it is, and the namespace is strict by now".to_owned());
         }
@@ -119,12 +127,12 @@ impl Guard {
             path: view.path,
             fields: view.fields,
         };
-        protection.decide(self, &Doing::Request(&request))
+        protection.decide(self, &Doing::Request(&request), edge)
     }
 
     /// Whether a connection that carries something else than requests may go on; if not, why.
-    pub(crate) fn opaque(&self, mesh: &Mesh) -> Result<(), String> {
-        mesh.protection().decide(self, &Doing::Opaque)
+    pub(crate) fn opaque(&self, mesh: &Mesh, edge: &EdgeCells) -> Result<(), String> {
+        mesh.protection().decide(self, &Doing::Opaque, Some(edge))
     }
 }
 
@@ -200,7 +208,7 @@ impl Protection {
     }
 
     /// Asks all policies, counts what they say and writes it down. Returns why it is not to be let in.
-    fn decide(&self, guard: &Guard, doing: &Doing<'_>) -> Result<(), String> {
+    fn decide(&self, guard: &Guard, doing: &Doing<'_>, edge: Option<&EdgeCells>) -> Result<(), String> {
         let who = guard.who(self.enforced);
         if !self.guards(guard) {
             return Ok(());
@@ -242,9 +250,15 @@ impl Protection {
             who,
         }
         .to_string();
+        let would_deny = |policy: &str| {
+            if let Some(edge) = edge.filter(|_| !self.enforced) {
+                edge.would_deny(self.rulings, policy);
+            }
+        };
         match ruling {
             Ruling::DeniedBy(policy) => {
                 policy.tally.count(verdict);
+                would_deny(policy.source.key.as_str());
                 write(
                     &policy.tally,
                     verdict,
@@ -259,6 +273,7 @@ impl Protection {
                 let mut first = true;
                 for policy in self.allowing(who.port) {
                     policy.tally.count(verdict);
+                    would_deny(policy.source.key.as_str());
                     if std::mem::take(&mut first) {
                         write(
                             &policy.tally,
@@ -274,6 +289,7 @@ impl Protection {
             }
             _ => {
                 self.default_tally.count(verdict);
+                would_deny(DEFAULT);
                 write(&self.default_tally, verdict, DEFAULT, guard, &who, doing, &reason);
             }
         }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use weft_model::{
-    Action, AuthorizationPolicy, AuthorizationTarget, Change, DefaultAction, Key, Member, PolicyKey, Rejected,
-    Resource, Stage, WorkloadKey,
+    Action, AuthorizationPolicy, AuthorizationTarget, Change, DefaultAction, Key, Member, PolicyKey, ProbePath,
+    Rejected, Resource, Stage, WorkloadKey,
 };
 
 use super::{DEFAULT, Policy, Protection, Selected, Verdict, tally::Tally};
@@ -17,6 +17,18 @@ pub(crate) struct Policies {
     member: Option<Arc<Member>>,
     default: Arc<Tally>,
     generation: u64,
+    /// What decides about the pod, and how many times it has become something else.
+    deciding: Deciding,
+    rulings: u64,
+}
+
+/// All on which it depends what is denied.
+#[derive(Default, PartialEq)]
+struct Deciding {
+    policies: Vec<(Arc<AuthorizationPolicy>, Option<Box<[u16]>>)>,
+    probes: Vec<ProbePath>,
+    default: DefaultAction,
+    stage: Stage,
 }
 
 /// How far a policy reaches.
@@ -88,10 +100,23 @@ impl Policies {
             Action::Allow => 1,
             Action::Audit => 2,
         });
+        let of = |selected: &Selected| (selected.policy.source.clone(), selected.ports.clone());
+        let deciding = Deciding {
+            policies: selected.iter().map(of).collect(),
+            probes: member.map(|member| member.probes.clone()).unwrap_or_default(),
+            default,
+            stage,
+        };
+        let probes = deciding.probes.as_slice().into();
+        if deciding != self.deciding {
+            self.deciding = deciding;
+            self.rulings += 1;
+        }
         Protection {
             generation: self.generation,
+            rulings: self.rulings,
             selected: selected.into(),
-            probes: member.map_or(&[][..], |member| &member.probes).into(),
+            probes,
             default_tally: self.default.clone(),
             ..Protection::of(stage, default)
         }

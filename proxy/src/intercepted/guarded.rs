@@ -121,7 +121,7 @@ async fn way<S: Stream>(worker: &Worker, client: S, admitted: Admitted, story: &
             Spoken::Nothing if hidden => return Err(Ended::well()),
             Spoken::Nothing => {}
             Spoken::Other => {
-                if let Err(reason) = guard.opaque(&worker.mesh) {
+                if let Err(reason) = guard.opaque(&worker.mesh, &edge) {
                     client.tcp(abort);
                     story.protocol.set("TCP");
                     return Err(Ended::new(Flag::PolicyDenied, reason));

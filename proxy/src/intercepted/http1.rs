@@ -6,6 +6,7 @@ use std::{cell::Cell, collections::VecDeque, time::Instant};
 use crate::{
     downstream::h1::{PREFACE, is_preface},
     h1::{Chunked, Framing, Limits, Message, MessagePool, Parse, Pooled, Refusal, Step},
+    spans,
 };
 
 /// Requests of a connection that wait for an answer; whoever sends more is not followed.
@@ -45,6 +46,8 @@ pub(super) struct Pending {
     pub(super) grpc: Option<u16>,
     /// What the log says of it, if there is one.
     pub(super) line: Option<Box<Line>>,
+    /// What its span says of it, if it is to have one.
+    pub(super) span: Option<Box<spans::Seen>>,
 }
 
 impl Pending {
@@ -56,6 +59,7 @@ impl Pending {
             status: None,
             grpc: None,
             line,
+            span: None,
         }
     }
 }
@@ -91,13 +95,14 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// Reads what the client says, and tells of each request. `logged` says whether lines are kept for the log.
+    /// Reads what the client says, and tells of each request; what is answered is kept for its span. `logged` says whether lines
+    /// are kept for the log.
     pub(super) fn client(
         &mut self,
         mut bytes: &[u8],
         heads: &Heads<'_>,
         logged: bool,
-        begun: &mut dyn FnMut(&Message),
+        begun: &mut dyn FnMut(&Message) -> Option<Box<spans::Seen>>,
     ) -> Result<(), Over> {
         let other = &self.begun;
         let parse = |message: &mut Message| {
@@ -120,9 +125,12 @@ impl Conversation {
                 return Err(Over::Pipelined);
             }
             self.recognised = true;
-            begun(&message);
+            let span = begun(&message);
             let line = logged.then(|| Line::of(&message));
-            self.pending.push_back(Pending::new(message.is_head(), line));
+            self.pending.push_back(Pending {
+                span,
+                ..Pending::new(message.is_head(), line)
+            });
             self.requests = match message.upgrade() {
                 Some(_) => Reader::Waiting,
                 None => Reader::of(message.framing()),
@@ -322,7 +330,7 @@ pub(crate) fn read(pieces: &[(bool, &[u8])]) -> (Vec<u16>, Result<(), Over>) {
     let mut result = Ok(());
     for (client, bytes) in pieces {
         result = match client {
-            true => conversation.client(bytes, &heads, false, &mut |_| {}),
+            true => conversation.client(bytes, &heads, false, &mut |_| None),
             false => conversation.server(bytes, &heads, &mut answered),
         };
         if result.is_err() {

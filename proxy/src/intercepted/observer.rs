@@ -29,6 +29,7 @@ use crate::{
         Ended, Story,
         hello::{Partial, sni},
     },
+    spans,
     traffic::Cells,
     worker::Worker,
 };
@@ -201,7 +202,7 @@ impl<'a> Observer<'a> {
             // Its next request is asked about.
             (State::Http(conversation), _) if conversation.recognised => None,
             (State::Blind, Some(Protocol::Tls | Protocol::Opaque | Protocol::ServerFirst)) => {
-                guard.opaque(&self.worker.mesh).err()
+                guard.opaque(&self.worker.mesh, self.edge).err()
             }
             _ => Some(
                 "policies are for its requests, which cannot be told apart since it was open before them".to_owned(),
@@ -313,13 +314,13 @@ impl<'a> Observer<'a> {
                 let mut begun = |message: &Message| self.begun(message);
                 conversation.client(bytes, &heads, self.worker.log().is_some(), &mut begun)
             }
-            Side::Server => conversation.server(bytes, &heads, &mut |pending| self.answered(&pending)),
+            Side::Server => conversation.server(bytes, &heads, &mut |pending| self.count(pending, Flag::None)),
         }
     }
 
     /// Says whether it can be followed further.
     fn follow2(&self, conversation: &mut http2::Conversation, side: Side, bytes: &[u8]) -> bool {
-        let mut ended = |pending: Pending, how| self.ended2(&pending, how);
+        let mut ended = |pending: Pending, how| self.ended2(pending, how);
         let read = match side {
             Side::Client => conversation.client(bytes, &mut ended),
             Side::Server => conversation.server(bytes, &mut ended),
@@ -341,7 +342,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    fn ended2(&self, pending: &Pending, how: How) {
+    fn ended2(&self, pending: Pending, how: How) {
         let flag = match (how, pending.status) {
             (How::Answered, _) => Flag::None,
             (How::Cancelled, _) => Flag::ClientGone,
@@ -351,9 +352,15 @@ impl<'a> Observer<'a> {
         self.count(pending, flag);
     }
 
-    /// Asks about a request.
-    fn begun(&self, message: &Message) {
-        let Some(guard) = self.guard else { return };
+    /// A request has begun: asks about it, and says what is kept of it for its span.
+    fn begun(&self, message: &Message) -> Option<Box<spans::Seen>> {
+        if let Some(guard) = self.guard {
+            self.ask(guard, message);
+        }
+        spans::Seen::of(self.worker, message)
+    }
+
+    fn ask(&self, guard: &Guard, message: &Message) {
         let view = RequestView {
             method: message.method(),
             host: message.host(),
@@ -361,7 +368,7 @@ impl<'a> Observer<'a> {
             query: message.query(),
             fields: message,
         };
-        if let Err(reason) = guard.request(&self.worker.mesh, &view) {
+        if let Err(reason) = guard.request(&self.worker.mesh, &view, Some(self.edge)) {
             self.denied.replace(Some(reason));
         }
     }
@@ -395,11 +402,11 @@ impl<'a> Observer<'a> {
         match (&mut *state, side) {
             (State::Http(conversation), Side::Client) => *conversation.requests() = Default::default(),
             (State::Http(conversation), Side::Server) => {
-                conversation.answer_passed(&mut |pending| self.answered(&pending));
+                conversation.answer_passed(&mut |pending| self.count(pending, Flag::None));
             }
             (State::Http2(conversation), Side::Client) => conversation.client_passed(),
             (State::Http2(conversation), Side::Server) => {
-                let passed = conversation.server_passed(&mut |pending, how| self.ended2(&pending, how));
+                let passed = conversation.server_passed(&mut |pending, how| self.ended2(pending, how));
                 if let Err(over) = passed {
                     self.over2(true, over);
                     *state = State::Blind;
@@ -413,7 +420,7 @@ impl<'a> Observer<'a> {
     pub(super) fn ended(&self, side: Side) {
         self.ended.set(true);
         if let (State::Http(conversation), Side::Server) = (&mut *self.state.borrow_mut(), side) {
-            conversation.server_ended(&mut |pending| self.answered(&pending));
+            conversation.server_ended(&mut |pending| self.count(pending, Flag::None));
         }
     }
 
@@ -427,7 +434,7 @@ impl<'a> Observer<'a> {
                 (Flag::None | Flag::UpstreamReset, Some(_)) => Flag::Truncated,
                 (flag, _) => flag,
             };
-            self.count(&pending, flag);
+            self.count(pending, flag);
         };
         match &mut *self.state.borrow_mut() {
             State::Http(conversation) => conversation.unanswered().for_each(broken),
@@ -445,11 +452,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    fn answered(&self, pending: &Pending) {
-        self.count(pending, Flag::None);
-    }
-
-    fn count(&self, pending: &Pending, flag: Flag) {
+    fn count(&self, pending: Pending, flag: Flag) {
         let now = Instant::now();
         let elapsed = now.saturating_duration_since(pending.started);
         let status = pending.status.unwrap_or(flag.status());
@@ -466,6 +469,9 @@ impl<'a> Observer<'a> {
         if let Some(line) = &pending.line {
             self.story
                 .request(self.worker, &line.method, &line.host, &line.path, status, flag, elapsed);
+        }
+        if let Some(span) = pending.span {
+            span.close(self.worker, self.direction, self.story, (status, flag), elapsed);
         }
     }
 }

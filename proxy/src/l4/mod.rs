@@ -102,6 +102,11 @@ impl Story {
         })
     }
 
+    /// Whose connection it is.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client
+    }
+
     /// What is spoken on connections whose requests have lines of their own.
     pub(crate) const HTTP1: &'static str = "HTTP/1.1";
     pub(crate) const HTTP2: &'static str = "HTTP/2";

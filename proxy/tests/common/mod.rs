@@ -63,9 +63,12 @@ impl Fixture {
             drain: Duration::from_secs(2),
             limits: Limits::default(),
             access_log: AccessLog::default(),
+            spans: None,
         };
         change(&mut options);
+        let entered = runtime.enter();
         let proxy = Proxy::start(options).expect("the proxy starts");
+        drop(entered);
         let fixture = Self {
             runtime,
             proxy: Some(proxy),

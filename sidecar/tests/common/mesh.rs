@@ -16,6 +16,9 @@ use super::{Namespace, Network, PATIENCE, POD, PROXY, Sidecar, WORLD, at, eventu
 /// Somebody without a sidecar.
 const OUTSIDER: &str = "192.0.2.3";
 
+/// Where a collector of spans may listen in the network of `front`.
+pub const COLLECTOR: u16 = 4317;
+
 /// A pod `front` that asks, a pod `back` that answers, and their operator.
 pub struct Mesh {
     pub front: Sidecar,
@@ -28,10 +31,15 @@ pub struct Mesh {
 
 impl Mesh {
     pub fn new(stage: Stage) -> Self {
+        Self::with(stage, "")
+    }
+
+    /// With sidecars that have these arguments too.
+    pub fn with(stage: Stage, more: &str) -> Self {
         let network = Network::new();
-        // The operator shares a pod's network, and is none of the pod's application.
+        // The operator shares a pod's network, as a collector may, and is none of the pod's application.
         for namespace in [&network.pod, &network.world] {
-            let output = network.intercept_in(namespace, "--skip-inbound-ports=15010");
+            let output = network.intercept_in(namespace, &format!("--skip-inbound-ports=15010,{COLLECTOR}"));
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         network.pod.ip(&format!("address add {OUTSIDER}/24 dev eth0"));
@@ -50,7 +58,7 @@ impl Mesh {
             let state = state.display();
             Sidecar::start(
                 namespace,
-                &format!("{args} --namespace=shop --pod={name} --state={state} --access-log=json"),
+                &format!("{args} --namespace=shop --pod={name} --state={state} --access-log=json {more}"),
             )
         };
         let mesh = Self {

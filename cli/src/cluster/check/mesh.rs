@@ -7,7 +7,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use kube::api::{DynamicObject, ListParams, PostParams};
 use serde_json::{Value, json};
 use weft_crds::MESH_LABEL;
-use weft_injection::{LogLevel, Namespace, Outcome, Resources, SIDECAR, Settings, inject, is_injected};
+use weft_injection::{LogLevel, Namespace, Outcome, Resources, SIDECAR, Settings, Spans, inject, is_injected};
 
 use super::Group;
 use crate::cluster::{AUTHORITY, Cluster, OPERATOR, OPERATOR_NAME, connection::name_of};
@@ -150,6 +150,7 @@ fn lacks(pod: &DynamicObject, namespace: &Namespace) -> bool {
         server_name: String::new(),
         resources: Resources::default(),
         log_level: LogLevel::Info,
+        spans: Spans::default(),
     };
     let pod = serde_json::to_value(pod).unwrap_or_default();
     let has_ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));

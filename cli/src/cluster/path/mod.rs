@@ -1,6 +1,7 @@
-//! The path of a namespace into the mesh: `weft path` says how far each is and whom its next stage would cut off,
+//! The path of a namespace into the mesh: `weft path` says how far each is and whom its next stage would cut off or have denied,
 //! `weft advance` takes the step, and `weft retreat` takes it back.
 
+mod denied;
 mod preview;
 mod step;
 mod watch;
@@ -56,7 +57,7 @@ pub(crate) struct Advance {
     /// The stage to take it to, if not the next one.
     #[arg(long, value_enum)]
     to: Option<Stage>,
-    /// Even if that cuts somebody off, or nobody knows whether it does.
+    /// Even if that cuts somebody off, policies would deny something, or nobody knows whether it does.
     #[arg(long)]
     force: bool,
     /// How long it is watched how requests go; 0s for not at all.

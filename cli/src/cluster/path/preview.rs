@@ -9,7 +9,10 @@ use std::{
 use serde::Serialize;
 use weft_model::view::{EdgeView, End, Side};
 
-use super::Stage;
+use super::{
+    Stage,
+    denied::{Denied, denied},
+};
 use crate::cluster::seen::{Pods, named};
 
 /// Those that are named where there are many.
@@ -33,6 +36,8 @@ pub(super) struct Preview {
     without: Vec<String>,
     /// Whom it would cut off.
     cut_off: Vec<CutOff>,
+    /// Whom policies would deny something.
+    denied: Vec<Denied>,
     /// Whether anybody knows.
     known: bool,
     /// Since when it is known, in seconds since 1970.
@@ -71,7 +76,9 @@ pub(super) fn preview(
         Some((callers, _)) if strict => cut_off(namespace, stage, callers, pods),
         _ => Vec::new(),
     };
+    let denied = callers.map_or_else(Vec::new, |(callers, _)| denied(namespace, (stage, next), callers, pods));
     Preview {
+        denied,
         namespace: namespace.to_owned(),
         stage,
         next,
@@ -128,7 +135,8 @@ fn cut_off(namespace: &str, stage: Stage, callers: &[EdgeView], pods: &Pods) -> 
 impl Preview {
     /// Whether nothing stands against it.
     pub(super) fn is_clean(&self) -> bool {
-        self.known && self.cut_off.is_empty() && (self.without.is_empty() || self.next != Some(Stage::Strict))
+        let nobody = self.cut_off.is_empty() && self.denied.is_empty();
+        self.known && nobody && (self.without.is_empty() || self.next != Some(Stage::Strict))
     }
 
     /// In a few words.
@@ -146,6 +154,9 @@ impl Preview {
         if !self.cut_off.is_empty() {
             parts.push(format!("cut off {}", plural(self.cut_off.len(), "caller")));
         }
+        if !self.denied.is_empty() {
+            parts.push(format!("deny {} by policies", plural(self.denied.len(), "caller")));
+        }
         if !self.without.is_empty() && next >= Stage::Secure {
             parts.push(format!(
                 "leave out {} without a sidecar",
@@ -160,6 +171,10 @@ impl Preview {
 
     /// In full.
     pub(super) fn details(&self) -> String {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
         let mut text = String::new();
         let mut line = |indent: usize, line: &str| {
             // Writing to a text cannot fail.
@@ -172,10 +187,6 @@ impl Preview {
             };
             line(0, "");
             line(0, &heading);
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs();
             for caller in self.cut_off.iter().take(NAMED) {
                 line(2, &caller.told(now));
             }
@@ -188,6 +199,23 @@ impl Preview {
             line(
                 2,
                 "→ give them a sidecar (weft advance their namespace), or have them come by a port of the weft.dev/skip-inbound-ports",
+            );
+        }
+        if let Some(next) = self.next.filter(|_| !self.denied.is_empty()) {
+            line(0, "");
+            line(
+                0,
+                &format!("{}: in {} policies would deny", self.namespace, next.as_str()),
+            );
+            for denied in self.denied.iter().take(NAMED) {
+                line(2, &denied.told(now));
+            }
+            if self.denied.len() > NAMED {
+                line(2, &format!("and {} more; -o json names all", self.denied.len() - NAMED));
+            }
+            line(
+                2,
+                "→ allow it by an AuthorizationPolicy, if it is to go on; counted since the policies decide as they do",
             );
         }
         if !self.without.is_empty() {
@@ -233,23 +261,27 @@ impl CutOff {
         if self.refused > 0 {
             what.push(format!("{} refused", self.refused));
         }
-        let ago = now.saturating_sub(self.last_seen);
-        let ago = match ago {
-            0..120 => format!("{ago} s"),
-            120..7200 => format!("{} min", ago / 60),
-            _ => format!("{} h", ago / 3600),
-        };
         format!(
-            "{} → {}:{}, {}, last {ago} ago",
+            "{} → {}:{}, {}, last {} ago",
             self.source,
             self.destination,
             self.port,
-            what.join(", ")
+            what.join(", "),
+            ago(now.saturating_sub(self.last_seen)),
         )
     }
 }
 
-fn plural(count: usize, name: &str) -> String {
+/// A time, in few words.
+pub(super) fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h", seconds / 3600),
+    }
+}
+
+pub(super) fn plural(count: usize, name: &str) -> String {
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -317,6 +349,32 @@ mod tests {
         assert!(details.contains("without a sidecar\n  shop/cron-1\n"), "{details}");
         assert_eq!(preview.summary(), "cut off 1 caller, leave out 1 pod without a sidecar");
         assert!(!preview.is_clean());
+    }
+
+    #[test]
+    fn what_policies_would_deny_stands_against_secure() {
+        let denied = EdgeView {
+            would_deny: [("AuthorizationPolicy/shop/web".to_owned(), 3)].into(),
+            ..from("front", false, 100)
+        };
+        let callers = [denied];
+        let preview = preview(
+            "shop",
+            Stage::Observe,
+            Some(Stage::Secure),
+            &pods(&[("web", true)]),
+            Some((&callers, 1)),
+        );
+        assert!(!preview.is_clean());
+        assert_eq!(preview.summary(), "deny 1 caller by policies");
+        let details = preview.details();
+        assert!(
+            details.contains(
+                "shop: in secure policies would deny\n  shop/deploy/front → shop/deploy/web:8080, 3 times, last "
+            ),
+            "{details}"
+        );
+        assert!(details.contains(" ago: by AuthorizationPolicy/shop/web\n"), "{details}");
     }
 
     #[test]
