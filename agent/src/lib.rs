@@ -5,11 +5,11 @@ mod identity;
 mod seen;
 mod store;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use tokio::{sync::watch, task::JoinSet};
 use weft_discovery::{DataPlane, Endpoint, Sink, Subscriber};
-use weft_model::{Change, Rejected};
+use weft_model::{Change, Key, Rejected};
 use weft_proxy::Proxy;
 
 use self::{identity::Keeper, seen::Seen, store::Store};
@@ -100,5 +100,18 @@ impl<F: FnMut() + Send> Sink for Applier<F> {
 
     async fn synced(&mut self) {
         (self.synced)();
+    }
+
+    async fn retry(&mut self, refused: &BTreeSet<Key>) -> Vec<Key> {
+        if !refused.iter().any(|key| matches!(key, Key::Listener(_))) {
+            return Vec::new();
+        }
+        // A port that another process had may be free by now.
+        self.proxy.apply(Vec::new()).await;
+        let served = self.proxy.listening().await;
+        let served = refused
+            .iter()
+            .filter(|key| matches!(key, Key::Listener(key) if served.contains(key)));
+        served.cloned().collect()
     }
 }

@@ -139,6 +139,12 @@ pub(crate) struct Explain {
     /// A pod in the mesh asks, in this namespace: the URL's host is a Service, like http://reviews.shop/.
     #[arg(long, value_name = "NAMESPACE")]
     pub(crate) from: Option<String>,
+    /// The address that the client comes from, as policies see it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) client: IpAddr,
+    /// A file with the certificate that it shows, taken for one that the listener trusts.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_certificate: Option<PathBuf>,
     /// The form of the answer.
     #[arg(long, short, value_enum, default_value_t = Report::Text)]
     pub(crate) output: Report,

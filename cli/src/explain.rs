@@ -6,8 +6,8 @@ use weft_gateway::{
     explain::{Question, explain},
     files::Sources,
 };
-use weft_model::BackendTarget;
-use weft_proxy::config::{Explanation, Share, Verdict};
+use weft_model::{Action, BackendTarget};
+use weft_proxy::config::{Explanation, Judged, Level, Share, Verdict};
 
 use crate::{
     args::{Explain, Report},
@@ -15,7 +15,9 @@ use crate::{
 };
 
 pub(crate) fn run(args: &Explain) -> anyhow::Result<ExitCode> {
-    let question = Question::new(&args.url, &args.method, &args.headers)?.asked_from(args.from.clone());
+    let question = Question::new(&args.url, &args.method, &args.headers)?
+        .asked_from(args.from.clone())
+        .asked_by(Some(args.client), args.client_certificate.as_deref())?;
     let loaded = Sources::new(&args.paths).load()?;
     let explanation = explain(&loaded, &question);
     print(&match args.output {
@@ -36,6 +38,13 @@ fn text(explanation: &Explanation, asked: &str) -> String {
             .map_or("any host".to_owned(), ToString::to_string);
         lines.push(format!("  listener  {} ({hostname})", listeners.join(", ")));
     }
+    if let Some(why) = &explanation.denied {
+        let how = match explanation.opaque {
+            Some(_) => "resets the connection",
+            None => "answers   403",
+        };
+        lines.push(format!("  {how}: {why}"));
+    }
     match (&explanation.verdict, &explanation.taken) {
         (_, Some(taken)) => {
             let name = taken
@@ -54,7 +63,7 @@ fn text(explanation: &Explanation, asked: &str) -> String {
         }
         (Verdict::Misdirected, _) => lines
             .push("  answers   421: the host belongs to another listener than the name of the TLS connection".into()),
-        (Verdict::Opaque, _) => {
+        (Verdict::Opaque | Verdict::Denied, _) => {
             if let Some(opaque) = &explanation.opaque {
                 let how = if opaque.terminated { "TLS ends here" } else { "as it is" };
                 lines.push(format!("  route     {}, the whole connection, {how}", opaque.route));
@@ -72,6 +81,10 @@ fn text(explanation: &Explanation, asked: &str) -> String {
         (Verdict::NoListener, _) => lines.push("  answers   404: no listener answers for that host".into()),
         _ => lines.push("  answers   404: no route takes it".into()),
     }
+    if !explanation.policies.is_empty() {
+        lines.push("  policies".into());
+        lines.extend(explanation.policies.iter().map(policy));
+    }
     if !explanation.passed.is_empty() {
         lines.push("  not taken by".into());
         lines.extend(
@@ -82,6 +95,23 @@ fn text(explanation: &Explanation, asked: &str) -> String {
         );
     }
     lines.join("\n") + "\n"
+}
+
+/// A policy that was asked.
+fn policy(judged: &Judged) -> String {
+    let level = match judged.level {
+        Level::Gateway => "for the Gateway",
+        Level::Route => "for the route",
+    };
+    let does = match (judged.action, judged.takes) {
+        (Action::Allow, true) => "allows it",
+        (Action::Allow, false) => "does not allow it",
+        (Action::Deny, true) => "denies it",
+        (Action::Deny, false) => "does not deny it",
+        (Action::Audit, true) => "tells of it",
+        (Action::Audit, false) => "does not tell of it",
+    };
+    format!("    {}  {level}, {does}", judged.policy)
 }
 
 /// A backend and its share.

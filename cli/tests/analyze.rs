@@ -446,3 +446,104 @@ fn explain_answers_for_clients_in_the_mesh() {
     let text = stdout(&run_with(MESH, &["explain", "http://reviews.shop/v2", "-"]));
     assert!(text.contains("  nothing listens on that port\n"), "{text}");
 }
+
+/// One policy for a Gateway, one for a route, and one for what is not there.
+const POLICIES: &str = "apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: office}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]
+  action: ALLOW
+  rules:
+  - networkAttributes: {sourceRanges: [192.0.2.0/24]}
+  - sources: [{type: ClientCertificate, clientCertificate: {dnsName: billing.example}}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: read-only}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]
+  action: ALLOW
+  rules: [{httpAttributes: {methods: [GET]}}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: lost}
+spec:
+  targetRefs:
+  - group: gateway.networking.k8s.io
+    kind: HTTPRoute
+    name: nowhere
+  action: ALLOW
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+";
+
+#[test]
+fn what_policies_would_decide_is_said_and_what_is_wrong_with_them_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("gateway.yaml"), GATEWAY).expect("written");
+    fs::write(folder.path().join("policies.yaml"), POLICIES).expect("written");
+    let made = rcgen::generate_simple_self_signed(["billing.example".to_owned()]).expect("a certificate");
+    let shown = folder.path().join("client.pem");
+    fs::write(&shown, made.cert.pem()).expect("written");
+    let (path, shown) = (folder.path().to_string_lossy(), shown.to_string_lossy());
+    let explain = |more: &[&str]| stdout(&run(&[&["explain", "http://a.example/x", &*path], more].concat()));
+    let text = explain(&[]);
+    assert!(
+        text.contains("  answers   403: no rule allows it of AuthorizationPolicy/default/office\n"),
+        "{text}"
+    );
+    for more in [["--client", "192.0.2.7"], ["--client-certificate", &*shown]] {
+        let text = explain(&more);
+        let policies = "  policies\n    AuthorizationPolicy/default/office  for the Gateway, allows it\n    AuthorizationPolicy/default/read-only  for the route, allows it\n";
+        assert!(!text.contains("403") && text.contains(policies), "{text}");
+        assert!(
+            text.contains("  route     HTTPRoute/default/web/0, match 0\n"),
+            "{text}"
+        );
+    }
+    let text = explain(&["--client", "192.0.2.7", "--method", "PUT"]);
+    assert!(
+        text.contains("  answers   403: no rule allows it of AuthorizationPolicy/default/read-only\n"),
+        "{text}"
+    );
+    let output = run(&["explain", "http://a.example/x", &*path, "-o", "json"]);
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(said["verdict"], "denied", "{said}");
+    assert_eq!(
+        said["policies"][0],
+        serde_json::json!({"policy": "AuthorizationPolicy/default/office", "level": "gateway", "action": "allow", "takes": false})
+    );
+    let output = run(&[
+        "explain",
+        "http://a.example/x",
+        &*path,
+        "--client-certificate",
+        "no/such/file",
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("no/such/file holds no certificate"),
+        "{}",
+        stderr(&output)
+    );
+
+    let text = stdout(&run(&["analyze", &*path]));
+    assert!(
+        text.contains("warning[W0501]: there is no HTTPRoute default/nowhere"),
+        "{text}"
+    );
+    assert!(text.contains("policies.yaml:26:5"), "{text}");
+    assert!(
+        !text.contains("takes no part in the mesh"),
+        "no workloads are meant: {text}"
+    );
+    let text = stdout(&run(&["translate", &*path]));
+    assert!(text.contains("AuthorizationPolicy/default/read-only"), "{text}");
+}

@@ -27,6 +27,29 @@ use support::{
 
 const SHOP: &str = "shop.storefront.example";
 
+#[test]
+fn the_shop_with_policies_lets_in_whom_they_allow() {
+    let folder = "examples/policies";
+    let weft = Weft::up(&[Path::new(folder)], &[8080], &["--echo"]);
+    let ask = |method: &str, path: &str, lines: &str| {
+        let answer = weft.connect(8080).request(method, "localhost", path, lines);
+        answer.status
+    };
+    assert_eq!(ask("GET", "/", ""), 200);
+    assert_eq!(ask("DELETE", "/", ""), 403);
+    assert_eq!(ask("GET", "/admin", ""), 403);
+    assert_eq!(ask("GET", "/admin", "X-Team: shop\r\n"), 200);
+    assert_eq!(ask("DELETE", "/admin", "X-Team: shop\r\n"), 403);
+    let url = "http://localhost:8080/admin";
+    let elsewhere = ["explain", url, "-H", "X-Team: shop", "--client", "192.0.2.7", folder];
+    let said = support::stdout(&support::run(&elsewhere));
+    assert!(
+        said.contains("  answers   403: no rule allows it of AuthorizationPolicy/default/administration\n"),
+        "{said}"
+    );
+    assert_eq!(support::run(&["analyze", folder]).status.code(), Some(0));
+}
+
 /// The storefront, on one worker: then shares of traffic are exact.
 fn storefront() -> Weft {
     let folder = Path::new("examples/storefront");
@@ -47,7 +70,7 @@ fn every_example_has_a_test() {
         .collect();
     assert_eq!(
         names,
-        ["guarded", "hello", "mutual-tls", "storefront", "streams"]
+        ["guarded", "hello", "mutual-tls", "policies", "storefront", "streams"]
             .map(String::from)
             .into(),
         "a new example wants a test here"

@@ -428,3 +428,37 @@ spec:
         std::panic::catch_unwind(|| Http::secure(address, "a.example").certificate() == third).unwrap_or(false)
     });
 }
+
+#[test]
+fn policies_hold_from_the_next_request_on() {
+    let policy = |path: &str| {
+        format!(
+            "apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: p}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: edge}}]
+  action: DENY
+  rules: [{{httpAttributes: {{paths: [{{value: {path}}}]}}}}]
+"
+        )
+    };
+    let files = [
+        ("gateway.yaml", GATEWAY.to_owned()),
+        ("web.yaml", route("web", "/", "web") + &service("web")),
+        ("policy.yaml", policy("/one")),
+    ];
+    let folder = Folder::new(&files, &[80]);
+    let weft = folder.weft();
+    let mut open = weft.connect(80);
+    let mut ask = |path: &str| open.get("a.example", path).status;
+    assert_eq!((ask("/one"), ask("/two")), (403, 200));
+    folder.write("policy.yaml", &policy("/two"));
+    eventually("the edit", || ask("/two") == 403);
+    assert_eq!(ask("/one"), 200);
+    // What is not understood of what denies denies everything.
+    folder.write("policy.yaml", &policy("relative"));
+    eventually("the safe side", || ask("/one") == 403);
+    fs::remove_file(folder.path("policy.yaml")).expect("removed");
+    eventually("there is none", || ask("/two") == 200);
+}

@@ -24,13 +24,16 @@ pub struct AuthorizationPolicy {
 
 /// Who may do what to the targets. What a rule of a DENY policy takes is denied; otherwise, if there are ALLOW policies for
 /// the target, what no rule of any of them takes; otherwise the namespace's default decides. AUDIT policies only tell of what
-/// their rules take. In a namespace in `observe`, nothing is denied: what would be is counted and logged.
+/// their rules take. For workloads of a namespace in `observe`, nothing is denied: what would be is counted and logged. Gateways
+/// decide by all that is for them and for their routes: what comes must be allowed by the policies for the Gateway and its
+/// listener, and by those for the route and its rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["targetRefs", "action"]))]
 pub struct AuthorizationPolicySpec {
     /// Whom the policy protects, in its own namespace: `Pod` by a selector (an empty one is for all workloads of the
-    /// namespace), `ServiceAccount` or `Service` by name.
+    /// namespace), `ServiceAccount` or `Service` by name; what comes to a `Gateway`, and what an `HTTPRoute` or a `GRPCRoute`
+    /// takes of it (`gateway.networking.k8s.io`), by name.
     #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<AuthorizationTargetReference>,
     /// What becomes of what a rule takes.
@@ -47,7 +50,7 @@ pub struct AuthorizationPolicySpec {
 #[schemars(extend("required" = ["group", "kind"], "x-kubernetes-validations" = [
     {"rule": "(self.kind == 'Pod') == has(self.selector)", "message": "a Pod has a selector, and nothing else has one"},
     {"rule": "(self.kind == 'Pod') != has(self.name)", "message": "a Pod has no name, and everything else has one"},
-    {"rule": "self.kind == 'Service' || !has(self.sectionName)", "message": "only a Service has a sectionName"},
+    {"rule": "self.kind in ['Service', 'Gateway', 'HTTPRoute', 'GRPCRoute'] || !has(self.sectionName)", "message": "only a Service, a Gateway and a route have a sectionName"},
 ]))]
 pub struct AuthorizationTargetReference {
     /// The API group; empty for the core group.
@@ -60,7 +63,8 @@ pub struct AuthorizationTargetReference {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Of a Service, the name of one of its ports; all of them when absent.
+    /// Of a Service, the name of one of its ports; of a Gateway, of one of its listeners; of a route, of its rules. All of them
+    /// when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub section_name: Option<String>,
@@ -77,7 +81,7 @@ pub struct AuthorizationRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub sources: Option<Vec<AuthorizationSource>>,
-    /// Where it arrives; anywhere when absent.
+    /// Where it arrives, and from where it comes; anywhere when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_attributes: Option<AuthorizationNetworkAttributes>,
     /// What request it is. Of a connection whose requests cannot be seen, since it is not HTTP or encrypted by the
@@ -93,12 +97,14 @@ pub struct AuthorizationRule {
     {"rule": "(self.type == 'ServiceAccount') == has(self.serviceAccount)", "message": "serviceAccount is for the type ServiceAccount"},
     {"rule": "(self.type == 'Namespace') == has(self.namespace)", "message": "namespace is for the type Namespace"},
     {"rule": "(self.type == 'SPIFFE') == has(self.spiffe)", "message": "spiffe is for the type SPIFFE"},
+    {"rule": "(self.type == 'ClientCertificate') == has(self.clientCertificate)", "message": "clientCertificate is for the type ClientCertificate"},
 ]))]
 pub struct AuthorizationSource {
-    /// `ServiceAccount`, `Namespace` and `SPIFFE` by the field of that name; `Authenticated` is any workload of the mesh,
-    /// `Unauthenticated` whoever comes in clear.
+    /// `ServiceAccount`, `Namespace`, `SPIFFE` and `ClientCertificate` by the field of that name; `Authenticated` is whoever has
+    /// proven who it is, as a workload of the mesh or, at a Gateway, by a certificate that its listener trusts;
+    /// `Unauthenticated` is everybody else.
     #[serde(rename = "type")]
-    #[schemars(extend("enum" = ["ServiceAccount", "Namespace", "SPIFFE", "Authenticated", "Unauthenticated"]))]
+    #[schemars(extend("enum" = ["ServiceAccount", "Namespace", "SPIFFE", "ClientCertificate", "Authenticated", "Unauthenticated"]))]
     pub source_type: String,
     /// For `ServiceAccount`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +118,32 @@ pub struct AuthorizationSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub spiffe: Option<String>,
+    /// For `ClientCertificate`: names in the certificate by which a client has proven itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<AuthorizationClientCertificate>,
+}
+
+/// Names in a certificate, all of which must be there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("minProperties" = 1))]
+pub struct AuthorizationClientCertificate {
+    /// A DNS name among its subject alternative names; `*.` at its beginning stands for one or more labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub dns_name: Option<String>,
+    /// A URI among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub uri: Option<String>,
+    /// The common name of its subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub common_name: Option<String>,
+    /// An organization of its subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub organization: Option<String>,
 }
 
 /// The workloads that run as a service account.
@@ -128,14 +160,19 @@ pub struct AuthorizationSourceServiceAccount {
     pub name: String,
 }
 
-/// Where something arrives.
+/// Where something arrives, and from where it comes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuthorizationNetworkAttributes {
-    /// At one of these ports of the workload, not of a Service; at any when empty.
+    /// At one of these ports of the workload, not of a Service; at a Gateway, of its listeners. At any when empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(range(min = 1, max = 65535)))]
     pub ports: Vec<i32>,
+    /// From one of these addresses, like `10.0.0.0/8`; from any when empty. It is that of the connection: what a request says of
+    /// itself (`X-Forwarded-For`) is not believed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    pub source_ranges: Vec<String>,
 }
 
 /// What request it is: all conditions hold.

@@ -282,7 +282,7 @@ pub struct LabelSelector {
 }
 
 /// A condition on a label.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SelectorRequirement {
     /// The label.

@@ -26,9 +26,10 @@ pub use crate::{
         SecretName,
     },
     authorization::{
-        AuthorizationHeader, AuthorizationHttpAttributes, AuthorizationNetworkAttributes, AuthorizationPolicy,
-        AuthorizationPolicySpec, AuthorizationRule, AuthorizationSource, AuthorizationSourceServiceAccount,
-        AuthorizationTargetReference, DEFAULT_ACTION_ANNOTATION,
+        AuthorizationClientCertificate, AuthorizationHeader, AuthorizationHttpAttributes,
+        AuthorizationNetworkAttributes, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule,
+        AuthorizationSource, AuthorizationSourceServiceAccount, AuthorizationTargetReference,
+        DEFAULT_ACTION_ANNOTATION,
     },
     backend::{ExternalHostname, XBackend, XBackendPort, XBackendSpec, XBackendTls},
     core::{

@@ -183,9 +183,9 @@ fn owners(resource: &Resource) -> BTreeSet<Party> {
         Resource::Member(member) => Party::Sidecar(member.key.clone()),
         Resource::Authorization(policy) => {
             let namespaces = policy.targets.iter().filter_map(AuthorizationTarget::workloads_of);
-            return namespaces
-                .map(|namespace| Party::Sidecars(namespace.as_str().into()))
-                .collect();
+            let sidecars = namespaces.map(|namespace| Party::Sidecars(namespace.as_str().into()));
+            let gateways = policy.targets.iter().flat_map(AuthorizationTarget::gateways);
+            return sidecars.chain(gateways.cloned().map(Party::Gateway)).collect();
         }
         _ => return BTreeSet::new(),
     };

@@ -68,6 +68,7 @@ impl DataPlane {
                 TypeUrl::Certificate,
                 TypeUrl::TrustBundle,
                 TypeUrl::Challenge,
+                TypeUrl::Authorization,
                 TypeUrl::MeshNamespace,
                 TypeUrl::Peer,
                 TypeUrl::Workload,

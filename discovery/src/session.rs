@@ -238,6 +238,14 @@ impl Session {
         if !request.response_nonce.is_empty() {
             self.answered(&request);
         }
+        // Who asks once more for something by its name is sent it once more.
+        for name in request.resource_names_subscribe.iter().filter(|name| *name != "*") {
+            let key = kind.key(name);
+            if let Some(version) = self.known.get_mut(&key) {
+                *version = None;
+                self.changed.insert(key);
+            }
+        }
         if self.subscribed.insert(kind) {
             self.greet.insert(kind);
             for (name, version) in request.initial_resource_versions {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
 use tonic::{Code, Status, metadata::MetadataValue};
 use weft_model::{Change, Key, Rejected, Resource};
 
@@ -24,6 +24,8 @@ use crate::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// A stream that lasted this long was a good one: the next attempt after it comes soon.
 const GOOD: Duration = Duration::from_secs(30);
+/// What was refused is tried again this often.
+const RETRY: Duration = Duration::from_secs(2);
 /// Answers that wait for the stream; the server lets fewer responses than that be unanswered.
 const ANSWERS: usize = 32;
 
@@ -47,6 +49,11 @@ pub trait Sink: Send {
 
     /// Everything that the operator has to tell at the moment was told.
     fn synced(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Tries once more to use what it refused, and returns what is in use by now: a port may be free that was not.
+    fn retry(&mut self, _refused: &BTreeSet<Key>) -> impl Future<Output = Vec<Key>> + Send {
+        std::future::ready(Vec::new())
+    }
 }
 
 /// Why a stream ended.
@@ -70,6 +77,8 @@ pub struct Subscriber<S> {
     sink: S,
     /// What is known, with its version: told after a reconnect, so that it is not sent again.
     known: HashMap<Key, String>,
+    /// What the operator was last told is not in use.
+    refused: BTreeSet<Key>,
     observe: Option<Arc<dyn Observe>>,
 }
 
@@ -81,6 +90,7 @@ impl<S: Sink> Subscriber<S> {
             of,
             sink,
             known: HashMap::new(),
+            refused: BTreeSet::new(),
             observe: None,
         }
     }
@@ -151,8 +161,21 @@ impl<S: Sink> Subscriber<S> {
             reporting.spawn(reports::tell(channel, origin, self.of.clone(), bearer, observe.clone()));
         }
         let mut told = BTreeSet::new();
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let Some(response) = responses.message().await.map_err(ended)? else {
+            let response = tokio::select! {
+                response = responses.message() => response.map_err(ended)?,
+                _ = retry.tick(), if !self.refused.is_empty() => {
+                    for request in self.ask_again().await {
+                        if answers.send(request).await.is_err() {
+                            return Err(ended(Status::unavailable("the stream is closed")));
+                        }
+                    }
+                    continue;
+                }
+            };
+            let Some(response) = response else {
                 return Err(ended(Status::unavailable("it is going away")));
             };
             told.extend(TypeUrl::parse(&response.type_url));
@@ -179,6 +202,25 @@ impl<S: Sink> Subscriber<S> {
                 .collect(),
             ..Request::default()
         }
+    }
+
+    /// Asks once more for what was refused and is in use by now: with the answer to it the operator hears of that.
+    async fn ask_again(&mut self) -> Vec<Request> {
+        let mut names: HashMap<TypeUrl, Vec<String>> = HashMap::new();
+        for key in self.sink.retry(&self.refused).await {
+            tracing::info!(%key, "in use by now");
+            names
+                .entry(TypeUrl::of(&key))
+                .or_default()
+                .push(wire::name(&key).to_owned());
+            self.refused.remove(&key);
+        }
+        let requests = names.into_iter().map(|(kind, names)| Request {
+            type_url: kind.as_str().to_owned(),
+            resource_names_subscribe: names,
+            ..Request::default()
+        });
+        requests.collect()
     }
 
     /// Applies a response, and answers it.
@@ -208,12 +250,14 @@ impl<S: Sink> Subscriber<S> {
                     reason: format!("this version of the data plane cannot read it: {error}"),
                 }),
             }
+            self.refused.remove(&key);
             // Known even if refused: it need not come again before it has changed.
             self.known.insert(key, delivered.version);
         }
         for name in response.removed_resources {
             let key = kind.key(&name);
             self.known.remove(&key);
+            self.refused.remove(&key);
             changes.push(Change::Remove(key));
         }
         if !changes.is_empty() {
@@ -222,6 +266,7 @@ impl<S: Sink> Subscriber<S> {
         if !rejected.is_empty() {
             for Rejected { key, reason } in &rejected {
                 tracing::warn!(%key, reason, "refused");
+                self.refused.insert(key.clone());
             }
             answer.error_detail = Some(wire::nack(&rejected));
         }

@@ -1,9 +1,12 @@
 //! Where a request would go, and why nowhere else.
 
+use std::{net::IpAddr, path::Path};
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use weft_model::ListenerProtocol;
 use weft_proxy::{
-    config::{Configuration, Explanation, explain as explain_config},
+    config::{Asker, Configuration, Explanation, explain as explain_config},
     fields::RequestView,
 };
 use weft_translate::Edit;
@@ -23,6 +26,8 @@ pub struct Question {
     pub headers: HeaderMap,
     /// Present: a client in the mesh asks, in this namespace, and the URL's host is a Service.
     pub from: Option<String>,
+    /// Who asks, as policies see it: from this machine and without a certificate, unless that is said.
+    pub asker: Asker,
 }
 
 /// Why a question cannot be asked.
@@ -37,6 +42,9 @@ pub enum QuestionError {
     /// The method is not one.
     #[error("{0:?} is not a method: write it like GET or POST")]
     Method(String),
+    /// There is no certificate.
+    #[error("{0} holds no certificate: it must have a part that starts with -----BEGIN CERTIFICATE-----")]
+    Certificate(String),
 }
 
 impl Question {
@@ -67,6 +75,7 @@ impl Question {
             method,
             headers: fields,
             from: None,
+            asker: Asker::default(),
         })
     }
 
@@ -77,6 +86,22 @@ impl Question {
             from: namespace,
             ..self
         }
+    }
+
+    /// The same, asked from an address, and with the first certificate in a file, if they are given.
+    ///
+    /// # Errors
+    /// The file holds no certificate.
+    pub fn asked_by(mut self, address: Option<IpAddr>, certificate: Option<&Path>) -> Result<Self, QuestionError> {
+        if let Some(address) = address {
+            self.asker.address = address;
+        }
+        if let Some(path) = certificate {
+            let read = CertificateDer::from_pem_file(path);
+            let wrong = |_| QuestionError::Certificate(path.display().to_string());
+            self.asker.certificate = Some(read.map_err(wrong)?);
+        }
+        Ok(self)
     }
 
     fn port(&self) -> u16 {
@@ -134,7 +159,7 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
         fields: &question.headers,
     };
     let sni = question.is_tls().then(|| question.url.host().unwrap_or_default());
-    explain_config(&snapshot, port, sni, &view)
+    explain_config(&snapshot, port, sni, &view, &question.asker)
 }
 
 #[cfg(test)]

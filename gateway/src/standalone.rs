@@ -278,14 +278,7 @@ impl Reloader {
         }
         // A listener that was refused may be served by now though it is the same: its port is free, or another
         // listener has left it.
-        let bound = self.proxy.bound().await;
-        let snapshot = self.proxy.snapshot();
-        let served: BTreeSet<&ListenerKey> = snapshot
-            .ports()
-            .filter(|port| bound.contains(&(port.number, port.protocol.transport())))
-            .flat_map(|port| port.listeners())
-            .map(|listener| &listener.key)
-            .collect();
+        let served = self.proxy.listening().await;
         self.refused
             .retain(|key, _| !matches!(key, Key::Listener(key) if served.contains(key)));
     }

@@ -340,3 +340,87 @@ async fn it_tells_how_requests_to_services_went_and_by_which_routes() {
     cluster.shutdown().await;
     operator.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_for_its_listeners_and_routes_reach_it_and_outlast_the_operator() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let operator = Operator::start(folder.path()).await;
+    let address = operator.address;
+    let port = free_port();
+    let mut translator = Translator::new(weft_translate::Options {
+        controller_name: CONTROLLER.to_owned(),
+        standalone: false,
+        mesh: true,
+    });
+    let policy = |name: &str, kind: &str, target: &str, path: &str| {
+        let target = json!({"group": "gateway.networking.k8s.io", "kind": kind, "name": target});
+        let rules = json!([{"httpAttributes": {"paths": [{"value": path}]}}]);
+        let spec = json!({"targetRefs": [target], "action": "DENY", "rules": rules});
+        put(Kind::AuthorizationPolicy, name, spec)
+    };
+    let mut edits = gateway(port);
+    edits.push(policy("all", "Gateway", "edge", "/secret"));
+    edits.push(policy("one", "HTTPRoute", "all", "/admin"));
+    // Another Gateway's is none of its business.
+    edits.push(policy("other", "Gateway", "inner", "/"));
+    let cluster = start(folder.path(), address).await;
+    operator.publisher.publish(translator.apply(edits).changes);
+    let status = async |path: &str, wanted: &str| get(port, path).await.is_some_and(|line| line.contains(wanted));
+    until("it serves", async || status("/", "302").await).await;
+    // Policies come before what they protect.
+    assert!(status("/secret", "403").await && status("/admin", "403").await);
+    let told = cluster.state().proxy().resources();
+    let policies = told
+        .iter()
+        .filter(|resource| matches!(resource, Resource::Authorization(_)));
+    assert_eq!(policies.count(), 2);
+
+    let changes = translator
+        .apply(vec![policy("all", "Gateway", "edge", "/other")])
+        .changes;
+    operator.publisher.publish(changes);
+    until("the edit holds", async || status("/other", "403").await).await;
+    assert!(status("/secret", "302").await);
+    let kept = folder.path().join("configuration.json");
+    until("it is kept", async || {
+        let text = std::fs::read_to_string(&kept).unwrap_or_default();
+        text.contains("\"/other\"")
+    })
+    .await;
+    operator.end().await;
+    cluster.shutdown().await;
+    let again = start(folder.path(), address).await;
+    assert!(status("/other", "403").await && status("/admin", "403").await && status("/", "302").await);
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_becomes_free_is_served_and_the_operator_hears_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let operator = Operator::start(folder.path()).await;
+    let squatter = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let port = squatter.local_addr().expect("an address").port();
+    let mut translator = Translator::new(weft_translate::Options {
+        controller_name: CONTROLLER.to_owned(),
+        standalone: false,
+        mesh: false,
+    });
+    let cluster = start(folder.path(), operator.address).await;
+    let epoch = operator.publisher.publish(translator.apply(gateway(port)).changes);
+    let mut replicas = operator.publisher.replicas();
+    let mut told = async |refused: bool| {
+        let told = replicas.wait_for(|replicas| {
+            let edge = replicas.get(&GatewayKey::from("shop/edge"));
+            let replica = edge.and_then(|edge| edge.get("edge-1"));
+            replica.is_some_and(|replica| replica.taken >= epoch && replica.refused.is_empty() != refused)
+        });
+        let told = tokio::time::timeout(PATIENCE, told).await.expect("it is told");
+        drop(told.expect("the publisher lives"));
+    };
+    told(true).await;
+    drop(squatter);
+    told(false).await;
+    assert!(serves(port).await);
+    cluster.shutdown().await;
+    operator.end().await;
+}

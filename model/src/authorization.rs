@@ -1,11 +1,16 @@
 //! Who may do what to whom.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GatewayKey, NamespaceKey, PathMatch, PolicyKey, RouteKind, ServiceKey, SpiffeId, StringMatch, WorkloadKey,
+    GatewayKey, HostPattern, ListenerKey, NamespaceKey, PathMatch, PolicyKey, RouteKind, ServiceKey, SpiffeId,
+    StringMatch, WorkloadKey,
 };
 
 /// What is allowed, denied or noted of what comes to its targets. It travels as it was written; whoever is told of it finds
@@ -92,9 +97,16 @@ pub enum AuthorizationTarget {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
     },
-    /// What comes to a Gateway.
+    /// What comes to a Gateway, by whatever listener.
     Gateway(GatewayKey),
-    /// What a route takes, wherever it is attached.
+    /// What comes by one listener of a Gateway.
+    Listener {
+        /// The Gateway.
+        gateway: GatewayKey,
+        /// The listener.
+        listener: ListenerKey,
+    },
+    /// What a route takes of what comes to Gateways.
     Route {
         /// Its kind.
         kind: RouteKind,
@@ -102,6 +114,12 @@ pub enum AuthorizationTarget {
         namespace: NamespaceKey,
         /// Its name.
         name: String,
+        /// Only the rules of this name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
+        /// The Gateways to which it is attached, which are told of the policy.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        gateways: BTreeSet<GatewayKey>,
     },
 }
 
@@ -208,6 +226,35 @@ pub enum AuthorizationSource {
         /// The account.
         name: String,
     },
+    /// Those who have proven themselves by a certificate with these names. At a Gateway, one that its listener trusts.
+    Certificate(CertificateNames),
+    /// Whoever comes from some addresses. It is here, and not beside, so that a data plane that does not know of it does not
+    /// take the rule for one about anybody.
+    Address {
+        /// From one of these.
+        ranges: Vec<IpNet>,
+        /// And is one of these, if that is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        who: Option<Vec<AuthorizationSource>>,
+    },
+}
+
+/// Names in a certificate, all of which must be there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateNames {
+    /// A DNS name among its subject alternative names: this one, or one that this pattern means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<HostPattern>,
+    /// A URI among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+    /// The common name of its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub common_name: Option<String>,
+    /// An organization of its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<String>,
 }
 
 /// What is done: to one of some ports, and by what is carried there.
@@ -314,8 +361,18 @@ impl AuthorizationTarget {
             | Self::Workloads { namespace, .. }
             | Self::ServiceAccount { namespace, .. }
             | Self::Service { namespace, .. } => Some(namespace),
-            Self::Gateway(_) | Self::Route { .. } => None,
+            Self::Gateway(_) | Self::Listener { .. } | Self::Route { .. } => None,
         }
+    }
+
+    /// The Gateways at which something is meant; none where it is workloads.
+    pub fn gateways(&self) -> impl Iterator<Item = &GatewayKey> {
+        let (one, all) = match self {
+            Self::Gateway(gateway) | Self::Listener { gateway, .. } => (Some(gateway), None),
+            Self::Route { gateways, .. } => (None, Some(gateways)),
+            _ => (None, None),
+        };
+        one.into_iter().chain(all.into_iter().flatten())
     }
 }
 
@@ -336,6 +393,14 @@ mod tests {
         let nobody = read(r#"{"from":[]}"#);
         assert_eq!(nobody.from, Some(Vec::new()));
         assert_eq!(serde_json::to_string(&nobody).expect("written"), r#"{"from":[]}"#);
+    }
+
+    #[test]
+    fn what_an_older_data_plane_does_not_know_of_a_rule_does_not_widen_it() {
+        let unknown = r#"{"from":[{"address":{"ranges":["10.0.0.0/8"]}},{"moon":{}}]}"#;
+        assert!(serde_json::from_str::<AuthorizationRule>(unknown).is_err());
+        let unknown = r#"{"from":[{"certificate":{"dns":"a.example","phase":"full"}}]}"#;
+        assert!(serde_json::from_str::<AuthorizationRule>(unknown).is_err());
     }
 
     #[test]

@@ -27,8 +27,8 @@ mod trust;
 pub mod view;
 
 pub use authorization::{
-    Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationTarget, DefaultAction,
-    HeaderCondition, LabelCondition, LabelOperator, Member, Operation, ProbePath, Requests, Traffic,
+    Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationTarget, CertificateNames,
+    DefaultAction, HeaderCondition, LabelCondition, LabelOperator, Member, Operation, ProbePath, Requests, Traffic,
 };
 pub use certificate::{Certificate, PrivateKeyPem};
 pub use challenge::{Challenge, Proof};

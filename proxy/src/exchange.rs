@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use crate::{
     attempt::{self, Failure, Sent, guarded},
     auth::{self, Unanswered, Verdict},
+    authorization::edge,
     balance::{EndpointState, Outcome, backoff},
     config::{Auth, BackendEntry, Found, Match, Rule, Snapshot, Target},
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
@@ -154,6 +155,16 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
             None => return Box::pin(direct(worker, client, outbound, request, account)).await,
         },
     };
+    if !snapshot.guards().is_empty()
+        && client.outbound.is_none()
+        && let Err(reason) = edge::request(worker, &snapshot, client, &view, &found)
+    {
+        if let Found::Rule(matched) = found {
+            account.take(worker, matched.rule);
+        }
+        account.fail(Flag::PolicyDenied, reason);
+        return answer(worker, account, request, HeaderMap::new()).await;
+    }
     let matched = match found {
         Found::Rule(matched) => matched,
         Found::NoRoute => {
@@ -166,9 +177,7 @@ async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, request: &mu
         }
     };
     let rule = matched.rule;
-    let state = worker.rule(rule);
-    account.route = Some(rule.clone());
-    account.rule = Some(state.clone());
+    let state = account.take(worker, rule);
     if let Some(reason) = &rule.route.broken {
         account.fail(Flag::NoBackend, reason.clone());
         return answer(worker, account, request, HeaderMap::new()).await;
@@ -653,6 +662,14 @@ impl Account {
         }
     }
 
+    /// Notes which rule has taken it.
+    fn take(&mut self, worker: &Worker, rule: &Arc<Rule>) -> Rc<RuleState> {
+        let state = worker.rule(rule);
+        self.route = Some(rule.clone());
+        self.rule = Some(state.clone());
+        state
+    }
+
     fn fail(&mut self, flag: Flag, reason: String) {
         self.flag = flag;
         self.reason = reason;
@@ -701,11 +718,17 @@ impl Account {
             return;
         }
         let view = request.view();
+        let shown = client.tls.as_ref().and_then(|tls| tls.peer());
+        let peer = match (client.guard(), &shown) {
+            (Some(guard), _) => guard.peer(),
+            (None, Some(shown)) => shown.name(),
+            (None, None) => "",
+        };
         let endpoint = self.endpoint.map(|address| address.to_string()).unwrap_or_default();
         log.write(&Record {
             time_ms: now_ms(),
             client: &client.peer.to_string(),
-            peer: client.guard().map_or("", |guard| guard.peer()),
+            peer,
             protocol: request.protocol(),
             method: view.method,
             host: view.host,

@@ -116,6 +116,11 @@ impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: Vec<u8>, stream: S) -> Self {
         Self { prefix, at: 0, stream }
     }
+
+    /// What is read once the prefix has been.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

@@ -197,9 +197,28 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot, mesh: &Mesh) -> String 
         family(&mut out, name, "gauge", help);
         line(&mut out, name, &[], value);
     }
+    verdicts(&mut out, snapshot, mesh);
     certificates(&mut out, stats, mesh);
     out.push_str("# EOF\n");
     out
+}
+
+/// What policies have decided; nothing where there can be none.
+fn verdicts(out: &mut String, snapshot: &Snapshot, mesh: &Mesh) {
+    let decided = mesh.decided().into_iter().filter(|_| mesh.trust().is_some());
+    let decided: Vec<_> = decided.chain(snapshot.decided()).collect();
+    if decided.is_empty() {
+        return;
+    }
+    let name = "weft_policy_verdicts";
+    let help = "Requests and connections that authorization policies have decided on, by policy and verdict.";
+    family(out, name, "counter", help);
+    for (policy, verdicts) in decided {
+        for (verdict, count) in verdicts.into_iter().filter(|(_, count)| *count > 0) {
+            let labels = [("policy", policy.as_str()), ("verdict", verdict.as_str())];
+            line(out, &format!("{name}_total"), &labels, count);
+        }
+    }
 }
 
 /// Who this is in the mesh; nothing where it is not in one.
@@ -232,19 +251,6 @@ fn certificates(out: &mut String, stats: &Stats, mesh: &Mesh) {
             "Connections in clear that were reset since only workloads may come.",
         );
         line(out, &format!("{name}_total"), &[], connections.clear_refused);
-        let name = "weft_policy_verdicts";
-        family(
-            out,
-            name,
-            "counter",
-            "Requests and connections that authorization policies have decided on, by policy and verdict.",
-        );
-        for (policy, verdicts) in mesh.decided() {
-            for (verdict, count) in verdicts.into_iter().filter(|(_, count)| *count > 0) {
-                let labels = [("policy", policy.as_str()), ("verdict", verdict.as_str())];
-                line(out, &format!("{name}_total"), &labels, count);
-            }
-        }
         let revoked = &trust.source().revoked;
         for (name, help, value) in [
             ("weft_trust_roots", "Roots that are trusted in the mesh.", trust.roots()),

@@ -350,6 +350,16 @@ impl Proxy {
         self.configuration.lock().await.ports.keys().copied().collect()
     }
 
+    /// The listeners that are served: their ports are bound, and speak what they speak.
+    pub async fn listening(&self) -> BTreeSet<ListenerKey> {
+        let bound = self.bound().await;
+        let snapshot = self.snapshot();
+        let ports = snapshot.ports();
+        let served = ports.filter(|port| bound.contains(&(port.number, port.protocol.transport())));
+        let keys = served.flat_map(|port| port.listeners().map(|listener| listener.key.clone()));
+        keys.collect()
+    }
+
     /// What was counted, summed over the workers.
     pub async fn stats(&self) -> Stats {
         let snapshot = self.snapshot();

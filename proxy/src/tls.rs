@@ -9,8 +9,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig,
-    pki_types::CertificateDer,
+    ServerConfig, ServerConnection,
+    pki_types::{CertificateDer, UnixTime},
     server::{Acceptor, ClientHello, ResolvesServerCert, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
@@ -20,7 +20,11 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsAcceptor, server::TlsStream};
 
-use crate::config::{ClientVerification, Snapshot, provider};
+use crate::{
+    authorization::Shown,
+    config::{ClientVerification, Snapshot, provider},
+    mesh::{End, Mesh},
+};
 
 /// The TLS side of a port.
 #[derive(Clone)]
@@ -46,6 +50,16 @@ pub(crate) struct Tls {
     /// The configuration that was in use when this was last looked at, and what came of it.
     generation: Cell<u64>,
     trusted: Cell<bool>,
+    /// What policies were told of the certificate last.
+    told: RefCell<Option<Told>>,
+}
+
+/// What a client has shown of itself, and by whose word that is so.
+struct Told {
+    asked: Arc<ClientVerification>,
+    /// That of what is trusted in the mesh.
+    generation: u64,
+    shown: Option<Rc<Shown>>,
 }
 
 impl PortTls {
@@ -84,10 +98,13 @@ impl PortTls {
     pub(crate) async fn terminate<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         hello: StartHandshake<S>,
-    ) -> io::Result<TlsStream<S>> {
+    ) -> io::Result<(TlsStream<S>, Tls)> {
         let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
-        let (config, _) = self.config(&self.snapshot.load_full(), sni.as_deref())?;
-        hello.into_stream(config).await
+        let before = self.snapshot.load_full();
+        let (config, asked) = self.config(&before, sni.as_deref())?;
+        let stream = hello.into_stream(config).await?;
+        let tls = Tls::of(stream.get_ref().1, asked, &before);
+        Ok((stream, tls))
     }
 
     /// Shakes hands. What is asked of the client is chosen by its SNI, as the certificate is. An ACME CA gets its answer, and
@@ -107,15 +124,7 @@ impl PortTls {
         } else {
             (TlsAcceptor::from(self.open.clone()).accept(stream).await?, None)
         };
-        let session = stream.get_ref().1;
-        let chain = asked.as_ref().and_then(|_| session.peer_certificates());
-        let tls = Tls {
-            sni: session.server_name().map(|name| Rc::from(name.to_ascii_lowercase())),
-            chain: chain.map(Box::from),
-            asked: RefCell::new(asked),
-            generation: Cell::new(before.generation),
-            trusted: Cell::new(true),
-        };
+        let tls = Tls::of(stream.get_ref().1, asked, &before);
         Ok(Some((stream, tls)))
     }
 }
@@ -129,6 +138,48 @@ pub(crate) async fn prove<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl Tls {
+    fn of(session: &ServerConnection, asked: Option<Arc<ClientVerification>>, snapshot: &Snapshot) -> Self {
+        let chain = asked.as_ref().and_then(|_| session.peer_certificates());
+        Self {
+            sni: session.server_name().map(|name| Rc::from(name.to_ascii_lowercase())),
+            chain: chain.map(Box::from),
+            asked: RefCell::new(asked),
+            generation: Cell::new(snapshot.generation),
+            trusted: Cell::new(true),
+            told: RefCell::default(),
+        }
+    }
+
+    /// The names in the client's certificate; none if it has shown none that is trusted by what is asked of it now.
+    pub(crate) fn shown(&self, mesh: &Mesh) -> Option<Rc<Shown>> {
+        let chain = self.chain.as_deref()?;
+        let asked = self.asked.borrow();
+        let asked = asked.as_ref()?;
+        let generation = mesh.credentials().generation;
+        let mut told = self.told.borrow_mut();
+        let known = told.as_ref().filter(|told| Arc::ptr_eq(&told.asked, asked));
+        if let Some(told) = known.filter(|told| told.generation == generation) {
+            return told.shown.clone();
+        }
+        let shown = asked.proves(chain).then(|| {
+            let believed = mesh
+                .trust()
+                .and_then(|trust| trust.verify(chain, End::Client, UnixTime::now()).ok());
+            Shown::read(&chain[0], believed.map(|(id, _)| id)).map(Rc::new)
+        });
+        *told = Some(Told {
+            asked: asked.clone(),
+            generation,
+            shown: shown.flatten(),
+        });
+        told.as_ref()?.shown.clone()
+    }
+
+    /// The most telling of these names, if they were asked for; empty otherwise.
+    pub(crate) fn peer(&self) -> Option<Rc<Shown>> {
+        self.told.borrow().as_ref()?.shown.clone()
+    }
+
     /// Whether the client would be let in by the configuration in use now as well. Certificates and trust bundles change
     /// under connections that are open.
     pub(crate) fn is_trusted(&self, snapshot: &Snapshot, port: u16) -> bool {

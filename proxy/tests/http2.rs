@@ -218,6 +218,48 @@ fn grpc_streams_pass_whole_with_their_trailers() {
     assert_eq!(stats.connections.upstream_opened, 1);
 }
 
+#[test]
+fn what_a_policy_denies_is_told_as_http2_and_grpc_tell_it() {
+    let (fixture, address) = {
+        let fixture = Fixture::new();
+        let address = h2_backend(&fixture);
+        (fixture, address)
+    };
+    let mut wanted = route("grpc", "/", "grpc");
+    wanted.owner.kind = RouteKind::Grpc;
+    let mut resources = service("grpc", BackendProtocol::Undeclared, &[address]);
+    resources.push(Resource::Route(Arc::new(wanted)));
+    let policy = serde_json::json!({"kind": "authorization", "key": "AuthorizationPolicy/default/p", "action": "allow",
+        "targets": [{"route": {"kind": "GRPCRoute", "namespace": "default", "name": "grpc"}}],
+        "rules": [{"to": [{"traffic": {"http": {"paths": [{"exact": "/svc/Read"}]}}}]}]});
+    resources.push(serde_json::from_value(policy).expect("a policy"));
+    assert!(fixture.apply(resources).is_empty());
+    fixture.runtime.block_on(async {
+        let client = H2Client::over(TcpStream::connect(("127.0.0.1", fixture.port)).await.expect("listens")).await;
+        let call = |method: &str| {
+            let request = Request::post(format!("http://a.example/svc/{method}"));
+            let request = request
+                .header("content-type", "application/grpc")
+                .header("te", "trailers");
+            request.body(()).expect("valid")
+        };
+        let (response, body, trailers) = client.request(call("Read"), b"hello", None).await;
+        assert_eq!((response.status().as_u16(), body.as_slice()), (200, &b"hello"[..]));
+        assert_eq!(trailers["grpc-status"], "0");
+        let (response, body, _) = client.request(call("Write"), b"", None).await;
+        assert_eq!((response.status().as_u16(), body.len()), (403, 0));
+        assert_eq!(response.headers()["grpc-status"], "7");
+        assert_eq!(response.headers()["grpc-message"], "policy_denied");
+        // What is no gRPC is told in words, on the same connection.
+        let (response, body, _) = client.request(get("/svc/Write"), b"", None).await;
+        assert_eq!(
+            (response.status().as_u16(), body.as_slice()),
+            (403, &b"policy_denied\n"[..])
+        );
+    });
+    assert_eq!(fixture.stats().flags, [(Flag::PolicyDenied, 2)]);
+}
+
 /// Each opening one of its own, there would be as many as requests.
 #[test]
 fn requests_that_come_at_once_share_a_connection_to_the_backend() {

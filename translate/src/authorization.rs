@@ -3,18 +3,23 @@
 //! What cannot be understood of a policy is on the safe side. A rule that allows, or only tells, takes nothing by what is not
 //! understood of it; a rule that denies takes everything by it. So a mistake is felt where it was made, and opens nothing.
 
-use std::sync::Arc;
+mod edge;
+mod sources;
+mod targets;
+
+use std::{collections::BTreeSet, sync::Arc};
 
 use weft_crds::{
     AncestorStatus, AuthorizationHeader, AuthorizationHttpAttributes, AuthorizationPolicy as Spec,
-    AuthorizationRule as RuleSpec, AuthorizationSource as SourceSpec, AuthorizationTargetReference as TargetSpec,
-    Condition, Kind, LabelSelector, MESH_LABEL, ObjectRef, ParentReference, PolicyStatus, Stage,
+    AuthorizationRule as RuleSpec, Kind, ObjectRef, PolicyStatus,
 };
 use weft_model::{
-    Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationTarget, HeaderCondition,
-    LabelCondition, LabelOperator, Operation, PathMatch, PolicyKey, Requests, SpiffeId, StringMatch, Traffic,
+    Action, AuthorizationPolicy, AuthorizationRule, AuthorizationTarget, HeaderCondition, Operation, PathMatch,
+    PolicyKey, Requests, StringMatch, Traffic,
 };
 
+use self::targets::Target;
+pub(crate) use self::{edge::routes, targets::label_condition};
 use crate::{
     diagnostic::{Code, Diagnostic, Level},
     rule::{compiles, path_match},
@@ -36,16 +41,12 @@ pub(crate) struct Derived {
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-/// A target, and how the policy stands with it.
-struct Target {
-    model: Option<AuthorizationTarget>,
-    shown: ParentReference,
-    /// Why it is none.
-    missing: Option<String>,
-}
-
-/// Derives a policy; none if there is none, or nobody here whom one could protect.
-pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Derived> {
+/// Derives a policy; none if there is none. `gateways_of` knows the Gateways that a route is attached to.
+pub(crate) fn derive(
+    reader: &Reader<'_>,
+    reference: &ObjectRef,
+    gateways_of: impl Fn(&ObjectRef) -> BTreeSet<ObjectRef>,
+) -> Option<Derived> {
     let policy = reader.authorization_policy(&reference.namespace, &reference.name)?;
     let mut lower = Lower {
         action: Action::Allow,
@@ -61,11 +62,10 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Deriv
         // Whatever it was to do, it is to protect: nothing is let by.
         None => Vec::new(),
     };
-    let targets = lower.targets(reader, &policy.spec.target_refs);
-    let mut diagnostics = lower.diagnostics;
-    let enforced = enforced(reader, policy, &mut diagnostics);
+    let targets = lower.targets(reader, policy, &gateways_of);
+    let diagnostics = lower.diagnostics;
     let wrong: Vec<&Diagnostic> = diagnostics.iter().filter(|found| found.level == Level::Error).collect();
-    let status = status(reader, policy, &targets, &wrong, &enforced);
+    let status = status(reader, policy, &targets, &wrong);
     let protected: Vec<AuthorizationTarget> = targets.into_iter().filter_map(|target| target.model).collect();
     let model = AuthorizationPolicy {
         key: PolicyKey::of(Kind::AuthorizationPolicy.name(), &reference.namespace, &reference.name),
@@ -73,53 +73,16 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Deriv
         action: action.unwrap_or(Action::Allow),
         rules,
     };
-    let told = reader.options.mesh && !model.targets.is_empty();
     Some(Derived {
-        policy: told.then(|| Arc::new(model)),
+        policy: (!model.targets.is_empty()).then(|| Arc::new(model)),
         status,
         diagnostics,
     })
 }
 
-/// Whether the policy is enforced in its namespace.
-fn enforced(reader: &Reader<'_>, policy: &Spec, diagnostics: &mut Vec<Diagnostic>) -> Condition {
-    let namespace = policy.metadata.namespace();
+fn status(reader: &Reader<'_>, policy: &Spec, targets: &[Target], wrong: &[&Diagnostic]) -> PolicyStatus {
     let generation = policy.metadata.generation();
-    let stage = match Stage::of(&reader.namespace_labels(namespace)) {
-        Ok(stage) if reader.options.mesh => stage,
-        _ => None,
-    };
-    match stage {
-        Some(Stage::Secure | Stage::Strict) => condition(
-            "Enforced",
-            true,
-            "Enforced",
-            "What the policy denies is denied",
-            generation,
-        ),
-        Some(Stage::Observe) => {
-            let message = "The namespace is in observe: what the policy would deny is let in, counted and logged";
-            condition("Enforced", false, "Observed", message, generation)
-        }
-        None => {
-            let message =
-                format!("the namespace {namespace} takes no part in the mesh, so the policy protects nobody there");
-            let remedy = format!("label the namespace: {MESH_LABEL}={}", Stage::Observe);
-            diagnostics.push(Code::PolicyTarget.at("spec.targetRefs", &message, remedy));
-            condition("Enforced", false, "NotInMesh", message, generation)
-        }
-    }
-}
-
-fn status(
-    reader: &Reader<'_>,
-    policy: &Spec,
-    targets: &[Target],
-    wrong: &[&Diagnostic],
-    enforced: &Condition,
-) -> PolicyStatus {
-    let generation = policy.metadata.generation();
-    let accepted = |target: &Target| match (wrong.first(), &target.missing) {
+    let accepted = |target: &Target| match (wrong.first(), &target.amiss) {
         (Some(first), _) => {
             let more = match wrong.len() {
                 1 => String::new(),
@@ -131,8 +94,8 @@ fn status(
             );
             condition("Accepted", false, "Invalid", message, generation)
         }
-        (None, Some(missing)) => condition("Accepted", false, "TargetNotFound", missing, generation),
-        (None, None) => condition("Accepted", true, "Accepted", "The policy holds", generation),
+        (None, Some((reason, why))) => condition("Accepted", false, reason, why, generation),
+        (None, None) => condition("Accepted", true, "Accepted", target.holds, generation),
     };
     let mut ancestors: Vec<AncestorStatus> = Vec::new();
     for target in targets.iter().take(TARGETS) {
@@ -142,7 +105,7 @@ fn status(
         ancestors.push(AncestorStatus {
             ancestor_ref: target.shown.clone(),
             controller_name: reader.options.controller_name.clone(),
-            conditions: vec![accepted(target), enforced.clone()],
+            conditions: vec![accepted(target), target.enforced.clone()],
         });
     }
     PolicyStatus { ancestors }
@@ -199,6 +162,10 @@ impl Lower<'_> {
             .sources
             .as_ref()
             .and_then(|sources| self.each(sources, &format!("{path}.sources"), Self::source));
+        let from = match &rule.network_attributes {
+            Some(network) => self.within(&network.source_ranges, from, &format!("{path}.networkAttributes")),
+            None => from,
+        };
         let ports = rule
             .network_attributes
             .as_ref()
@@ -252,50 +219,6 @@ impl Lower<'_> {
         })
     }
 
-    fn source(&mut self, source: &SourceSpec, path: &str) -> Result<AuthorizationSource, Box<Diagnostic>> {
-        let needs = |field: &str| {
-            let message = format!("a source of the type {} needs {field}", source.source_type);
-            Box::new(Code::MissingField.at(format!("{path}.{field}"), message, "set it"))
-        };
-        Ok(match source.source_type.as_str() {
-            "Authenticated" => AuthorizationSource::Authenticated,
-            "Unauthenticated" => AuthorizationSource::Unauthenticated,
-            "Namespace" => {
-                let namespace = source.namespace.as_deref().filter(|name| !name.is_empty());
-                AuthorizationSource::Namespace(namespace.ok_or_else(|| needs("namespace"))?.into())
-            }
-            "ServiceAccount" => {
-                let account = source.service_account.as_ref().ok_or_else(|| needs("serviceAccount"))?;
-                let namespace = account.namespace.as_deref().unwrap_or(self.namespace);
-                match account.name.as_str() {
-                    "" => return Err(needs("serviceAccount.name")),
-                    "*" => AuthorizationSource::Namespace(namespace.into()),
-                    name => AuthorizationSource::ServiceAccount {
-                        namespace: namespace.into(),
-                        name: name.to_owned(),
-                    },
-                }
-            }
-            "SPIFFE" => {
-                let text = source.spiffe.as_deref().ok_or_else(|| needs("spiffe"))?;
-                match text.strip_suffix('*') {
-                    Some(prefix) if prefix.starts_with("spiffe://") && !prefix.contains('*') => {
-                        AuthorizationSource::IdentityPrefix(prefix.to_owned())
-                    }
-                    _ => AuthorizationSource::Identity(SpiffeId::parse(text).map_err(|error| {
-                        let remedy = "write it like spiffe://cluster.local/ns/shop/sa/front, or its beginning and a *";
-                        Box::new(Code::Invalid.at(format!("{path}.spiffe"), error.to_string(), remedy))
-                    })?),
-                }
-            }
-            other => {
-                let message = format!("{other:?} is not a type of sources");
-                let remedy = "use ServiceAccount, Namespace, SPIFFE, Authenticated or Unauthenticated";
-                return Err(Box::new(Code::Invalid.at(format!("{path}.type"), message, remedy)));
-            }
-        })
-    }
-
     /// None if nothing is taken by it.
     fn http(&mut self, http: &AuthorizationHttpAttributes, path: &str) -> Option<Requests> {
         let methods = self.each(&http.methods, &format!("{path}.methods"), Self::method);
@@ -336,183 +259,6 @@ impl Lower<'_> {
             )));
         }
         Ok(method.clone())
-    }
-
-    fn targets(&mut self, reader: &Reader<'_>, targets: &[TargetSpec]) -> Vec<Target> {
-        if !(1..=TARGETS).contains(&targets.len()) {
-            let message = format!(
-                "there are {} targets where the API allows 1 to {TARGETS}",
-                targets.len()
-            );
-            self.wrong(
-                Code::Invalid,
-                "spec.targetRefs",
-                message,
-                "spread them over several policies",
-            );
-        }
-        let targets = targets.iter().enumerate();
-        targets
-            .map(|(at, target)| self.target(reader, target, &format!("spec.targetRefs[{at}]")))
-            .collect()
-    }
-
-    fn target(&mut self, reader: &Reader<'_>, target: &TargetSpec, path: &str) -> Target {
-        let mut found = Target {
-            model: None,
-            shown: ParentReference {
-                group: target.group.clone(),
-                kind: target.kind.clone(),
-                namespace: Some(self.namespace.to_owned()),
-                name: target.name.clone(),
-                section_name: target.section_name.clone(),
-                port: None,
-            },
-            missing: None,
-        };
-        let kind = if target.group.is_empty() {
-            target.kind.as_str()
-        } else {
-            ""
-        };
-        let named = !target.name.is_empty();
-        if target.selector.is_some() && kind != "Pod" {
-            self.wrong(
-                Code::Invalid,
-                format!("{path}.selector"),
-                "only Pods are selected",
-                "remove it, or name the kind Pod",
-            );
-        }
-        if target.section_name.is_some() && kind != "Service" {
-            let message = "only Services have ports that can be named";
-            self.wrong(Code::Invalid, format!("{path}.sectionName"), message, "remove it");
-        }
-        if kind != "Pod" && !named && !kind.is_empty() {
-            self.wrong(
-                Code::MissingField,
-                format!("{path}.name"),
-                "the target has no name",
-                "name it",
-            );
-        }
-        match kind {
-            "Pod" => {
-                // Pods are many: what is shown is where they are.
-                found.shown.kind = Kind::Namespace.name().to_owned();
-                found.shown.name = self.namespace.to_owned();
-                found.shown.namespace = None;
-                found.model = Some(self.pods(target, path));
-            }
-            "ServiceAccount" if named => {
-                found.model = Some(AuthorizationTarget::ServiceAccount {
-                    namespace: self.namespace.into(),
-                    name: target.name.clone(),
-                });
-            }
-            "Service" if named => match self.service(reader, target) {
-                Ok(model) => found.model = Some(model),
-                Err((field, missing)) => {
-                    let remedy = "create it, or correct the reference";
-                    self.wrong(Code::PolicyTarget, format!("{path}.{field}"), &missing, remedy);
-                    found.missing = Some(missing);
-                }
-            },
-            "ServiceAccount" | "Service" => {}
-            _ => {
-                let message = format!(
-                    "a target of kind {} in group {:?} is not served",
-                    target.kind, target.group
-                );
-                let remedy = "name Pods by a selector, a ServiceAccount or a Service";
-                self.wrong(Code::Invalid, format!("{path}.kind"), message, remedy);
-            }
-        }
-        found
-    }
-
-    fn pods(&mut self, target: &TargetSpec, path: &str) -> AuthorizationTarget {
-        if !target.name.is_empty() {
-            let message = "Pods are selected by their labels, not named";
-            self.wrong(
-                Code::Invalid,
-                format!("{path}.name"),
-                message,
-                "remove it, and use selector",
-            );
-        }
-        let Some(selector) = &target.selector else {
-            let message = "Pods need a selector";
-            let remedy = "set it; an empty one, {}, is for all workloads of the namespace";
-            self.wrong(Code::MissingField, format!("{path}.selector"), message, remedy);
-            return AuthorizationTarget::Namespace(self.namespace.into());
-        };
-        let expressions = self.expressions(selector, path);
-        if selector.match_labels.is_empty() && expressions.is_empty() {
-            return AuthorizationTarget::Namespace(self.namespace.into());
-        }
-        AuthorizationTarget::Workloads {
-            namespace: self.namespace.into(),
-            labels: selector.match_labels.clone(),
-            expressions,
-        }
-    }
-
-    /// One that is not understood selects whatever it might.
-    fn expressions(&mut self, selector: &LabelSelector, path: &str) -> Vec<LabelCondition> {
-        let mut expressions = Vec::new();
-        for (at, requirement) in selector.match_expressions.iter().enumerate() {
-            let operator = match requirement.operator.as_str() {
-                "In" => LabelOperator::In,
-                "NotIn" => LabelOperator::NotIn,
-                "Exists" => LabelOperator::Exists,
-                "DoesNotExist" => LabelOperator::DoesNotExist,
-                other => {
-                    let path = format!("{path}.selector.matchExpressions[{at}].operator");
-                    let message = format!("{other:?} is not an operator");
-                    self.wrong(Code::Invalid, path, message, "use In, NotIn, Exists or DoesNotExist");
-                    continue;
-                }
-            };
-            expressions.push(LabelCondition {
-                key: requirement.key.clone(),
-                operator,
-                values: requirement.values.clone(),
-            });
-        }
-        expressions
-    }
-
-    /// What a Service comes to; or what of the reference is wrong, and why.
-    fn service(&self, reader: &Reader<'_>, target: &TargetSpec) -> Result<AuthorizationTarget, (&'static str, String)> {
-        let full = format!("{}/{}", self.namespace, target.name);
-        let service = reader.service(self.namespace, &target.name);
-        let service = service.ok_or_else(|| ("name", format!("there is no Service {full}")))?;
-        if service.spec.selector.is_empty() {
-            return Err((
-                "name",
-                format!("the Service {full} selects no pods: there is nobody to protect"),
-            ));
-        }
-        let port = match &target.section_name {
-            None => None,
-            Some(name) => {
-                let mut ports = service.spec.ports.iter();
-                let port = ports.find(|port| port.name.as_deref() == Some(name));
-                let missing = || {
-                    (
-                        "sectionName",
-                        format!("the Service {full} has no port of the name {name:?}"),
-                    )
-                };
-                Some(port.ok_or_else(missing)?.port)
-            }
-        };
-        Ok(AuthorizationTarget::Service {
-            namespace: self.namespace.into(),
-            name: target.name.clone(),
-            port,
-        })
     }
 }
 

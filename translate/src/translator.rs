@@ -484,7 +484,13 @@ impl Translator {
     }
 
     fn authorization(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
-        let derived = self.read(node, |reader| authorization::derive(reader, reference));
+        let routes = std::mem::take(&mut self.routes);
+        let gateways = |route: &ObjectRef| -> BTreeSet<ObjectRef> {
+            let found = routes.get(route).into_iter();
+            found.flat_map(|route| route.gateways.iter().cloned()).collect()
+        };
+        let derived = self.read(node, |reader| authorization::derive(reader, reference, gateways));
+        self.routes = routes;
         let (namespace, name) = (&reference.namespace, &reference.name);
         let key = Key::Authorization(PolicyKey::of(reference.kind.name(), namespace, name));
         let (status, diagnostics, policy) = match derived {
@@ -577,6 +583,10 @@ impl Translator {
         };
         self.share(run, &frontends(&before), frontends(&after));
         self.count_ancestors(run, &before, &after);
+        if before.gateways != after.gateways {
+            let policies = self.world.policies(reference).cloned();
+            run.dirty.extend(policies.map(Node::Policy));
+        }
         let (old, new) = (before.services(), after.services());
         for &key in new.difference(&old) {
             let uses = self.used.entry(key.clone()).or_default();

@@ -15,7 +15,7 @@ use weft_crds::{
 use weft_model::ListenerProtocol;
 
 use crate::{
-    listener, mesh,
+    authorization, listener, mesh,
     owner::Listeners,
     policy::{self, Policy},
     smi,
@@ -159,6 +159,12 @@ impl World {
                 if let Some(service) = smi::split::root(split) {
                     set(&mut self.splits, service.clone(), reference, put);
                     changed.push(Dependency::Splits(service));
+                }
+            }
+            // Whoever attaches one of these routes has the policies for it look again.
+            Object::AuthorizationPolicy(policy) => {
+                for route in authorization::routes(policy) {
+                    set(&mut self.policies, route, reference, put);
                 }
             }
             other => {

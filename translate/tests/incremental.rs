@@ -458,6 +458,9 @@ fn authorization_policies() -> impl Strategy<Value = Object> {
         json!({"group": "", "kind": "Service", "name": "s2", "sectionName": "admin"}),
         json!({"group": "", "kind": "Service", "name": "s2", "sectionName": "http"}),
         json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g1"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g2", "sectionName": "http"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "r1"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "GRPCRoute", "name": "r1", "sectionName": "a"}),
     ]);
     let rule = select(vec![
         json!({}),

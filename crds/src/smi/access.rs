@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::convert::PORT;
-use crate::Metadata;
+use crate::{Metadata, SelectorRequirement};
 
 /// `access.smi-spec.io TrafficTarget`: those it names as sources may send to its destination what its rules take, and what
 /// no target lets in is denied. Any version from v1alpha1 to the draft of v1alpha4.
@@ -151,10 +151,11 @@ pub struct IdentitySchemes {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodLabelSelector {
     /// All of these.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub match_labels: BTreeMap<String, String>,
-    /// Not served: the draft has labels alone.
+    /// And each of these holds; the draft has labels alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub match_expressions: Vec<serde_json::Value>,
+    pub match_expressions: Vec<SelectorRequirement>,
 }
 
 #[cfg(test)]

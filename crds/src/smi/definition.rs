@@ -179,9 +179,20 @@ fn targets() -> Vec<Version> {
 
 fn bindings() -> Vec<Version> {
     let labels = json!({"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 64});
+    // The draft has labels alone; but what is not in here the API server drops, and the selector would take more.
+    let expression = object(
+        json!({"key": text(317), "operator": {"type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+            "values": list(64, &json!({"type": "string", "maxLength": 63}))}),
+        &["key", "operator"],
+    );
+    let mut selector = object(
+        json!({"matchLabels": labels, "matchExpressions": list(64, &expression)}),
+        &[],
+    );
+    selector["minProperties"] = 1.into();
     let mut schemes = object(
         json!({
-            "podLabelSelector": object(json!({"matchLabels": labels}), &["matchLabels"]),
+            "podLabelSelector": selector,
             "spiffeIdentities": list(256, &text(2048)),
             "serviceAccount": text(253),
         }),

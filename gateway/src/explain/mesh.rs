@@ -37,7 +37,8 @@ pub(super) fn as_seen_from(namespace: &str, question: &Question, changes: Vec<Ch
     };
     let mut seen = vec![Change::Upsert(Resource::Listener(Arc::new(listener)))];
     seen.extend(changes.into_iter().filter_map(|change| match change {
-        Change::Upsert(Resource::Listener(_)) => None,
+        // Clients are not asked what they may do, see docs/authorization.md.
+        Change::Upsert(Resource::Listener(_) | Resource::Authorization(_)) => None,
         // The hosts of routes are not looked at in the mesh.
         Change::Upsert(Resource::Route(mut route)) => {
             Arc::make_mut(&mut route).hostnames.clear();
@@ -57,6 +58,8 @@ pub(super) fn unrouted() -> Explanation {
         taken: None,
         opaque: None,
         passed: Vec::new(),
+        policies: Vec::new(),
+        denied: None,
     }
 }
 

@@ -1,11 +1,14 @@
 //! Who may do what in the pod that this is beside: policies as the operator tells them, merged for this pod, and asked about each
-//! request, and about each connection that carries something else.
+//! request, and about each connection that carries something else. At a Gateway, who may do what by a listener, and by a rule of
+//! a route: see [`edge`].
 //!
-//! While the namespace is in `observe`, all of it is only counted and written down.
+//! While the namespace of a pod is in `observe`, all of it is only counted and written down.
 
+pub(crate) mod edge;
 mod path;
 mod policies;
 mod policy;
+mod proof;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -14,11 +17,12 @@ use std::{cell::Cell, fmt, net::SocketAddr, sync::Arc};
 
 use weft_model::{Action, DefaultAction, ProbePath, SpiffeId, Stage};
 
-use self::tally::Tally;
 pub use self::tally::Verdict;
 pub(crate) use self::{
     policies::Policies,
     policy::{Doing, Policy, Request, Who},
+    proof::{Proof, Shown},
+    tally::Tally,
 };
 use crate::{
     edges::EdgeCells,
@@ -42,6 +46,8 @@ pub(crate) struct Protection {
     probes: Box<[ProbePath]>,
     /// Whether nobody may come who does not prove who it is, but for probes.
     strict: bool,
+    /// Whether it is a Gateway that decides, where most have nothing to prove.
+    edge: bool,
 }
 
 /// A policy that protects the pod, or some of its ports.
@@ -90,9 +96,11 @@ pub(crate) struct Guard {
 impl Guard {
     fn who(&self, enforced: bool) -> Who<'_> {
         let supposed = self.supposed.as_ref().filter(|_| !enforced);
+        let identity = self.identity.as_ref().or(supposed);
         Who {
             port: self.port,
-            identity: self.identity.as_ref().or(supposed),
+            address: self.client.ip().to_canonical(),
+            proof: identity.map_or(Proof::Nothing, Proof::Workload),
         }
     }
 
@@ -127,12 +135,12 @@ impl Guard {
             path: view.path,
             fields: view.fields,
         };
-        protection.decide(self, &Doing::Request(&request), edge)
+        protection.decide_of(self, &Doing::Request(&request), edge)
     }
 
     /// Whether a connection that carries something else than requests may go on; if not, why.
     pub(crate) fn opaque(&self, mesh: &Mesh, edge: &EdgeCells) -> Result<(), String> {
-        mesh.protection().decide(self, &Doing::Opaque, Some(edge))
+        mesh.protection().decide_of(self, &Doing::Opaque, Some(edge))
     }
 }
 
@@ -175,12 +183,12 @@ impl Protection {
 
     fn ask(&self, who: &Who<'_>, doing: &Doing<'_>) -> Ruling<'_> {
         if let Doing::Request(request) = doing
-            && who.identity.is_none()
+            && !who.proof.is_some()
             && self.is_probe(who.port, request)
         {
             return Ruling::Probe;
         }
-        if who.identity.is_none() && self.takes_probes_only(who.port) {
+        if !who.proof.is_some() && self.takes_probes_only(who.port) {
             return Ruling::Unproven;
         }
         let mut listed = false;
@@ -197,7 +205,7 @@ impl Protection {
         match self.default {
             _ if listed => Ruling::Unlisted,
             DefaultAction::Allow => Ruling::AllowedByDefault,
-            DefaultAction::Authenticated if who.identity.is_some() => Ruling::AllowedByDefault,
+            DefaultAction::Authenticated if who.proof.is_some() => Ruling::AllowedByDefault,
             DefaultAction::Authenticated | DefaultAction::Deny => Ruling::DeniedByDefault,
         }
     }
@@ -207,24 +215,30 @@ impl Protection {
         matches!(request.method, "GET" | "POST") && probes.any(|probe| probe.port == port && probe.path == request.path)
     }
 
-    /// Asks all policies, counts what they say and writes it down. Returns why it is not to be let in.
-    fn decide(&self, guard: &Guard, doing: &Doing<'_>, edge: Option<&EdgeCells>) -> Result<(), String> {
-        let who = guard.who(self.enforced);
+    fn decide_of(&self, guard: &Guard, doing: &Doing<'_>, edge: Option<&EdgeCells>) -> Result<(), String> {
         if !self.guards(guard) {
             return Ok(());
         }
+        self.decide(guard.client, guard.who(self.enforced), doing, edge)
+    }
+
+    /// Asks all policies, counts what they say and writes it down. Returns why it is not to be let in.
+    fn decide(
+        &self,
+        client: SocketAddr,
+        who: Who<'_>,
+        doing: &Doing<'_>,
+        edge: Option<&EdgeCells>,
+    ) -> Result<(), String> {
+        let story = Story {
+            client,
+            who: &who,
+            doing,
+        };
         let audits = self.at(who.port).filter(|policy| policy.source.action == Action::Audit);
         for policy in audits.filter(|policy| policy.takes(&who, doing)) {
             policy.tally.count(Verdict::Audited);
-            write(
-                &policy.tally,
-                Verdict::Audited,
-                policy.source.key.as_str(),
-                guard,
-                &who,
-                doing,
-                "a rule of it takes it",
-            );
+            story.write(policy, Verdict::Audited, "a rule of it takes it");
         }
         let ruling = self.ask(&who, doing);
         match ruling {
@@ -244,12 +258,7 @@ impl Protection {
         } else {
             Verdict::ShadowDenied
         };
-        let reason = Reason {
-            protection: self,
-            ruling,
-            who,
-        }
-        .to_string();
+        let reason = self.reason(ruling, who);
         let would_deny = |policy: &str| {
             if let Some(edge) = edge.filter(|_| !self.enforced) {
                 edge.would_deny(self.rulings, policy);
@@ -259,15 +268,7 @@ impl Protection {
             Ruling::DeniedBy(policy) => {
                 policy.tally.count(verdict);
                 would_deny(policy.source.key.as_str());
-                write(
-                    &policy.tally,
-                    verdict,
-                    policy.source.key.as_str(),
-                    guard,
-                    &who,
-                    doing,
-                    &reason,
-                );
+                story.write(policy, verdict, &reason);
             }
             Ruling::Unlisted => {
                 let mut first = true;
@@ -275,25 +276,26 @@ impl Protection {
                     policy.tally.count(verdict);
                     would_deny(policy.source.key.as_str());
                     if std::mem::take(&mut first) {
-                        write(
-                            &policy.tally,
-                            verdict,
-                            policy.source.key.as_str(),
-                            guard,
-                            &who,
-                            doing,
-                            &reason,
-                        );
+                        story.write(policy, verdict, &reason);
                     }
                 }
             }
             _ => {
                 self.default_tally.count(verdict);
                 would_deny(DEFAULT);
-                write(&self.default_tally, verdict, DEFAULT, guard, &who, doing, &reason);
+                story.tell(&self.default_tally, DEFAULT, verdict, &reason);
             }
         }
         if self.enforced { Err(reason) } else { Ok(()) }
+    }
+
+    fn reason(&self, ruling: Ruling<'_>, who: Who<'_>) -> String {
+        let reason = Reason {
+            protection: self,
+            ruling,
+            who,
+        };
+        reason.to_string()
     }
 
     fn allowing(&self, port: u16) -> impl Iterator<Item = &Policy> {
@@ -344,22 +346,35 @@ impl fmt::Display for Reason<'_> {
             }
             _ => f.write_str("no policy allows it, and the namespace denies what none does")?,
         }
-        if self.who.identity.is_none() {
+        if !self.who.proof.is_some() && !self.protection.edge {
             f.write_str("; it has not proven who it is")?;
         }
         Ok(())
     }
 }
 
-fn write(tally: &Tally, verdict: Verdict, policy: &str, guard: &Guard, who: &Who<'_>, doing: &Doing<'_>, reason: &str) {
-    if !tally.may_write() {
-        return;
+/// What is written down of a decision.
+struct Story<'s> {
+    client: SocketAddr,
+    who: &'s Who<'s>,
+    doing: &'s Doing<'s>,
+}
+
+impl Story<'_> {
+    fn write(&self, policy: &Policy, verdict: Verdict, reason: &str) {
+        self.tell(&policy.tally, policy.source.key.as_str(), verdict, reason);
     }
-    let (method, path) = match doing {
-        Doing::Request(request) => (request.method, request.path),
-        Doing::Opaque | Doing::Unseen | Doing::Anything => ("", ""),
-    };
-    let (verdict, source) = (verdict.as_str(), who.identity.map_or("", SpiffeId::as_str));
-    tracing::info!(policy, verdict, source, client = %guard.client, port = guard.port, method, path, reason,
-        "a policy has decided");
+
+    fn tell(&self, tally: &Tally, policy: &str, verdict: Verdict, reason: &str) {
+        if !tally.may_write() {
+            return;
+        }
+        let (method, path) = match self.doing {
+            Doing::Request(request) => (request.method, request.path),
+            Doing::Opaque | Doing::Unseen | Doing::Anything => ("", ""),
+        };
+        let (verdict, source) = (verdict.as_str(), self.who.proof.name());
+        tracing::info!(policy, verdict, source, client = %self.client, port = self.who.port, method, path, reason,
+            "a policy has decided");
+    }
 }

@@ -94,12 +94,7 @@ impl Policies {
             Some(Selected { policy, ports })
         });
         let mut selected: Vec<Selected> = selected.collect();
-        // Stable, so that those of one action stay in the order of their names.
-        selected.sort_by_key(|selected| match selected.policy.source.action {
-            Action::Deny => 0,
-            Action::Allow => 1,
-            Action::Audit => 2,
-        });
+        in_order(&mut selected);
         let of = |selected: &Selected| (selected.policy.source.clone(), selected.ports.clone());
         let deciding = Deciding {
             policies: selected.iter().map(of).collect(),
@@ -127,12 +122,17 @@ impl Policies {
         let policies = self.policies.iter();
         let named = policies.map(|(key, policy)| (key.to_string(), &*policy.tally));
         let all = named.chain([(DEFAULT.to_owned(), &*self.default)]);
-        let read = |tally: &Tally| {
-            let counts = tally.read();
-            std::array::from_fn(|at| (Verdict::ALL[at], counts[at]))
-        };
-        all.map(|(name, tally)| (name, read(tally))).collect()
+        all.map(|(name, tally)| (name, tally.verdicts())).collect()
     }
+}
+
+/// Puts those that deny first and those that audit last; those of one action stay in the order of their names.
+pub(super) fn in_order(selected: &mut [Selected]) {
+    selected.sort_by_key(|selected| match selected.policy.source.action {
+        Action::Deny => 0,
+        Action::Allow => 1,
+        Action::Audit => 2,
+    });
 }
 
 /// How far a policy reaches in a pod. Before the pod's labels are known, whatever might reach it does.
@@ -170,6 +170,7 @@ fn reach(policy: &AuthorizationPolicy, own: &WorkloadKey, member: Option<&Member
             }
             AuthorizationTarget::ServiceAccount { .. }
             | AuthorizationTarget::Gateway(_)
+            | AuthorizationTarget::Listener { .. }
             | AuthorizationTarget::Route { .. } => {}
         }
     }

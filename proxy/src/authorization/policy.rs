@@ -1,24 +1,27 @@
 //! One policy, compiled.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use weft_model::{
     Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, HeaderCondition, Operation, PathMatch,
-    Requests, SpiffeId, StringMatch, Traffic,
+    Requests, StringMatch, Traffic,
 };
 
 use super::{
     path::{Readings, literal},
+    proof::Proof,
     tally::Tally,
 };
 use crate::{config::Pattern, fields::Fields};
 
-/// Who comes, and to which port.
+/// Who comes, from where, and to which port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who<'a> {
     pub(crate) port: u16,
-    /// Who it has proven to be.
-    pub(crate) identity: Option<&'a SpiffeId>,
+    /// Of IPv4, even if it came by a socket of IPv6.
+    pub(crate) address: IpAddr,
+    /// What it has proven of itself.
+    pub(crate) proof: Proof<'a>,
 }
 
 /// What somebody does.
@@ -46,7 +49,7 @@ pub(crate) struct Request<'a> {
 /// A policy, ready to be asked.
 pub(crate) struct Policy {
     pub(crate) source: Arc<AuthorizationPolicy>,
-    pub(super) tally: Arc<Tally>,
+    pub(crate) tally: Arc<Tally>,
     rules: Box<[Rule]>,
 }
 
@@ -93,7 +96,7 @@ enum Value {
 
 impl Policy {
     /// Compiles a policy. What cannot be compiled of it is on the safe side; why comes beside it.
-    pub(super) fn new(source: Arc<AuthorizationPolicy>, tally: Arc<Tally>) -> (Self, Result<(), String>) {
+    pub(crate) fn new(source: Arc<AuthorizationPolicy>, tally: Arc<Tally>) -> (Self, Result<(), String>) {
         let mut compiler = Compiler {
             // What is not understood allows nothing, and denies everything.
             settled: source.action == Action::Deny,
@@ -185,24 +188,34 @@ impl Rule {
     fn takes(&self, action: Action, who: &Who<'_>, doing: &Doing<'_>) -> bool {
         let from = self.from.as_deref();
         let to = self.to.as_deref();
-        from.is_none_or(|from| from.iter().any(|source| is_from(source, who.identity)))
+        let narrow = action == Action::Allow;
+        from.is_none_or(|from| from.iter().any(|source| is_from(source, who, narrow)))
             && to.is_none_or(|to| to.iter().any(|done| done.takes(action, who.port, doing)))
     }
 }
 
-/// Whether somebody is meant. That the trust domain is the mesh's is known by now: others are not let in at all.
-fn is_from(source: &AuthorizationSource, identity: Option<&SpiffeId>) -> bool {
-    let Some(identity) = identity else {
-        return *source == AuthorizationSource::Unauthenticated;
-    };
+/// Whether somebody is meant; `narrow` where what is not certain does not count.
+fn is_from(source: &AuthorizationSource, who: &Who<'_>, narrow: bool) -> bool {
+    let proof = &who.proof;
     match source {
-        AuthorizationSource::Authenticated => true,
-        AuthorizationSource::Unauthenticated => false,
-        AuthorizationSource::Identity(id) => id == identity,
-        AuthorizationSource::IdentityPrefix(prefix) => identity.as_str().starts_with(prefix.as_str()),
-        AuthorizationSource::Namespace(namespace) => identity.namespace() == namespace.as_str(),
-        AuthorizationSource::ServiceAccount { namespace, name } => {
-            identity.namespace() == namespace.as_str() && identity.account() == name
+        AuthorizationSource::Authenticated => proof.is_some(),
+        AuthorizationSource::Unauthenticated => !proof.is_some(),
+        AuthorizationSource::Identity(id) => proof.is_identity(narrow, |text| text == id.as_str()),
+        AuthorizationSource::IdentityPrefix(prefix) => {
+            proof.is_identity(narrow, |text| text.starts_with(prefix.as_str()))
+        }
+        AuthorizationSource::Namespace(namespace) => {
+            proof.is_workload(narrow, |workload| workload.namespace() == namespace.as_str())
+        }
+        AuthorizationSource::ServiceAccount { namespace, name } => proof.is_workload(narrow, |workload| {
+            workload.namespace() == namespace.as_str() && workload.account() == name
+        }),
+        AuthorizationSource::Certificate(names) => proof.has(names),
+        AuthorizationSource::Address { ranges, who: among } => {
+            ranges.iter().any(|range| range.contains(&who.address))
+                && among
+                    .as_deref()
+                    .is_none_or(|among| among.iter().any(|source| is_from(source, who, narrow)))
         }
     }
 }

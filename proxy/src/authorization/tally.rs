@@ -52,8 +52,9 @@ impl Tally {
         self.verdicts[verdict as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn read(&self) -> [u64; Verdict::COUNT] {
-        std::array::from_fn(|at| self.verdicts[at].load(Ordering::Relaxed))
+    /// What was counted.
+    pub(crate) fn verdicts(&self) -> [(Verdict, u64); Verdict::COUNT] {
+        std::array::from_fn(|at| (Verdict::ALL[at], self.verdicts[at].load(Ordering::Relaxed)))
     }
 
     /// Whether another line may be written now.

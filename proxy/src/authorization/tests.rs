@@ -48,7 +48,7 @@ fn decide(protection: &Protection, identity: &str, port: u16, what: &str) -> Res
     let mut words = what.split(' ');
     let method = words.next().expect("something is done");
     let Some(path) = words.next() else {
-        return protection.decide(&guard, &Doing::Opaque, None);
+        return protection.decide_of(&guard, &Doing::Opaque, None);
     };
     let mut fields = HeaderMap::new();
     for word in words {
@@ -62,7 +62,7 @@ fn decide(protection: &Protection, identity: &str, port: u16, what: &str) -> Res
         path,
         fields: &fields,
     };
-    protection.decide(&guard, &Doing::Request(&request), None)
+    protection.decide_of(&guard, &Doing::Request(&request), None)
 }
 
 fn allows(protection: &Protection, identity: &str, port: u16, what: &str) -> bool {

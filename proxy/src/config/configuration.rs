@@ -1,6 +1,7 @@
 //! From changes to snapshots.
 
 mod frontends;
+mod policies;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -48,6 +49,7 @@ pub struct Configuration {
     served: HashMap<ListenerKey, Arc<Listener>>,
     /// The frontends of an address, in the order in which they are asked.
     by_address: Index<SocketAddr, frontends::Turn>,
+    guarding: policies::Guarding,
     touched: Touched,
 }
 
@@ -105,13 +107,10 @@ impl Configuration {
                 Change::Upsert(Resource::Listener(listener)) => Ok(self.put_listener(listener)),
                 Change::Upsert(Resource::L4Route(route)) => Ok(self.put_l4_route(route)),
                 Change::Upsert(Resource::Frontend(frontend)) => self.put_frontend(frontend),
+                Change::Upsert(Resource::Authorization(policy)) => self.put_policy(policy),
                 // Of these the mesh takes care: see `Mesh::apply`.
                 Change::Upsert(
-                    Resource::Member(_)
-                    | Resource::Authorization(_)
-                    | Resource::MeshNamespace(_)
-                    | Resource::Peer(_)
-                    | Resource::MeshService(_),
+                    Resource::Member(_) | Resource::MeshNamespace(_) | Resource::Peer(_) | Resource::MeshService(_),
                 ) => Ok(false),
                 Change::Remove(key) => Ok(self.remove(&key)),
             };
@@ -139,6 +138,7 @@ impl Configuration {
         for key in &touched.certificates {
             self.settle_certificate(key, &mut rejected);
         }
+        self.settle_guards();
         Applied {
             snapshot: self.publish(touched.anything),
             rejected,
@@ -191,9 +191,8 @@ impl Configuration {
             Key::Listener(key) => self.remove_listener(key),
             Key::L4Route(key) => self.remove_l4_route(key),
             Key::Frontend(key) => self.remove_frontend(key),
-            Key::Member(_) | Key::Authorization(_) | Key::MeshNamespace(_) | Key::Peer(_) | Key::MeshService(_) => {
-                false
-            }
+            Key::Authorization(key) => self.remove_policy(key),
+            Key::Member(_) | Key::MeshNamespace(_) | Key::Peer(_) | Key::MeshService(_) => false,
         }
     }
 
@@ -528,7 +527,10 @@ impl Configuration {
             self.detach(&Attached::Http(old));
         }
         self.attach(&Attached::Http(Arc::clone(&rule)));
-        self.next.routes.insert(key, rule);
+        if let Some(old) = self.next.routes.insert(key, rule) {
+            self.guard_route(&old.route, false);
+        }
+        self.guard_route(&route, true);
         Ok(true)
     }
 
@@ -536,6 +538,8 @@ impl Configuration {
         let Some(old) = self.next.routes.remove(key) else {
             return false;
         };
+        self.guard_route(&old.route, false);
+        self.next.guards.rules.remove(&old.id);
         self.detach(&Attached::Http(old));
         true
     }
@@ -648,6 +652,7 @@ impl Configuration {
             let by = self.trusted_by.entry(bundle.clone()).or_default();
             by.insert(Key::Listener(listener.key.clone()));
         }
+        self.guard_listener(&listener, true);
         self.touched.ports.insert(place_of(&listener));
         self.next.listeners.insert(listener.key.clone(), listener);
         true
@@ -658,6 +663,7 @@ impl Configuration {
             return false;
         };
         remove_from(&mut self.by_port, &place_of(&old), key);
+        self.guard_listener(&old, false);
         for certificate in shown_by(&old) {
             remove_from(&mut self.shown_by, certificate, &Key::Listener(key.clone()));
         }
@@ -825,6 +831,11 @@ mod tests {
                 serde_json::json!({"kind": "frontend", "key": "Service/n/f:80", "service": "n/f:80", "protocol": "HTTP",
                 "addresses": [format!("10.96.0.{version}"), "fd00::1"]}),
             ),
+            read(
+                serde_json::json!({"kind": "authorization", "key": "AuthorizationPolicy/n/p", "action": "allow", "targets": [
+                    {"gateway": format!("g/{version}")}, {"listener": {"gateway": "g/g", "listener": listener}},
+                    {"route": {"kind": "HTTPRoute", "namespace": "n", "name": "r"}}]}),
+            ),
         ]
     }
 
@@ -834,7 +845,7 @@ mod tests {
         for version in [1, 2, 1, 2] {
             let applied = configuration.apply(everything(version));
             assert_eq!(applied.rejected, []);
-            assert_eq!(applied.snapshot.resources().len(), 6);
+            assert_eq!(applied.snapshot.resources().len(), 7);
         }
         let keys: Vec<_> = configuration.current.resources().iter().map(Resource::key).collect();
         for key in keys {
@@ -855,6 +866,7 @@ mod tests {
         assert_eq!(configuration.by_address.len(), 0);
         assert!(configuration.next.frontends_at.is_empty());
         assert!(configuration.current.challenges().is_none());
+        assert!(configuration.guards_nothing());
     }
 
     #[test]

@@ -1,13 +1,21 @@
 //! Why a request goes where it goes.
 
-use std::{fmt, sync::Arc};
+mod jury;
 
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use rustls::pki_types::CertificateDer;
 use serde::{Serialize, Serializer};
 use weft_model::{
     BackendTarget, HeaderMatch, HostPattern, ListenerKey, ListenerProtocol, NamedEndpoint, PathMatch, QueryMatch,
     RouteKey, RouteMatch, StringMatch,
 };
 
+use self::jury::Jury;
 use super::{
     Flow, Found, Match, Rule, Snapshot, Target,
     attached::hostnames,
@@ -17,7 +25,10 @@ use super::{
     port::{Group, Port, Selected},
     table::{Affix, Segments},
 };
-use crate::fields::{Fields, RequestView};
+use crate::{
+    authorization::{Doing, edge::Judged},
+    fields::{Fields, RequestView},
+};
 
 /// Who takes a request, and why nobody else does.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,6 +49,31 @@ pub struct Explanation {
     pub opaque: Option<Opaque>,
     /// The other rules on the port, the nearest misses first.
     pub passed: Vec<Passed>,
+    /// What the policies for the listeners and the rule say, those that deny first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Judged>,
+    /// Why they do not let it pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denied: Option<String>,
+}
+
+/// Who asks, as policies see it.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// The address it comes from.
+    pub address: IpAddr,
+    /// The certificate it shows, as one that the listener trusts.
+    pub certificate: Option<CertificateDer<'static>>,
+}
+
+impl Default for Asker {
+    /// This machine, without a certificate.
+    fn default() -> Self {
+        Self {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            certificate: None,
+        }
+    }
 }
 
 /// The rule of a TLSRoute or TCPRoute that takes a connection.
@@ -72,6 +108,8 @@ pub enum Verdict {
     Opaque,
     /// The port passes connections on as they are, and nobody takes this one: it is closed.
     Closed,
+    /// A policy does not let it pass, or none does: 403. Of a whole connection: it is reset.
+    Denied,
     /// In the mesh, no route is for what is asked: it goes where it was going.
     Unrouted,
 }
@@ -226,6 +264,7 @@ pub fn explain<F: Fields>(
     port: u16,
     sni: Option<&str>,
     request: &RequestView<'_, F>,
+    asker: &Asker,
 ) -> Explanation {
     let nothing = |verdict| Explanation {
         verdict,
@@ -234,6 +273,8 @@ pub fn explain<F: Fields>(
         taken: None,
         opaque: None,
         passed: vec![],
+        policies: vec![],
+        denied: None,
     };
     let of = |group: &Group| Explanation {
         listeners: group
@@ -250,12 +291,16 @@ pub fn explain<F: Fields>(
     if !matches!(port.protocol, ListenerProtocol::Http | ListenerProtocol::Https) {
         return match port.flow(sni) {
             None => nothing(Verdict::Closed),
-            Some(flow) => Explanation {
-                listeners: vec![flow.listener.key.clone()],
-                hostname: flow.listener.hostname.clone(),
-                opaque: Some(opaque(snapshot, flow)),
-                ..nothing(Verdict::Opaque)
-            },
+            Some(flow) => {
+                let mut jury = Jury::new(snapshot, port, asker);
+                jury.hear(flow.listener, &Doing::Opaque);
+                jury.tell(Explanation {
+                    listeners: vec![flow.listener.key.clone()],
+                    hostname: flow.listener.hostname.clone(),
+                    opaque: Some(opaque(snapshot, flow)),
+                    ..nothing(Verdict::Opaque)
+                })
+            }
         };
     }
     let host = Host::new(request.host);
@@ -284,7 +329,9 @@ pub fn explain<F: Fields>(
         .filter(|rule| taken.is_none_or(|taken| taken.rule.id != rule.id));
     let mut passed: Vec<_> = others.filter_map(|rule| question.why_not(rule, taken)).collect();
     passed.sort_by(|a, b| (&a.reason, &a.route).cmp(&(&b.reason, &b.route)));
-    Explanation {
+    let mut jury = Jury::new(snapshot, port, asker);
+    jury.hear_request(request, taken);
+    jury.tell(Explanation {
         verdict: if taken.is_some() {
             Verdict::Routed
         } else {
@@ -293,7 +340,7 @@ pub fn explain<F: Fields>(
         taken: taken.and_then(|taken| question.describe(snapshot, taken)),
         passed,
         ..of(group)
-    }
+    })
 }
 
 fn opaque(snapshot: &Snapshot, flow: Flow<'_>) -> Opaque {

@@ -157,6 +157,16 @@ impl Port {
         }
     }
 
+    /// The listeners by which a request for a host comes; if a rule takes it, by which it comes to that.
+    pub(crate) fn by<'s>(&'s self, host: &str, rule: Option<&'s Rule>) -> impl Iterator<Item = &'s Arc<Listener>> {
+        let host = Host::new(host);
+        let group = self.groups.matching(host.as_str()).next();
+        let listeners = group.into_iter().flat_map(|group| &group.listeners);
+        let leads =
+            move |listener: &&Arc<Listener>| rule.is_none_or(|rule| rule.route.listeners.contains(&listener.key));
+        listeners.map(|served| &served.listener).filter(leads)
+    }
+
     /// Who takes a connection with this SNI; without one, those who ask for none. Listeners are isolated: one that is for
     /// the name has it, even if no route of it is.
     pub fn flow(&self, sni: Option<&str>) -> Option<Flow<'_>> {

@@ -9,9 +9,9 @@ use weft_model::{
 
 use super::{
     BackendTls, FrontendEntry, L4Rule, Named, Port, Resolution, Rule, certificate::CertificateEntry,
-    challenges::Challenges, names, table::Table, trust::TrustEntry,
+    challenges::Challenges, guards::Guards, names, table::Table, trust::TrustEntry,
 };
-use crate::{flag::Flag, session::Session};
+use crate::{authorization::Verdict, flag::Flag, session::Session};
 
 /// All that is configured at one moment. Immutable, and shares what it can with the one before and the one after.
 #[derive(Clone, Default)]
@@ -36,6 +36,7 @@ pub struct Snapshot {
     pub(super) frontends: Table<ListenerKey, Arc<FrontendEntry>>,
     /// Whose routes are for what is sent to an address; none for an address whose Service has no routes.
     pub(super) frontends_at: Table<SocketAddr, ListenerKey>,
+    pub(super) guards: Guards,
 }
 
 /// A port, and what its sockets are of: a number may be used once for each.
@@ -155,6 +156,21 @@ impl Snapshot {
         self.challenges.as_deref()
     }
 
+    /// What protects listeners and rules.
+    pub(crate) fn guards(&self) -> &Guards {
+        &self.guards
+    }
+
+    /// What policies for Gateways and routes have decided so far, by policy.
+    pub(crate) fn decided(&self) -> Vec<(String, [(Verdict, u64); 4])> {
+        let policies = self.guards.policies.values();
+        let mut decided: Vec<_> = policies
+            .map(|policy| (policy.source.key.to_string(), policy.tally.verdicts()))
+            .collect();
+        decided.sort_unstable();
+        decided
+    }
+
     /// Every rule of a TLSRoute, TCPRoute or UDPRoute, in no order.
     pub fn l4_rules(&self) -> impl Iterator<Item = &Arc<L4Rule>> {
         self.l4_routes.values()
@@ -197,6 +213,11 @@ impl Snapshot {
             .listeners
             .values()
             .map(|listener| Resource::Listener(Arc::clone(listener)));
+        let policies = self
+            .guards
+            .policies
+            .values()
+            .map(|policy| Resource::Authorization(Arc::clone(&policy.source)));
         let frontends = self
             .frontends
             .values()
@@ -204,6 +225,7 @@ impl Snapshot {
         let mut all: Vec<_> = certificates
             .chain(trust_bundles)
             .chain(challenges)
+            .chain(policies)
             .chain(workloads)
             .chain(services)
             .chain(routes)

@@ -230,6 +230,8 @@ pub(crate) struct ClientVerification {
     /// The bundles it was made of, as far as they were there.
     bundles: Vec<Arc<TrustEntry>>,
     verifier: Arc<dyn ClientCertVerifier>,
+    /// Absent where there are no roots, so that nobody is trusted.
+    strict: Option<Arc<dyn ClientCertVerifier>>,
     /// Made by the first handshake. Sessions are resumed within it only: a session remembers that a client was trusted,
     /// and must not outlive what it was trusted by.
     config: OnceLock<Arc<ServerConfig>>,
@@ -239,12 +241,15 @@ impl ClientVerification {
     pub(super) fn new(validation: &ClientValidation, bundles: Vec<Arc<TrustEntry>>) -> Self {
         let roots = Arc::new(joined(bundles.iter()));
         // It fails where there are no roots.
-        let strict = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+        let strict = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .build()
+            .ok();
         Self {
             verifier: Arc::new(ClientVerifier {
-                strict: strict.ok(),
+                strict: strict.clone(),
                 mode: validation.mode,
             }),
+            strict,
             validation: validation.clone(),
             bundles,
             config: OnceLock::new(),
@@ -272,6 +277,15 @@ impl ClientVerification {
         }
         let made = make(self.verifier.clone())?;
         Ok(self.config.get_or_init(|| made).clone())
+    }
+
+    /// Whether a chain is trusted, whether or not that is asked for.
+    pub(crate) fn proves(&self, chain: &[CertificateDer<'static>]) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return false;
+        };
+        let strict = self.strict.as_ref();
+        strict.is_some_and(|strict| strict.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok())
     }
 
     /// Whether a client that showed this chain in an earlier handshake would be let in now.

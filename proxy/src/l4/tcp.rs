@@ -7,11 +7,12 @@ use tokio::net::TcpStream;
 use super::{
     Ended, Story,
     backend::{self, Security},
-    relay::relay,
+    relay::{abort, relay},
 };
 use crate::{
+    authorization::{Shown, edge},
     balance::InFlight,
-    config::{Flow, Port},
+    config::{Flow, Port, Snapshot},
     flag::Flag,
     io::{Shared, Stream},
     upstream::BackendStream,
@@ -40,9 +41,24 @@ async fn backend_for(
     let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(None)?))) else {
         return Err(Ended::new(Flag::NoRoute, "no TCPRoute is attached to the listener"));
     };
+    admitted(&snapshot, flow, stream, story, None)?;
     let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
     let security = Security::Service(identity(port, flow));
     backend::connect(worker, &entry, security, story).await
+}
+
+/// Whether policies let a connection in. If not, its client gets a reset.
+pub(super) fn admitted(
+    snapshot: &Snapshot,
+    flow: Flow<'_>,
+    stream: &TcpStream,
+    story: &Story,
+    shown: Option<&Rc<Shown>>,
+) -> Result<(), Ended> {
+    edge::opaque(snapshot, flow.listener, story.client, shown).map_err(|reason| {
+        abort(stream);
+        Ended::new(Flag::PolicyDenied, reason)
+    })
 }
 
 /// What a backend that asks for a certificate is shown.

@@ -10,7 +10,7 @@ use super::{
     backend::{self, Security},
     hello::{Hello, HelloError},
     relay,
-    tcp::{identity, joined},
+    tcp::{admitted, identity, joined},
 };
 use crate::{
     balance::InFlight,
@@ -97,8 +97,9 @@ async fn prepare(
     let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(hello.sni.as_deref())?))) else {
         return Err(Ended::new(Flag::NoRoute, "no TLSRoute is for this SNI"));
     };
-    let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
     if flow.listener.tls.is_none() {
+        admitted(&snapshot, flow, &stream, story, None)?;
+        let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
         let (backend, load) = backend::connect(worker, &entry, Security::Clients, story).await?;
         return Ok(Prepared {
             client: Client::Through(stream, hello.bytes),
@@ -106,24 +107,53 @@ async fn prepare(
             load,
         });
     }
+    let prefixed = Prefixed::new(hello.rest().to_vec(), stream);
+    let handshake = StartHandshake::from_parts(hello.accepted, prefixed);
+    // Who comes is known by its handshake: where policies ask for that, it comes before the backend.
+    if snapshot.guards().of_listener(flow.listener).is_some() {
+        let (client, shown) = shaken(worker, &tls, handshake).await?;
+        let shown = shown.shown(&worker.mesh);
+        let peer = shown.as_ref().map(|shown| shown.name().to_owned());
+        story.peer.replace(peer.unwrap_or_default());
+        admitted(&snapshot, flow, client.get_ref().0.get_ref(), story, shown.as_ref())?;
+        let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
+        let security = Security::Service(identity(port, flow));
+        let (backend, load) = backend::connect(worker, &entry, security, story).await?;
+        return Ok(Prepared {
+            client: Client::Terminated(Box::new(client)),
+            backend,
+            load,
+        });
+    }
     // The backend first: a client whose backend is not there is not told that it is.
+    let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
     let security = Security::Service(identity(port, flow));
     let (backend, load) = backend::connect(worker, &entry, security, story).await?;
     drop((entry, snapshot));
-    let prefixed = Prefixed::new(hello.rest().to_vec(), stream);
-    let handshake = tls.terminate(StartHandshake::from_parts(hello.accepted, prefixed));
-    let shaken = timeout(patience, handshake).await;
-    match shaken.map_err(std::io::Error::from).and_then(|shaken| shaken) {
-        Ok(client) => Ok(Prepared {
+    match shaken(worker, &tls, handshake).await {
+        Ok((client, _)) => Ok(Prepared {
             client: Client::Terminated(Box::new(client)),
             backend,
             load,
         }),
-        Err(error) => {
-            worker.count_connections(|stats| stats.handshakes_failed += 1);
+        Err(ended) => {
             // It must not take this for a client that has come and gone.
             backend.tcp().map(relay::abort);
-            Err(Ended::new(Flag::Refused, format!("the TLS handshake failed: {error}")))
+            Err(ended)
         }
     }
+}
+
+/// Shakes hands.
+async fn shaken(
+    worker: &Worker,
+    tls: &PortTls,
+    handshake: StartHandshake<Prefixed<TcpStream>>,
+) -> Result<(TlsStream<Prefixed<TcpStream>>, tls::Tls), Ended> {
+    let shaken = timeout(worker.options.limits.head_timeout, tls.terminate(handshake)).await;
+    let shaken = shaken.map_err(std::io::Error::from).and_then(|shaken| shaken);
+    shaken.map_err(|error| {
+        worker.count_connections(|stats| stats.handshakes_failed += 1);
+        Ended::new(Flag::Refused, format!("the TLS handshake failed: {error}"))
+    })
 }

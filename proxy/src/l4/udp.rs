@@ -21,6 +21,7 @@ use super::{
     backend::{choose, endpoint},
 };
 use crate::{
+    authorization::edge,
     balance::{EndpointState, InFlight, Outcome},
     config::ServiceEntry,
     flag::Flag,
@@ -125,6 +126,9 @@ impl Flows {
         let entry = service.as_ref().and_then(|key| snapshot.service(key));
         let address = flow.endpoint.address;
         let holds = entry.is_some_and(|entry| entry.endpoints.iter().any(|endpoint| endpoint.address == address));
+        let listener = snapshot.udp_port(self.port).and_then(|port| port.flow(None));
+        let barred = listener.is_some_and(|by| edge::bars(&snapshot, by.listener, flow.story.client));
+        let holds = holds && !barred;
         if !holds {
             self.end(flow, &Ended::well());
         }
@@ -177,6 +181,8 @@ impl Flows {
         let Some(flow) = snapshot.udp_port(self.port).and_then(|port| port.flow(None)) else {
             return Err(Ended::new(Flag::NoRoute, "no UDPRoute is attached to the listener"));
         };
+        edge::opaque(&snapshot, flow.listener, story.client, None)
+            .map_err(|reason| Ended::new(Flag::PolicyDenied, reason))?;
         let entry: Arc<ServiceEntry> = choose(worker, &snapshot, flow.rule, story)?;
         let endpoint = endpoint(&worker.upstream(&entry), failed, story)?;
         let upstream = connected(endpoint.address)

@@ -134,10 +134,12 @@ impl Mesh {
         self.own.get().map(|(_, pod)| pod)
     }
 
-    /// Puts in use what is said of workloads, namespaces and policies; returns what is said of other things, and what is not
-    /// understood. Policies come first, so that no stage is in use before them.
+    /// Puts in use what is said of workloads, namespaces and, beside a pod, of policies; returns what is said of other things, and
+    /// what is not understood. Policies come first, so that no stage is in use before them.
     pub(crate) fn apply(&self, changes: Vec<Change>) -> (Vec<Change>, Vec<Rejected>) {
-        let (of_policies, others): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(Policies::is_of);
+        let (of_policies, others): (Vec<Change>, Vec<Change>) = changes
+            .into_iter()
+            .partition(|change| self.own.get().is_some() && Policies::is_of(change));
         let (own, others): (Vec<Change>, Vec<Change>) = others.into_iter().partition(Workloads::is_of);
         let (mut rejected, mut protects) = (Vec::new(), !of_policies.is_empty());
         let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);

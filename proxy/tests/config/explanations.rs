@@ -1,10 +1,11 @@
 //! Why a request goes where it goes.
 
+use serde_json::json;
 use weft_model::{Backend, BackendTarget, ServiceKey};
-use weft_proxy::config::{Configuration, Reason, Step, Verdict, explain};
+use weft_proxy::config::{Asker, Configuration, Reason, Step, Verdict, explain};
 
 use super::support::{
-    HTTP, Put, RouteWith, With, https, listener, request, route, service, serving, snapshot, workload,
+    HTTP, Put, RouteWith, With, https, listener, policy, request, route, service, serving, snapshot, workload,
 };
 
 #[test]
@@ -29,7 +30,7 @@ fn every_other_rule_has_a_reason_and_the_nearest_come_first() {
         ],
     );
     let request = request("x.a.com/one?q=2", &[("x-a", "1"), ("x-b", "two")]);
-    let explanation = explain(&snapshot, 80, None, &request.view());
+    let explanation = explain(&snapshot, 80, None, &request.view(), &Asker::default());
     assert_eq!(explanation.verdict, Verdict::Routed);
     assert_eq!(explanation.listeners, [HTTP.into()]);
     let taken = explanation.taken.expect("it is taken");
@@ -111,7 +112,7 @@ fn backends_have_their_shares() {
         pod.put(),
     ];
     let snapshot = Configuration::new().apply(changes).snapshot;
-    let taken = explain(&snapshot, 80, None, &request("a.com/", &[]).view())
+    let taken = explain(&snapshot, 80, None, &request("a.com/", &[]).view(), &Asker::default())
         .taken
         .expect("it is taken");
     let shares: Vec<_> = taken
@@ -138,7 +139,13 @@ fn what_no_rule_takes_is_told_apart() {
         (443, "a.com", "c.com/one", Verdict::NoListener),
         (80, "a.com", "a.com/one", Verdict::NoPort),
     ] {
-        let explanation = explain(&snapshot, port, Some(sni), &request(line, &[]).view());
+        let explanation = explain(
+            &snapshot,
+            port,
+            Some(sni),
+            &request(line, &[]).view(),
+            &Asker::default(),
+        );
         assert_eq!(explanation.verdict, expected, "{line}");
         assert_eq!(explanation.taken.is_some(), expected == Verdict::Routed);
         let listeners = match line.split_once('/') {
@@ -153,7 +160,13 @@ fn what_no_rule_takes_is_told_apart() {
 #[test]
 fn it_can_be_printed() {
     let snapshot = snapshot([route("a").at(&["/one"]), route("b")]);
-    let explanation = explain(&snapshot, 80, None, &request("a.com/one", &[]).view());
+    let explanation = explain(
+        &snapshot,
+        80,
+        None,
+        &request("a.com/one", &[]).view(),
+        &Asker::default(),
+    );
     let json = serde_json::to_value(&explanation).expect("it can be serialised");
     assert_eq!(json["verdict"], "routed");
     assert_eq!(json["taken"]["route"], "HTTPRoute/default/a/0");
@@ -161,4 +174,60 @@ fn it_can_be_printed() {
         json["passed"][0]["reason"],
         serde_json::json!({"kind": "outranked", "step": "pathLength"})
     );
+}
+
+#[test]
+fn policies_that_are_asked_are_named_with_what_they_say() {
+    let mut configuration = Configuration::new();
+    let method = |method: &str| json!([{"to": [{"traffic": {"http": {"methods": [method]}}}]}]);
+    let from = json!([{"from": [{"address": {"ranges": ["192.0.2.0/24"]}}]}]);
+    let gateway = json!({"gateway": "default/gateway"});
+    let of_route = json!({"route": {"kind": "HTTPRoute", "namespace": "default", "name": "r"}});
+    let snapshot = configuration
+        .apply(vec![
+            listener(HTTP, 80, None).put(),
+            route("r").at(&["/r"]).put(),
+            policy("known", std::slice::from_ref(&gateway), "allow", &from),
+            policy("told", &[gateway], "audit", &method("GET")),
+            policy("read", &[of_route], "allow", &method("GET")),
+        ])
+        .snapshot;
+    let ask = |line: &str, address: &str| {
+        let asker = Asker {
+            address: address.parse().expect("an address"),
+            certificate: None,
+        };
+        let explanation = explain(&snapshot, 80, None, &request(line, &[]).view(), &asker);
+        let judged = explanation.policies.iter().map(|judged| {
+            let (_, _, name) = judged.policy.parts();
+            format!("{name} {:?} {}", judged.level, judged.takes)
+        });
+        (explanation.verdict, judged.collect::<Vec<_>>(), explanation.denied)
+    };
+    let all = |known: bool, told: bool, read: bool| {
+        vec![
+            format!("known Gateway {known}"),
+            format!("told Gateway {told}"),
+            format!("read Route {read}"),
+        ]
+    };
+    let unlisted = |name: &str| Some(format!("no rule allows it of AuthorizationPolicy/default/{name}"));
+    assert_eq!(
+        ask("a.com/r", "192.0.2.7"),
+        (Verdict::Routed, all(true, true, true), None)
+    );
+    assert_eq!(
+        ask("PUT a.com/r", "192.0.2.7"),
+        (Verdict::Denied, all(true, false, false), unlisted("read"))
+    );
+    assert_eq!(
+        ask("a.com/r", "127.0.0.1"),
+        (Verdict::Denied, all(false, true, true), unlisted("known"))
+    );
+    let (verdict, judged, _) = ask("a.com/other", "127.0.0.1");
+    assert_eq!(
+        (verdict, judged),
+        (Verdict::Denied, all(false, true, true)[..2].to_vec())
+    );
+    assert_eq!(ask("a.com/other", "192.0.2.7").0, Verdict::NoRoute);
 }

@@ -10,16 +10,17 @@ use std::{
 use http::HeaderMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use regex_automata::meta::Regex;
+use serde_json::json;
 use weft_model::{
-    Change, HostPattern, Key, Listener, ListenerKey, ListenerProtocol, PathMatch, Resource, Route, RouteMatch,
-    StringMatch,
+    Change, HostPattern, Key, Listener, ListenerKey, ListenerProtocol, PathMatch, PolicyKey, Resource, Route,
+    RouteMatch, StringMatch,
 };
 use weft_proxy::{
-    config::{Configuration, Found, Snapshot, Target},
+    config::{Asker, Configuration, Found, Judged, Snapshot, Target, explain},
     fields::{Fields, RequestView},
 };
 
-use super::support::{Put, RouteWith, With, https, listener, named, service, workload};
+use super::support::{Put, RouteWith, With, https, listener, named, policy, service, workload};
 
 const HOSTNAMES: [&str; 7] = ["a.com", "x.a.com", "*.a.com", "*.com", "*.org", "*.x.a.com", "b.org"];
 const HOSTS: [&str; 8] = [
@@ -93,9 +94,30 @@ fn routes() -> impl Strategy<Value = Route> {
                 .on(&listeners)
                 .hosts(&hostnames)
                 .created(created)
+                .with(|r| r.owner.rule_name = (rule == 1).then(|| "one".to_owned()))
                 .with(|r| r.matches = matches)
         },
     )
+}
+
+fn policies() -> impl Strategy<Value = Change> {
+    let target = select(vec![
+        json!({"gateway": "g/a"}),
+        json!({"gateway": "g/b"}),
+        json!({"listener": {"gateway": "g/a", "listener": "g/a/1"}}),
+        json!({"listener": {"gateway": "g/c", "listener": "g/c/1"}}),
+        json!({"route": {"kind": "HTTPRoute", "namespace": "n", "name": "r"}}),
+        json!({"route": {"kind": "HTTPRoute", "namespace": "n-m", "name": "r", "rule": "one"}}),
+    ]);
+    let rule = select(vec![
+        json!({}),
+        json!({"to": [{"traffic": {"http": {"methods": ["GET"]}}}]}),
+        json!({"to": [{"traffic": {"http": {"paths": [{"prefix": "/a"}]}}}]}),
+    ]);
+    let rules = vec(rule, 0..2).prop_map(serde_json::Value::Array);
+    let name = select(&["p", "q", "s"]);
+    (name, vec(target, 1..3), select(&["allow", "deny", "audit"]), rules)
+        .prop_map(|(name, targets, action, rules)| policy(name, &targets, action, &rules))
 }
 
 /// A change, and whether it must be refused.
@@ -116,6 +138,10 @@ fn changes() -> impl Strategy<Value = (Change, bool)> {
             }
         ),
         1 => select(&["n/p", "n/q"]).prop_map(move |key| removed(Key::Workload(key.into()))),
+        3 => policies().prop_map(|change| (change, false)),
+        1 => select(&["p", "q", "s"]).prop_map(move |name| {
+            removed(Key::Authorization(PolicyKey::of("AuthorizationPolicy", "default", name)))
+        }),
     ]
 }
 
@@ -360,6 +386,12 @@ fn find(snapshot: &Snapshot, probe: &Probe) -> String {
     }
 }
 
+/// What policies say of a request.
+fn judged(snapshot: &Snapshot, probe: &Probe) -> (Vec<Judged>, Option<String>) {
+    let explanation = explain(snapshot, probe.port, probe.sni, &probe.view(), &Asker::default());
+    (explanation.policies, explanation.denied)
+}
+
 /// Where each backend of each rule, and each service, leads.
 fn destinations(snapshot: &Snapshot) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
@@ -417,6 +449,9 @@ proptest! {
             prop_assert_eq!(destinations(&snapshot), destinations(&fresh));
             for probe in &probes {
                 prop_assert_eq!(find(&fresh, probe), find(&snapshot, probe));
+            }
+            for probe in probes.iter().take(10) {
+                prop_assert_eq!(judged(&fresh, probe), judged(&snapshot, probe));
             }
         }
         for (snapshot, found) in older {

@@ -1,7 +1,7 @@
 //! Which of several rules takes a request.
 
 use weft_model::{Route, RouteKind};
-use weft_proxy::config::{Reason, Step, explain};
+use weft_proxy::config::{Asker, Reason, Step, explain};
 
 use super::support::{RouteWith, With, named, request, route, snapshot, taker};
 
@@ -100,7 +100,7 @@ fn each_step_of_precedence_decides() {
         for routes in [[first.clone(), second.clone()], [second.clone(), first.clone()]] {
             let snapshot = snapshot(routes);
             let request = request(line, &fields);
-            let explanation = explain(&snapshot, 80, None, &request.view());
+            let explanation = explain(&snapshot, 80, None, &request.view(), &Asker::default());
             assert_eq!(
                 explanation.taken.map(|taken| taken.route),
                 Some(first.key.clone()),

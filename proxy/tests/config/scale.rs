@@ -7,13 +7,14 @@ use std::{
 };
 
 use http::HeaderMap;
+use serde_json::json;
 use weft_model::{Change, Route};
 use weft_proxy::{
     config::{Configuration, Found},
     fields::RequestView,
 };
 
-use super::support::{HTTP, Put, RouteWith, listener, route, service, workload};
+use super::support::{HTTP, Put, RouteWith, listener, policy, route, service, workload};
 
 const ROUTES: usize = 5000;
 
@@ -98,6 +99,35 @@ fn an_endpoint_change_touches_no_rule() {
     assert_eq!(
         after.service(&service("r7").key).map(|entry| entry.endpoints.len()),
         Some(1)
+    );
+}
+
+#[test]
+fn a_policy_touches_what_it_is_for_and_nothing_else() {
+    let cost = |count: usize| {
+        let (mut configuration, _) = load(on_paths(count));
+        // Each route has one already.
+        let of_route =
+            |n: usize| json!({"route": {"kind": "HTTPRoute", "namespace": "default", "name": format!("r{n}")}});
+        let policies = (0..count).map(|n| policy(&format!("p{n}"), &[of_route(n)], "allow", &json!([{}])));
+        let before = configuration.apply(policies.collect()).snapshot;
+        let took = edit(&mut configuration, |turn| {
+            let n = (turn * 37) % count;
+            let rules = json!([{"to": [{"ports": [turn + 1]}]}]);
+            vec![policy(&format!("p{n}"), &[of_route(n)], "allow", &rules)]
+        });
+        let after = configuration.apply(vec![]).snapshot;
+        assert!(std::sync::Arc::ptr_eq(
+            before.port(80).expect("served"),
+            after.port(80).expect("served")
+        ));
+        took
+    };
+    let (few, many) = (cost(50), cost(ROUTES));
+    println!("an edit of a policy among {ROUTES} takes {many:?}, among 50 {few:?}");
+    assert!(
+        many < few * 20 + Duration::from_millis(1),
+        "{many:?} among {ROUTES}, {few:?} among 50"
     );
 }
 

@@ -203,6 +203,13 @@ macro_rules! put {
 
 put!(Listener, Route, Service, Workload);
 
+/// `default/NAME`, for these targets.
+pub(crate) fn policy(name: &str, targets: &[serde_json::Value], action: &str, rules: &serde_json::Value) -> Change {
+    let policy = serde_json::json!({"kind": "authorization", "key": format!("AuthorizationPolicy/default/{name}"),
+        "targets": targets, "action": action, "rules": rules});
+    Change::Upsert(serde_json::from_value(policy).expect("a policy"))
+}
+
 /// A snapshot of one listener for every host on port 80 and these routes, none of which is refused.
 pub(crate) fn snapshot(routes: impl IntoIterator<Item = Route>) -> Arc<Snapshot> {
     serving([listener(HTTP, 80, None)], routes)

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod policies;
 mod scene;
 mod tcp;
 mod tls;

@@ -6,4 +6,5 @@ mod common;
 mod backends;
 mod challenges;
 mod clients;
+mod policies;
 mod scene;

@@ -61,6 +61,11 @@ impl Authority {
         self.issue(&[name], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// For a client of several names, each a host or a URI.
+    pub(crate) fn client_of(&self, names: &[&str]) -> Issued {
+        self.issue(names, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
     fn issue(&self, names: &[&str], usage: ExtendedKeyUsagePurpose) -> Issued {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_crds::{IdentityBinding, Kind, SMI_ACCESS, SmiTcpRoute, TrafficSubject, TrafficTarget, TrafficTargetRule};
 use weft_model::{
-    Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationTarget, Operation, PolicyKey,
-    Requests, SpiffeId, Traffic,
+    Action, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, AuthorizationTarget, LabelCondition,
+    Operation, PolicyKey, Requests, SpiffeId, Traffic,
 };
 
 use super::{Derived, requests};
 use crate::{
+    authorization::label_condition,
     diagnostic::{Code, Diagnostic},
     mesh,
     world::Reader,
@@ -101,12 +102,15 @@ pub(super) fn binding(reader: &Reader<'_>, namespace: &str, name: &str) -> Optio
     }
     if let Some(selector) = &schemes.pod_label_selector {
         let path = format!("{path}.podLabelSelector");
-        if !selector.match_expressions.is_empty() {
-            let message = "pods are told apart by matchLabels alone; the binding stands for no pod";
-            diagnostics.push(Code::SmiUnserved.at(format!("{path}.matchExpressions"), message, "use matchLabels"));
-        } else if selector.match_labels.is_empty() {
+        if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
             let message = "the selector has no labels, so that it stands for no pod";
             diagnostics.push(Code::MissingField.at(format!("{path}.matchLabels"), message, "add labels"));
+        }
+        for (at, requirement) in selector.match_expressions.iter().enumerate() {
+            if let Err((why, remedy)) = label_condition(requirement) {
+                let message = format!("{why}: the binding stands for no pod");
+                diagnostics.push(Code::Invalid.at(format!("{path}.matchExpressions[{at}].operator"), message, remedy));
+            }
         }
     }
     for (at, text) in schemes.spiffe_identities.iter().enumerate() {
@@ -174,11 +178,11 @@ impl<'w> Lowering<'_, 'w> {
         };
         let schemes = &binding.spec.schemes;
         let mut targets = Vec::new();
-        if let Some(labels) = labels(binding) {
+        if let Some((labels, expressions)) = selected(binding) {
             targets.push(AuthorizationTarget::Workloads {
                 namespace: own.into(),
                 labels,
-                expressions: Vec::new(),
+                expressions,
             });
         }
         let account = |name: &str| AuthorizationTarget::ServiceAccount {
@@ -400,9 +404,11 @@ impl<'w> Lowering<'_, 'w> {
     }
 }
 
-/// The labels by which a binding tells its pods.
-fn labels(binding: &IdentityBinding) -> Option<BTreeMap<String, String>> {
+/// How a binding tells its pods; none if it does not, or it is not understood: what it might mean is not let in by it.
+fn selected(binding: &IdentityBinding) -> Option<(BTreeMap<String, String>, Vec<LabelCondition>)> {
     let selector = binding.spec.schemes.pod_label_selector.as_ref()?;
-    let plain = selector.match_expressions.is_empty() && !selector.match_labels.is_empty();
-    plain.then(|| selector.match_labels.clone())
+    let expressions = selector.match_expressions.iter().map(label_condition);
+    let expressions: Vec<LabelCondition> = expressions.collect::<Result<_, _>>().ok()?;
+    let labels = selector.match_labels.clone();
+    (!labels.is_empty() || !expressions.is_empty()).then_some((labels, expressions))
 }

@@ -3,6 +3,7 @@
 //! an object is said by its diagnostics, and by Events in a cluster.
 
 mod access;
+mod nested;
 mod requests;
 pub(crate) mod split;
 

@@ -9,7 +9,7 @@ use weft_model::{
     Route, RouteKey, RouteKind, RouteMatch, RouteOwner, ServiceKey, Timeouts, Transport,
 };
 
-use super::requests;
+use super::{nested, requests};
 use crate::{
     backend::{self, Referrer},
     diagnostic::{Code, Diagnostic},
@@ -50,7 +50,7 @@ pub(crate) fn root(split: &TrafficSplit) -> Option<ObjectRef> {
 }
 
 /// Whether what is sent to a port is split by its requests, and not by its connections.
-fn has_requests(port: &ServicePort) -> bool {
+pub(super) fn has_requests(port: &ServicePort) -> bool {
     let declared = port.app_protocol.as_deref().unwrap_or_default();
     let secure = ["kubernetes.io/wss", "wss"]
         .iter()
@@ -61,6 +61,16 @@ fn has_requests(port: &ServicePort) -> bool {
                 backend::protocol(Some(declared)),
                 Some(BackendProtocol::Http1 | BackendProtocol::H2c)
             )
+}
+
+/// The split of a Service that is in effect: the oldest.
+pub(super) fn first<'w>(reader: &Reader<'w>, root: &ObjectRef) -> Option<&'w TrafficSplit> {
+    let splits = reader.splits(root).into_iter();
+    let splits = splits.filter_map(|split| reader.traffic_split(&split.namespace, &split.name));
+    let order = |split: &TrafficSplit| (split.metadata.created(), split.metadata.name.clone());
+    splits
+        .map(AsRef::as_ref)
+        .min_by(|a: &&TrafficSplit, b| order(a).cmp(&order(b)))
 }
 
 /// A split that becomes rules.
@@ -114,14 +124,9 @@ impl<'w> Lowering<'_, 'w> {
 
     /// Another split of the same Service that comes first.
     fn older(&self, root: &ObjectRef) -> Option<ObjectRef> {
-        let order = |split: &TrafficSplit| (split.metadata.created(), split.metadata.name.clone());
-        let own = order(self.split);
-        let others = self.reader.splits(root);
-        let others = others
-            .into_iter()
-            .filter_map(|other| Some((other, order(self.reader.traffic_split(&other.namespace, &other.name)?))));
-        let first = others.min_by(|a, b| a.1.cmp(&b.1));
-        first.filter(|(_, order)| *order < own).map(|(other, _)| other.clone())
+        let first = first(self.reader, root)?;
+        let name = &first.metadata.name;
+        (*name != self.reference.name).then(|| ObjectRef::new(Kind::TrafficSplit, &root.namespace, name))
     }
 
     /// The requests that are split, all when empty; none if it says some and there are none.
@@ -202,7 +207,7 @@ impl<'w> Lowering<'_, 'w> {
                 self.say(Code::SplitBackend, "spec.matches", message, remedy);
                 continue;
             }
-            let backends = self.backends(port, by_requests);
+            let backends = self.backends(root, port, by_requests);
             if backends.iter().all(|(weight, _)| *weight == 0) {
                 let message = format!(
                     "no backend gets what is sent to port {} of the Service {}: it is not split",
@@ -217,13 +222,13 @@ impl<'w> Lowering<'_, 'w> {
     }
 
     /// The backends for a port, each with its share. Those that cannot be sent to what is sent to that port get nothing.
-    fn backends(&mut self, port: &ServicePort, by_requests: bool) -> Vec<(u32, ServiceKey)> {
+    fn backends(&mut self, root: &ObjectRef, port: &ServicePort, by_requests: bool) -> Vec<(u32, ServiceKey)> {
         let from = Referrer {
             kind: if by_requests { Kind::HttpRoute } else { Kind::TcpRoute },
             namespace: &self.reference.namespace,
             in_mesh: true,
         };
-        let (mut found, mut weights) = (Vec::new(), Vec::new());
+        let (mut found, mut weights, mut nested) = (Vec::new(), Vec::new(), Vec::new());
         for (at, backend) in self.split.spec.backends.iter().enumerate() {
             let path = format!("spec.backends[{at}].service");
             let resolved = match self.split.local(&backend.service) {
@@ -241,9 +246,20 @@ impl<'w> Lowering<'_, 'w> {
                 Err(why) => Err((why, "name a Service of the split's own namespace".to_owned())),
             };
             match resolved {
-                Ok(service) => {
+                Ok(key) => {
+                    let (namespace, name, _) = key.parts();
+                    let service = ObjectRef::new(Kind::Service, namespace, name);
+                    let followed = nested::follow(self.reader, &service, &key, std::slice::from_ref(root));
+                    // Of itself it is said for the split as a whole.
+                    if let Some(back) = followed.back.filter(|back| service != *root && back == root) {
+                        let message =
+                            format!("its own split leads back to the {back}: that share goes to all its endpoints");
+                        let remedy = "let splits lead to Services of one version";
+                        self.say(Code::SplitOfItself, path, message, remedy);
+                    }
                     weights.push(backend.weight.milli());
-                    found.push(service);
+                    nested.push((u128::from(backend.weight.milli()), followed.shares));
+                    found.push(key);
                 }
                 // It may be named before it is there, and gets nothing until it is (SMI, "Workflow").
                 Err((why, remedy)) => {
@@ -252,7 +268,18 @@ impl<'w> Lowering<'_, 'w> {
                 }
             }
         }
-        shares(&weights).into_iter().zip(found).collect()
+        let plain = found
+            .iter()
+            .zip(&nested)
+            .all(|(key, (_, shares))| matches!(&shares[..], [(_, only)] if only == key));
+        if plain {
+            return shares(&weights).into_iter().zip(found).collect();
+        }
+        let (weights, found): (Vec<_>, Vec<_>) = nested::joined(nested).into_iter().unzip();
+        let weights = weights
+            .into_iter()
+            .map(|weight| u64::try_from(weight).unwrap_or(u64::MAX));
+        fitted(weights.collect()).into_iter().zip(found).collect()
     }
 
     fn port(
@@ -359,8 +386,14 @@ fn shares(milli: &[u64]) -> Vec<u32> {
         .iter()
         .map(|weight| if whole { weight / 1000 } else { *weight })
         .collect();
-    let most = weights.iter().sum::<u64>().div_ceil(WEIGHTS).max(1);
-    let weights = weights.into_iter().map(|weight| weight.div_ceil(most));
+    fitted(weights)
+}
+
+/// The same ratio in numbers that do not come to too much together.
+fn fitted(weights: Vec<u64>) -> Vec<u32> {
+    let sum: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+    let most = sum.div_ceil(u128::from(WEIGHTS)).max(1);
+    let weights = weights.into_iter().map(|weight| u128::from(weight).div_ceil(most));
     weights
         .map(|weight| u32::try_from(weight).unwrap_or(u32::MAX))
         .collect()

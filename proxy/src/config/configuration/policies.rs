@@ -1,0 +1,201 @@
+//! Which policies are for what comes to Gateways. A policy touches the listeners and rules that it is for, and nothing else.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use weft_model::{
+    AuthorizationPolicy, AuthorizationTarget, GatewayKey, Listener, ListenerKey, PolicyKey, Route, RouteKey, RouteKind,
+};
+
+use super::{Configuration, Index, remove_from};
+use crate::authorization::{Policy, Protection};
+
+/// A route by its object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Object {
+    kind: RouteKind,
+    namespace: Box<str>,
+    name: Box<str>,
+}
+
+/// Who points to what, and what is to be brought up to date.
+#[derive(Default)]
+pub(super) struct Guarding {
+    of_gateway: Index<GatewayKey, PolicyKey>,
+    of_listener: Index<ListenerKey, PolicyKey>,
+    of_route: Index<Object, PolicyKey>,
+    /// The listeners of a Gateway.
+    listeners: Index<GatewayKey, ListenerKey>,
+    /// The rules of a route.
+    rules: Index<Object, RouteKey>,
+    touched_listeners: HashSet<ListenerKey>,
+    touched_routes: HashSet<Object>,
+}
+
+impl Object {
+    fn of(route: &Route) -> Self {
+        let owner = &route.owner;
+        Self {
+            kind: owner.kind,
+            namespace: owner.namespace.as_str().into(),
+            name: owner.name.as_str().into(),
+        }
+    }
+
+    fn of_target(target: &AuthorizationTarget) -> Option<Self> {
+        match target {
+            AuthorizationTarget::Route {
+                kind, namespace, name, ..
+            } => Some(Self {
+                kind: *kind,
+                namespace: namespace.as_str().into(),
+                name: name.as_str().into(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a policy is for a rule of a route that it is for.
+fn is_for(policy: &AuthorizationPolicy, route: &Route) -> bool {
+    let object = Object::of(route);
+    policy.targets.iter().any(|target| {
+        let AuthorizationTarget::Route { rule, .. } = target else {
+            return false;
+        };
+        Object::of_target(target).as_ref() == Some(&object) && (rule.is_none() || *rule == route.owner.rule_name)
+    })
+}
+
+impl Configuration {
+    /// Takes a policy that is for Gateways or routes. One that cannot be understood in part holds all the same, on the safe side.
+    pub(super) fn put_policy(&mut self, source: Arc<AuthorizationPolicy>) -> Result<bool, String> {
+        let key = source.key.clone();
+        let before = self.next.guards.policies.get(&key).cloned();
+        if before.as_ref().is_some_and(|before| before.source == source) {
+            return Ok(false);
+        }
+        if let Some(before) = &before {
+            self.point(&before.source, false);
+        }
+        if source.targets.iter().all(|target| target.workloads_of().is_some()) {
+            // Whoever it protects decides by itself.
+            self.next.guards.policies.remove(&key);
+            return Ok(before.is_some());
+        }
+        self.point(&source, true);
+        let tally = before.map_or_else(Arc::default, |before| before.tally.clone());
+        let (policy, compiled) = Policy::new(source, tally);
+        self.next.guards.policies.insert(key, Arc::new(policy));
+        self.touched.anything = true;
+        compiled.map(|()| true)
+    }
+
+    pub(super) fn remove_policy(&mut self, key: &PolicyKey) -> bool {
+        let Some(before) = self.next.guards.policies.remove(key) else {
+            return false;
+        };
+        self.point(&before.source, false);
+        true
+    }
+
+    /// Notes what a policy is for, or is no longer for.
+    fn point(&mut self, policy: &AuthorizationPolicy, put: bool) {
+        let guarding = &mut self.guarding;
+        for target in &policy.targets {
+            match target {
+                AuthorizationTarget::Gateway(gateway) => {
+                    set(&mut guarding.of_gateway, gateway, &policy.key, put);
+                    let listeners = guarding.listeners.get(gateway).into_iter().flatten();
+                    guarding.touched_listeners.extend(listeners.cloned());
+                }
+                AuthorizationTarget::Listener { listener, .. } => {
+                    set(&mut guarding.of_listener, listener, &policy.key, put);
+                    guarding.touched_listeners.insert(listener.clone());
+                }
+                target => {
+                    if let Some(route) = Object::of_target(target) {
+                        set(&mut guarding.of_route, &route, &policy.key, put);
+                        guarding.touched_routes.insert(route);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn guard_listener(&mut self, listener: &Listener, put: bool) {
+        set(&mut self.guarding.listeners, &listener.gateway, &listener.key, put);
+        self.guarding.touched_listeners.insert(listener.key.clone());
+    }
+
+    pub(super) fn guard_route(&mut self, route: &Route, put: bool) {
+        let object = Object::of(route);
+        set(&mut self.guarding.rules, &object, &route.key, put);
+        if self.guarding.of_route.contains_key(&object) {
+            self.guarding.touched_routes.insert(object);
+        }
+    }
+
+    /// Gives listeners and rules what policies there are for them now.
+    pub(super) fn settle_guards(&mut self) {
+        for key in std::mem::take(&mut self.guarding.touched_listeners) {
+            let listener = self.next.listeners.get(&key);
+            let protection = listener.and_then(|listener| {
+                let of_gateway = self.guarding.of_gateway.get(&listener.gateway).into_iter().flatten();
+                let of_listener = self.guarding.of_listener.get(&key).into_iter().flatten();
+                let policies: BTreeSet<&PolicyKey> = of_gateway.chain(of_listener).collect();
+                Protection::at_edge(self.policies(policies, |_| true))
+            });
+            match protection {
+                Some(protection) => drop(self.next.guards.listeners.insert(key, protection)),
+                None => drop(self.next.guards.listeners.remove(&key)),
+            }
+        }
+        for object in std::mem::take(&mut self.guarding.touched_routes) {
+            let rules = self.guarding.rules.get(&object).cloned();
+            for rule in rules
+                .iter()
+                .flatten()
+                .filter_map(|key| self.next.routes.get(key))
+                .cloned()
+                .collect::<Vec<_>>()
+            {
+                let policies = self.guarding.of_route.get(&object).into_iter().flatten();
+                let policies = self.policies(policies, |policy| is_for(&policy.source, &rule.route));
+                match Protection::at_edge(policies) {
+                    Some(protection) => drop(self.next.guards.rules.insert(rule.id, protection)),
+                    None => drop(self.next.guards.rules.remove(&rule.id)),
+                }
+            }
+        }
+    }
+
+    fn policies<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k PolicyKey>,
+        wanted: impl Fn(&Policy) -> bool,
+    ) -> Vec<Arc<Policy>> {
+        let known = keys.into_iter().filter_map(|key| self.next.guards.policies.get(key));
+        known.filter(|policy| wanted(policy)).cloned().collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn guards_nothing(&self) -> bool {
+        let guarding = &self.guarding;
+        let pointing = guarding.of_gateway.len() + guarding.of_listener.len() + guarding.of_route.len();
+        pointing + guarding.listeners.len() + guarding.rules.len() == 0
+            && self.next.guards.is_empty()
+            && self.next.guards.policies.is_empty()
+    }
+}
+
+/// Puts a member into an index, or takes it out.
+fn set<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(index: &mut Index<K, V>, key: &K, value: &V, put: bool) {
+    if put {
+        index.entry(key.clone()).or_default().insert(value.clone());
+    } else {
+        remove_from(index, key, value);
+    }
+}

@@ -1,0 +1,403 @@
+//! Who may come, by what clients have shown, where they come from and what they ask.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    sync::{Arc, mpsc},
+};
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use weft_model::{BackendProtocol, Change, ClientValidationMode, Key, MeshTrust, Resource, Route, TrustDomain};
+use weft_proxy::{Flag, LogFormat, LogOutput};
+
+use crate::{
+    common::{Backend1, Fixture, PATIENCE, free_port, route, service},
+    scene::{Authority, Client, bundle, client_config, get, listener, validation},
+};
+
+const STRICT: ClientValidationMode = ClientValidationMode::AllowValidOnly;
+const FALLBACK: ClientValidationMode = ClientValidationMode::AllowInsecureFallback;
+const ROOTS: &str = "ConfigMap/default/clients";
+const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
+
+fn policy(name: &str, target: &Value, action: &str, rules: &Value) -> Resource {
+    let policy = json!({"kind": "authorization", "key": format!("AuthorizationPolicy/default/{name}"),
+        "targets": [target], "action": action, "rules": rules});
+    serde_json::from_value(policy).expect("a policy")
+}
+
+fn gateway() -> Value {
+    json!({"gateway": "default/gateway"})
+}
+
+fn of_route(name: &str, rule: Option<&str>) -> Value {
+    json!({"route": {"kind": "HTTPRoute", "namespace": "default", "name": name, "rule": rule}})
+}
+
+fn to_paths(prefix: &str) -> Value {
+    json!([{"to": [{"traffic": {"http": {"paths": [{"prefix": prefix}]}}}]}])
+}
+
+/// A proxy with the routes `web` (`/`, in clear and on `https`) and `admin` (`/admin`), and its access log.
+struct Scene {
+    fixture: Fixture,
+    https: u16,
+    edge: Authority,
+    log: mpsc::Receiver<String>,
+    _backend: Backend1,
+}
+
+impl Scene {
+    fn new(clients: Vec<Resource>, mode: Option<ClientValidationMode>) -> Self {
+        let (lines, log) = mpsc::channel();
+        let fixture = Fixture::with(|options| {
+            options.access_log.format = Some(LogFormat::Json);
+            options.access_log.sample = 1.0;
+            options.access_log.output = LogOutput::Channel(lines);
+        });
+        let (backend, edge, https) = (Backend1::echo(), Authority::new(), free_port());
+        let mut resources = vec![edge.server(&["a.example"]).resource("default/edge")];
+        resources.extend(clients);
+        resources.extend(service("web", BackendProtocol::Undeclared, &[backend.address]));
+        resources.push(listener(
+            "https",
+            https,
+            None,
+            mode.and_then(|mode| validation(ROOTS, mode)),
+        ));
+        for (name, path) in [("web", "/"), ("admin", "/admin")] {
+            let mut rule = Route {
+                listeners: vec!["default/gateway/http".into(), "default/gateway/https".into()],
+                ..route(name, path, "web")
+            };
+            rule.owner.rule_name = Some("main".to_owned());
+            resources.push(Resource::Route(Arc::new(rule)));
+        }
+        let scene = Self {
+            fixture,
+            https,
+            edge,
+            log,
+            _backend: backend,
+        };
+        scene.put(resources);
+        scene
+    }
+
+    fn put(&self, resources: Vec<Resource>) {
+        let rejected = self.fixture.apply(resources);
+        assert!(rejected.is_empty(), "{rejected:?}");
+    }
+
+    fn status(&self, path: &str) -> u16 {
+        self.fixture.get(path).status
+    }
+
+    /// The status for a client that shows this.
+    fn shown(&self, authority: &Authority, names: &[&str]) -> Option<u16> {
+        let issued = authority.client_of(names);
+        get(
+            self.https,
+            "a.example",
+            "a.example",
+            &client_config(&self.edge, Some(&issued)),
+        )
+        .ok()
+    }
+
+    fn metrics(&self) -> String {
+        let proxy = self.fixture.proxy.as_ref().expect("it runs");
+        self.fixture.runtime.block_on(proxy.metrics())
+    }
+
+    /// The next line of the log.
+    fn logged(&self) -> Value {
+        let line = self.log.recv_timeout(PATIENCE).expect("a line is written");
+        serde_json::from_str(&line).expect("one line at a time")
+    }
+}
+
+/// Asks from an address of this machine.
+fn get_from(address: Ipv4Addr, port: u16) -> u16 {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket
+        .bind(&SocketAddr::from((address, 0)).into())
+        .expect("loopback is all of 127.0.0.0/8");
+    socket
+        .connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
+        .expect("the proxy listens");
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    // What it says of itself is not believed.
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nX-Forwarded-For: 127.0.0.7\r\nForwarded: for=127.0.0.7\r\nConnection: close\r\n\r\n")
+        .expect("it is read");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it is answered");
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("a status")
+}
+
+#[test]
+fn what_is_denied_gets_403_and_the_connection_goes_on() {
+    let scene = Scene::new(Vec::new(), None);
+    scene.put(vec![policy("p", &gateway(), "deny", &to_paths("/secret"))]);
+    let mut client = scene.fixture.connect();
+    for (path, status) in [("/", 200), ("/secret", 403), ("/%73ecret/x", 403), ("/", 200)] {
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        let response = client.response("GET");
+        assert_eq!(response.status, status, "{path}");
+        let line = scene.logged();
+        if status == 403 {
+            assert_eq!(response.text(), "policy_denied\n");
+            assert_eq!(
+                (line["flag"].as_str(), line["reason"].as_str(), line["route"].as_str()),
+                (
+                    Some("policy_denied"),
+                    Some("AuthorizationPolicy/default/p denies it"),
+                    Some("HTTPRoute/default/web/0")
+                )
+            );
+        }
+    }
+    assert_eq!(scene.fixture.stats().flags, [(Flag::PolicyDenied, 2)]);
+    let metrics = scene.metrics();
+    let line = "weft_policy_verdicts_total{policy=\"AuthorizationPolicy/default/p\",verdict=\"denied\"} 2\n";
+    assert!(metrics.contains(line), "{metrics}");
+    // What was counted outlives an edit, and all of it ends with the policy.
+    scene.put(vec![policy("p", &gateway(), "deny", &to_paths("/other"))]);
+    assert_eq!((scene.status("/secret"), scene.status("/other")), (200, 403));
+    assert!(scene.metrics().contains(&line.replace("} 2", "} 3")));
+    scene.fixture.change(vec![Change::Remove(Key::Authorization(
+        "AuthorizationPolicy/default/p".into(),
+    ))]);
+    assert_eq!(scene.status("/other"), 200);
+    assert!(!scene.metrics().contains("weft_policy_verdicts"));
+}
+
+#[test]
+fn what_comes_must_be_allowed_for_the_gateway_and_for_the_route() {
+    let scene = Scene::new(Vec::new(), None);
+    let method = |method: &str| json!([{"to": [{"traffic": {"http": {"methods": [method]}}}]}]);
+    let ask = |method: &str, path: &str| {
+        let mut client = scene.fixture.connect();
+        client.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n"
+        ));
+        client.response(method).status
+    };
+    scene.put(vec![
+        policy("all", &gateway(), "allow", &method("GET")),
+        policy(
+            "more",
+            &json!({"listener": {"gateway": "default/gateway", "listener": "default/gateway/http"}}),
+            "allow",
+            &method("POST"),
+        ),
+        policy("admin", &of_route("admin", None), "allow", &method("GET")),
+    ]);
+    // Those of one level add up; those of two must agree.
+    for (method, path, status) in [
+        ("GET", "/", 200),
+        ("POST", "/", 200),
+        ("PUT", "/", 403),
+        ("GET", "/admin", 200),
+        ("POST", "/admin", 403),
+        ("PUT", "/admin", 403),
+    ] {
+        assert_eq!(ask(method, path), status, "{method} {path}");
+    }
+    // The other listener has the Gateway's alone.
+    let config = client_config(&scene.edge, None);
+    assert_eq!(get(scene.https, "a.example", "a.example", &config).ok(), Some(200));
+    // A rule by its name.
+    scene.put(vec![
+        policy("admin", &of_route("admin", Some("other")), "allow", &json!([])),
+        policy("rule", &of_route("admin", Some("main")), "deny", &method("GET")),
+    ]);
+    assert_eq!(
+        (ask("GET", "/admin"), ask("POST", "/admin"), ask("GET", "/")),
+        (403, 200, 200)
+    );
+    // A route that is attached later has what there is for it.
+    scene.put(vec![policy("late", &of_route("late", None), "allow", &json!([]))]);
+    assert_eq!(ask("GET", "/late"), 200);
+    scene.put(vec![Resource::Route(Arc::new(route("late", "/late", "web")))]);
+    assert_eq!(ask("GET", "/late"), 403);
+    // What no route takes is no less the Gateway's to decide.
+    scene
+        .fixture
+        .change(vec![Change::Remove(Key::Route("HTTPRoute/default/web/0".into()))]);
+    assert_eq!((ask("GET", "/none"), ask("PUT", "/none")), (404, 403));
+}
+
+#[test]
+fn what_cannot_be_compiled_is_on_the_safe_side() {
+    let scene = Scene::new(Vec::new(), None);
+    let bad = json!([{"to": [{"traffic": {"http": {"paths": [{"regex": "("}]}}}]}]);
+    for action in ["allow", "deny"] {
+        let rejected = scene
+            .fixture
+            .apply(vec![policy("p", &of_route("admin", None), action, &bad)]);
+        assert_eq!(rejected.len(), 1, "it is told of");
+        assert_eq!((scene.status("/admin"), scene.status("/")), (403, 200), "{action}");
+    }
+}
+
+#[test]
+fn clients_are_told_apart_by_their_addresses() {
+    let scene = Scene::new(Vec::new(), None);
+    let from = json!([{"from": [{"address": {"ranges": ["127.0.0.4/30", "::1/128"]}}]}]);
+    scene.put(vec![policy("p", &gateway(), "allow", &from)]);
+    let ask = |last| get_from(Ipv4Addr::new(127, 0, 0, last), scene.fixture.port);
+    assert_eq!((ask(3), ask(4), ask(7), ask(8)), (403, 200, 200, 403));
+    let both = json!([{"from": [{"address": {"ranges": ["127.0.0.4/30"], "who": ["authenticated"]}}]}]);
+    scene.put(vec![policy("p", &gateway(), "allow", &both)]);
+    assert_eq!(ask(4), 403, "it has shown no certificate");
+    scene.put(vec![policy("p", &gateway(), "deny", &from)]);
+    assert_eq!((ask(3), ask(4)), (200, 403));
+}
+
+#[test]
+fn clients_are_told_apart_by_their_certificates() {
+    let ours = Authority::new();
+    let scene = Scene::new(vec![bundle(ROOTS, &[&ours])], Some(STRICT));
+    for (source, front, partner) in [
+        (json!("authenticated"), Some(200), Some(200)),
+        (json!("unauthenticated"), Some(403), Some(403)),
+        (json!({"identity": FRONT}), Some(200), Some(403)),
+        (
+            json!({"identityPrefix": "spiffe://cluster.local/ns/shop/"}),
+            Some(200),
+            Some(403),
+        ),
+        (
+            json!({"certificate": {"dns": "*.partner.example"}}),
+            Some(403),
+            Some(200),
+        ),
+        (json!({"certificate": {"uri": FRONT}}), Some(200), Some(403)),
+        // The mesh's roots have not said that it is one of its workloads.
+        (json!({"namespace": "shop"}), Some(403), Some(403)),
+        (
+            json!({"serviceAccount": {"namespace": "shop", "name": "front"}}),
+            Some(403),
+            Some(403),
+        ),
+    ] {
+        scene.put(vec![policy(
+            "p",
+            &gateway(),
+            "allow",
+            &json!([{"from": [source.clone()]}]),
+        )]);
+        assert_eq!(scene.shown(&ours, &[FRONT]), front, "{source}");
+        assert_eq!(scene.shown(&ours, &["billing.partner.example"]), partner, "{source}");
+    }
+    let lines: Vec<Value> = scene
+        .log
+        .try_iter()
+        .map(|line| serde_json::from_str(&line).expect("JSON"))
+        .collect();
+    assert!(lines.iter().any(|line| line["peer"] == FRONT));
+    assert!(lines.iter().any(|line| line["peer"] == "billing.partner.example"));
+    // Who comes by the other listener has nothing to show.
+    scene.put(vec![policy(
+        "p",
+        &gateway(),
+        "allow",
+        &json!([{"from": ["authenticated"]}]),
+    )]);
+    assert_eq!(scene.status("/"), 403);
+}
+
+#[test]
+fn a_certificate_counts_only_while_it_is_trusted() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let scene = Scene::new(vec![bundle(ROOTS, &[&ours])], Some(FALLBACK));
+    scene.put(vec![policy(
+        "p",
+        &gateway(),
+        "allow",
+        &json!([{"from": ["authenticated"]}]),
+    )]);
+    // All are let in, and those who are not trusted have proven nothing.
+    assert_eq!(scene.shown(&ours, &[FRONT]), Some(200));
+    assert_eq!(scene.shown(&theirs, &[FRONT]), Some(403));
+    let config = client_config(&scene.edge, Some(&ours.client(FRONT)));
+    let mut open = Client::connect(scene.https, "a.example", &config).expect("it is let in");
+    assert_eq!(open.get("a.example").ok(), Some(200));
+    scene.put(vec![bundle(ROOTS, &[&theirs])]);
+    assert_eq!(open.get("a.example").ok(), Some(403));
+    scene.put(vec![bundle(ROOTS, &[&ours, &theirs])]);
+    assert_eq!(open.get("a.example").ok(), Some(200));
+}
+
+#[test]
+fn a_workload_of_the_mesh_is_one_by_the_word_of_its_roots() {
+    let (mesh, partner) = (Authority::new(), Authority::new());
+    let scene = Scene::new(vec![bundle(ROOTS, &[&mesh, &partner])], Some(STRICT));
+    let proxy = scene.fixture.proxy.as_ref().expect("it runs");
+    let trust = MeshTrust {
+        trust_domain: TrustDomain::parse("cluster.local").expect("a trust domain"),
+        roots_pem: mesh.pem.clone(),
+        revoked: weft_model::Revocations::default(),
+    };
+    proxy.mesh().set_trust(trust.clone()).expect("roots");
+    let from = json!([{"from": [{"namespace": "shop"}]}]);
+    scene.put(vec![policy("p", &gateway(), "allow", &from)]);
+    assert_eq!(scene.shown(&mesh, &[FRONT]), Some(200));
+    assert_eq!(
+        scene.shown(&partner, &[FRONT]),
+        Some(403),
+        "anybody may write this into a certificate"
+    );
+    assert_eq!(
+        scene.shown(&mesh, &["spiffe://other.local/ns/shop/sa/front"]),
+        Some(403)
+    );
+    scene.put(vec![policy("p", &gateway(), "deny", &from)]);
+    assert_eq!(
+        scene.shown(&partner, &[FRONT]),
+        Some(403),
+        "what denies is not passed by"
+    );
+    scene.put(vec![policy("p", &gateway(), "allow", &from)]);
+    let revoked = [FRONT.to_owned().try_into().expect("an identity")].into();
+    let trust = MeshTrust {
+        revoked: weft_model::Revocations {
+            identities: revoked,
+            ..Default::default()
+        },
+        ..trust
+    };
+    proxy.mesh().set_trust(trust).expect("roots");
+    assert_eq!(scene.shown(&mesh, &[FRONT]), Some(403), "it is believed no longer");
+}
+
+#[test]
+fn preflights_that_the_gateway_answers_are_no_requests_to_the_route() {
+    let scene = Scene::new(Vec::new(), None);
+    let cors = json!({"type": "cors", "allowOrigins": ["https://a.example"], "allowMethods": ["GET"], "maxAge": 5});
+    let mut guarded = route("web", "/", "web");
+    guarded.filters = vec![serde_json::from_value(cors).expect("a filter")];
+    let get_only = json!([{"to": [{"traffic": {"http": {"methods": ["GET"]}}}]}]);
+    scene.put(vec![
+        Resource::Route(Arc::new(guarded)),
+        policy("p", &of_route("web", None), "allow", &get_only),
+    ]);
+    let preflight = "Origin: https://a.example\r\nAccess-Control-Request-Method: GET\r\n";
+    let ask = |fields: &str| {
+        let mut client = scene.fixture.connect();
+        client.send(format!("OPTIONS / HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n"));
+        client.response("OPTIONS").status
+    };
+    assert_ne!(ask(preflight), 403);
+    assert_eq!(ask(""), 403);
+    scene.put(vec![policy("g", &gateway(), "allow", &get_only)]);
+    assert_eq!(ask(preflight), 403, "they are requests to the Gateway");
+}
