@@ -27,7 +27,7 @@ enum Command {
     /// Turn the connections of this network namespace to the sidecar; needs NET_ADMIN
     Intercept(intercept::Args),
     /// Take the connections, and carry them to where they were going
-    Run(run::Args),
+    Run(Box<run::Args>),
 }
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     start_logging();
     let result = match args.command {
         Command::Intercept(args) => intercept::run(&args).map(|()| ExitCode::SUCCESS),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

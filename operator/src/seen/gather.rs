@@ -240,14 +240,13 @@ fn merged(all: impl Iterator<Item = Vec<PlaneSummary>>, period: Period) -> Vec<P
         known.own = known.own.take().or(plane.own);
         known.routes.extend(plane.routes);
         for more in plane.edges {
-            let same = known.edges.iter_mut().find(|edge| edge.edge == more.edge);
-            let same = same.map(|edge| {
-                // Only the one that is told by a data plane now knows it.
-                if edge.would_deny.is_empty() {
-                    edge.would_deny.clone_from(&more.would_deny);
-                }
-                edge
-            });
+            let mut same = known.edges.iter_mut().find(|edge| edge.edge == more.edge);
+            // Only the one that is told by a data plane now knows it.
+            if let Some(edge) = &mut same
+                && edge.would_deny.is_empty()
+            {
+                edge.would_deny.clone_from(&more.would_deny);
+            }
             match (same, period) {
                 (None, _) => known.edges.push(more),
                 // Of a Gateway there are several data planes.

@@ -25,10 +25,17 @@ pub(crate) struct Policies {
 /// All on which it depends what is denied.
 #[derive(Default, PartialEq)]
 struct Deciding {
-    policies: Vec<(Arc<AuthorizationPolicy>, Option<Box<[u16]>>)>,
+    policies: Vec<Reaching>,
     probes: Vec<ProbePath>,
     default: DefaultAction,
     stage: Stage,
+}
+
+/// A policy, and the ports to which it reaches, if not to all.
+#[derive(PartialEq)]
+struct Reaching {
+    policy: Arc<AuthorizationPolicy>,
+    ports: Option<Box<[u16]>>,
 }
 
 /// How far a policy reaches.
@@ -95,7 +102,10 @@ impl Policies {
         });
         let mut selected: Vec<Selected> = selected.collect();
         in_order(&mut selected);
-        let of = |selected: &Selected| (selected.policy.source.clone(), selected.ports.clone());
+        let of = |selected: &Selected| Reaching {
+            policy: selected.policy.source.clone(),
+            ports: selected.ports.clone(),
+        };
         let deciding = Deciding {
             policies: selected.iter().map(of).collect(),
             probes: member.map(|member| member.probes.clone()).unwrap_or_default(),

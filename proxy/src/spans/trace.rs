@@ -17,6 +17,7 @@ use super::{
     span::{Asked, Kind, Parent, Span},
 };
 use crate::{
+    authorization::Guard,
     downstream::{Client, Downstream, Outgoing},
     fields::Fields,
     flag::Flag,
@@ -202,7 +203,7 @@ impl Trace {
     pub(crate) fn close<D: Downstream>(&self, worker: &Worker, client: &Client, request: &D, end: &End<'_>) {
         let Some(recorder) = &worker.spans else { return };
         let span = self.span(request, end);
-        let guard = client.guard();
+        let peer = client.guard().map(Guard::peer);
         if self.serves {
             record(
                 worker,
@@ -211,9 +212,7 @@ impl Trace {
                     kind: Kind::Server,
                     other: Some(client.peer),
                     scheme: client.scheme(),
-                    identity: guard
-                        .map(|guard| guard.peer().into())
-                        .filter(|peer: &Box<str>| !peer.is_empty()),
+                    identity: peer.filter(|peer| !peer.is_empty()).map(Into::into),
                     ..span
                 },
             );
