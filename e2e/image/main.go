@@ -2,7 +2,8 @@
 //
 //	image [-user UID] OUT.tar NAME:TAG[,NAME:TAG...] PATH_IN_IMAGE=FILE... -- ENTRYPOINT...
 //
-// The file goes to `ctr -n k8s.io images import` and is then known by exactly these names. The same files give the same image.
+// A FILE that is a folder goes there with all that is in it. What is written goes to `ctr -n k8s.io images import` and is then known
+// by exactly these names. The same files give the same image.
 package main
 
 import (
@@ -12,7 +13,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -84,18 +87,44 @@ func archive(pairs []string) ([]byte, error) {
 		if !found {
 			return nil, fmt.Errorf("%q is not PATH_IN_IMAGE=FILE", pair)
 		}
-		content, err := os.ReadFile(file)
+		// What is named is followed; links in a folder stay what they are.
+		file, err := filepath.EvalSymlinks(file)
 		if err != nil {
 			return nil, err
 		}
-		header := tar.Header{Name: strings.TrimPrefix(path, "/"), Mode: 0o755, Size: int64(len(content))}
-		if err := writer.WriteHeader(&header); err != nil {
-			return nil, err
-		}
-		if _, err := writer.Write(content); err != nil {
+		err = filepath.WalkDir(file, func(at string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			return add(writer, strings.TrimPrefix(filepath.Join(path, strings.TrimPrefix(at, file)), "/"), at, entry.Type())
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
 	err := writer.Close()
 	return buffer.Bytes(), err
+}
+
+// add puts a file, or a link as it is, into the layer. Folders are there once something is in them.
+func add(writer *tar.Writer, name, file string, kind fs.FileMode) error {
+	switch kind {
+	case fs.ModeSymlink:
+		target, err := os.Readlink(file)
+		if err != nil {
+			return err
+		}
+		return writer.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
+	case 0:
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if err := writer.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(content))}); err != nil {
+			return err
+		}
+		_, err = writer.Write(content)
+		return err
+	}
+	return nil
 }

@@ -70,6 +70,13 @@ impl Cluster {
         Ok(self.client.request(request).await?)
     }
 
+    /// What a container has said.
+    pub(crate) async fn log(&self, namespace: &str, pod: &str, container: &str) -> anyhow::Result<String> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/log?container={container}");
+        let request = http::Request::get(path).body(Vec::new())?;
+        Ok(self.client.request_text(request).await?)
+    }
+
     /// Makes objects as a text says.
     pub(crate) async fn apply(&self, text: &str) -> anyhow::Result<()> {
         let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
@@ -104,6 +111,14 @@ impl Cluster {
     pub(crate) async fn merge(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> anyhow::Result<()> {
         let api = self.api(kind, namespace)?;
         api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
+
+    /// Changes members of lists by their names.
+    pub(crate) async fn strategic(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> anyhow::Result<()> {
+        let api = self.api(kind, namespace)?;
+        api.patch(name, &PatchParams::default(), &Patch::Strategic(patch))
+            .await?;
         Ok(())
     }
 

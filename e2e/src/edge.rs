@@ -9,6 +9,7 @@ use crate::{
     cluster::{Cluster, address, eventually},
     injection::fresh,
     load::{Load, Target, metrics, status},
+    monitors,
     scene::GATEWAY,
 };
 
@@ -66,6 +67,7 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     for (of, direction) in [(edge, "outbound"), (pod, "inbound")] {
         ensure!(proven(of, direction).await? > 0.0, "no connection of {of} is proven");
     }
+    monitors::scraped(cluster).await?;
     let load = Load::start(target, CLIENTS);
     for stage in ["secure", "observe", "secure", "strict"] {
         let label = json!({"metadata": {"labels": {"weft.dev/mesh": stage}}});

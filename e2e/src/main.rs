@@ -1,12 +1,16 @@
 //! What Weft must bear in a real cluster, beside what the official suites ask of it.
 //!
-//! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask smi`, `cargo xtask scale`.
+//! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask smi`, `cargo xtask sample`,
+//! `cargo xtask scale`.
 
+mod acme;
 mod cluster;
 mod edge;
 mod failures;
 mod injection;
 mod load;
+mod monitors;
+mod sample;
 mod scale;
 mod scene;
 mod seeing;
@@ -37,6 +41,10 @@ enum Command {
         /// Only those parts whose names contain this.
         filter: Option<String>,
     },
+    /// Has Gateways' certificates ordered from a CA.
+    Acme,
+    /// Lets an application of many protocols take the path through the mesh and back.
+    Sample,
     /// Measures many routes and Services: how soon an edit reaches traffic, what it costs.
     Scale(scale::Options),
 }
@@ -47,6 +55,8 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Failures { filter } => failures::run(filter.as_deref()).await,
         Command::Injection => injection::run().await,
         Command::Smi { filter } => smi::run(filter.as_deref()).await,
+        Command::Acme => acme::run().await,
+        Command::Sample => sample::run().await,
         Command::Scale(options) => scale::run(&options).await,
     }
 }

@@ -13,6 +13,8 @@ use crate::{
 pub(crate) const SYSTEM: &str = "weft-system";
 /// The operator's Deployment and Lease.
 pub(crate) const OPERATOR: &str = "weft-operator";
+/// Its pods.
+pub(crate) const OPERATORS: &str = "app.kubernetes.io/name=weft-operator";
 /// The Gateway of every scene.
 pub(crate) const GATEWAY: &str = "edge";
 

@@ -85,8 +85,12 @@ pub fn inject(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result
         Suitability::Suitable => {}
     }
     let wishes = Wishes::read(metadata, namespace)?;
+    let as_sidecar = suitable::as_sidecar(pod);
+    if let Some(container) = as_sidecar.first().filter(|_| !namespace.only_observed()) {
+        return Err(Refusal::from(container.as_str()));
+    }
     let mut warnings = wishes.warnings.clone();
-    warnings.extend(suitable::warnings(pod));
+    warnings.extend(as_sidecar);
     let parts = render::parts(&wishes, settings);
     let pod = place::place(pod, &parts);
     Ok(Outcome::Injected(Injected { pod, parts, warnings }))

@@ -116,6 +116,9 @@ fn sidecar(wishes: &Wishes, settings: &Settings) -> Value {
         env.push(json!({"name": "WEFT_SPANS", "value": collector.to_string()}));
         env.push(json!({"name": "WEFT_SPANS_SAMPLE", "value": sample.to_string()}));
     }
+    if let Some(format) = &wishes.access_log {
+        env.push(json!({"name": "WEFT_ACCESS_LOG", "value": format}));
+    }
     json!({
         "name": SIDECAR,
         // It starts before what follows and ends after the application.

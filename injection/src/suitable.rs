@@ -158,8 +158,8 @@ fn port_of_ours(spec: &Value) -> Option<Left> {
     })
 }
 
-/// What works, but not as somebody might think.
-pub(crate) fn warnings(pod: &Value) -> Vec<String> {
+/// Containers that interception takes for the sidecar: what they send is neither seen nor proven.
+pub(crate) fn as_sidecar(pod: &Value) -> Vec<String> {
     let spec = &pod["spec"];
     let of_all = &spec["securityContext"]["runAsUser"];
     let as_sidecar = own(spec).filter(|container| {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The annotations that are known, without [`PREFIX`].
-pub const KNOWN: [&str; 12] = [
+pub const KNOWN: [&str; 13] = [
     "skip-inbound-ports",
     "skip-outbound-ports",
     "skip-outbound-cidrs",
@@ -26,6 +26,7 @@ pub const KNOWN: [&str; 12] = [
     "sidecar-cpu-limit",
     "sidecar-memory-limit",
     "sidecar-log-level",
+    "sidecar-access-log",
     "sidecar-image",
     "sidecar-spans",
     "sidecar-spans-sample",
@@ -50,6 +51,12 @@ impl From<&Left> for Refusal {
     }
 }
 
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Self {
+        Self(format!("the pod would not be protected by a sidecar: {why}"))
+    }
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Wishes {
@@ -59,6 +66,7 @@ pub(crate) struct Wishes {
     pub(crate) skip_uids: Vec<u32>,
     pub(crate) resources: Resources,
     pub(crate) log_level: Option<LogLevel>,
+    pub(crate) access_log: Option<String>,
     pub(crate) image: Option<String>,
     /// Where spans go, or nowhere.
     pub(crate) spans: Option<Option<Collector>>,
@@ -116,6 +124,7 @@ impl Wishes {
                 memory_limit: reader.one("sidecar-memory-limit", memory)?,
             },
             log_level: reader.one("sidecar-log-level", parsed::<LogLevel>)?,
+            access_log: reader.one("sidecar-access-log", access_log)?,
             image: reader.one("sidecar-image", image)?,
             spans: reader.one("sidecar-spans", Spans::read)?,
             spans_sample: reader.one("sidecar-spans-sample", Spans::share)?,
@@ -227,6 +236,15 @@ fn memory(text: &str) -> Result<Quantity, String> {
         Err(format!(
             "{text:?} is too little memory to run in: write megabytes like 64Mi"
         ))
+    }
+}
+
+/// A text with fields would have to be known to this very version, which the sidecar's need not be.
+fn access_log(text: &str) -> Result<String, String> {
+    if ["off", "json"].contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is neither off nor json"))
     }
 }
 

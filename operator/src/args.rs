@@ -112,7 +112,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = lifetime.map_err(|error| format!("{error}: write it like 24h or 90m"))?;
     let lifetime = Duration::try_from(lifetime).map_err(|error| error.to_string())?;
     if !(SHORTEST..=LONGEST).contains(&lifetime) {
-        return Err("it is not from 10m to 168h".to_owned());
+        return Err("it is not from 2m to 168h".to_owned());
     }
     Ok(lifetime)
 }
@@ -240,8 +240,8 @@ mod tests {
     #[test]
     fn certificates_last_neither_too_short_nor_too_long() {
         assert_eq!(lifetime("24h"), Ok(Duration::from_secs(24 * 3600)));
-        assert_eq!(lifetime("10m"), Ok(SHORTEST));
-        for text in ["9m", "169h", "-24h", "a day", "24"] {
+        assert_eq!(lifetime("2m"), Ok(SHORTEST));
+        for text in ["1m", "169h", "-24h", "a day", "24"] {
             assert!(lifetime(text).is_err(), "{text}");
         }
     }

@@ -102,6 +102,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, speaks: Sp
                 continue;
             }
         };
+        // Where a socket is for both families, one of IPv4 is told as one of IPv6.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let open = worker.connections.get().open;
         if open >= worker.options.limits.connections as u64 {
             worker.count_connections(|stats| stats.refused += 1);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 
 use crate::{steps::Steps, tools};
 
@@ -102,8 +103,56 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// Whoever may not be spoken to where it listens, does nothing: a NetworkPolicy lets somebody come to every port of the pods.
+fn reachable(rendered: &str) -> anyhow::Result<()> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(rendered)?;
+    let of = |kind: &'static str| objects.iter().filter(move |object| object["kind"] == kind);
+    let each = |value: &Value, path: &str| {
+        value
+            .pointer(path)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    for policy in of("NetworkPolicy") {
+        let rules = each(policy, "/spec/ingress");
+        let open: Vec<Value> = rules
+            .iter()
+            .flat_map(|rule| each(rule, "/ports"))
+            .map(|port| port["port"].clone())
+            .collect();
+        let selected = policy["spec"]["podSelector"]["matchLabels"]
+            .as_object()
+            .context("it is for all pods")?;
+        let mut ports = 0;
+        for deployment in of("Deployment") {
+            let pod = &deployment["spec"]["template"];
+            ensure!(
+                selected
+                    .iter()
+                    .all(|(name, value)| pod["metadata"]["labels"][name] == *value),
+                "the NetworkPolicy is not for the pods of the operator"
+            );
+            for port in each(pod, "/spec/containers")
+                .iter()
+                .flat_map(|container| each(container, "/ports"))
+            {
+                ports += 1;
+                ensure!(
+                    open.contains(&port["name"]),
+                    "the NetworkPolicy lets nobody come to the port {}",
+                    port["name"]
+                );
+            }
+        }
+        ensure!(ports > 0, "no port is looked at");
+    }
+    Ok(())
+}
+
 fn compare(name: &str, rendered: &str, update: bool) -> anyhow::Result<()> {
     let golden = Path::new(GOLDENS).join(format!("{name}.out.yaml"));
+    reachable(rendered).with_context(|| golden.display().to_string())?;
     let known = fs::read_to_string(&golden).unwrap_or_default();
     if known == rendered {
         return Ok(());

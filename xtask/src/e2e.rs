@@ -1,8 +1,10 @@
 //! What Weft must bear in the cluster beside the official suite: the program of `e2e/`, run inside the cluster's network.
 
+use std::path::PathBuf;
+
 use anyhow::ensure;
 
-use crate::{cluster, tools};
+use crate::{cluster, packages, pebble, tools};
 
 const PROGRAM: &str = "weft-e2e";
 
@@ -23,6 +25,20 @@ pub(crate) fn smi(filter: Option<&str>) -> anyhow::Result<()> {
     run("smi", &Vec::from_iter(filter))
 }
 
+/// Has Gateways' certificates ordered from a CA.
+pub(crate) fn acme() -> anyhow::Result<()> {
+    let [pebble, names] = pebble::build()?;
+    run_with("acme", &[], &[("WEFT_PEBBLE", pebble), ("WEFT_PEBBLE_NAMES", names)])
+}
+
+/// Lets an application of many protocols take the path.
+pub(crate) fn sample() -> anyhow::Result<()> {
+    cluster::ensure_up()?;
+    packages::install(&packages::SAMPLE)?;
+    cluster::sample()?;
+    run("sample", &[])
+}
+
 /// Measures many routes and Services.
 pub(crate) fn scale(args: &[String]) -> anyhow::Result<()> {
     run("scale", args)
@@ -38,11 +54,16 @@ pub(crate) fn bench(args: &[String]) -> anyhow::Result<()> {
 }
 
 fn run(command: &str, args: &[String]) -> anyhow::Result<()> {
+    run_with(command, args, &[])
+}
+
+fn run_with(command: &str, args: &[String], programs: &[(&str, PathBuf)]) -> anyhow::Result<()> {
     cluster::ensure_up()?;
     let folder = tools::build("dev")?;
     let mut program = cluster::inside(folder.join(PROGRAM));
     // What users see is looked at as they see it.
     program.env("WEFT_PROGRAM", folder.join("weft"));
+    program.envs(programs.iter().map(|(name, path)| (name, path)));
     let status = program.arg(command).args(args).status()?;
     ensure!(status.success(), "{PROGRAM} {command} ended with {status}");
     Ok(())

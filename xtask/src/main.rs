@@ -5,6 +5,7 @@
 mod charts;
 mod cluster;
 mod conformance;
+mod debian;
 mod e2e;
 mod fuzz;
 mod generate;
@@ -75,6 +76,10 @@ enum Command {
         /// Only those parts whose names contain this.
         filter: Option<String>,
     },
+    /// Have Gateways in the cluster order certificates from Pebble.
+    Acme,
+    /// Let an application of many protocols take the path through the mesh and back, and see that nothing is lost or in clear.
+    Sample,
     /// Remove Weft from the cluster, install and remove it as users do, and bring it back.
     Lifecycle,
     /// Measure 5,000 routes and 1,000 Services in the cluster; --help says what can be other.
@@ -156,6 +161,14 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Smi { filter } => {
             e2e::smi(filter.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Acme => {
+            e2e::acme()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Sample => {
+            e2e::sample()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Lifecycle => {

@@ -25,6 +25,10 @@ pub(crate) const CLUSTER: [Needed; 12] = [
     ("ldd", "libc-bin"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
+
+/// What looks at the sample application's connections, and what unpacks packages.
+pub(crate) const SAMPLE: [Needed; 3] = [("tcpdump", "tcpdump"), ("dpkg-deb", "dpkg"), ("tar", "tar")];
+
 /// Where programs are, also those that only root runs.
 const FOLDERS: [&str; 6] = [
     "/usr/local/sbin",

@@ -1,6 +1,6 @@
 //! Certificates by ACME: the operator and a gateway against Pebble, Let's Encrypt's small CA for tests.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, ensure};
 
@@ -50,9 +50,14 @@ pub(crate) fn test(steps: &mut Steps) {
     }
 }
 
+/// Builds Pebble, and the DNS server that it asks.
+pub(crate) fn build() -> anyhow::Result<[PathBuf; 2]> {
+    Ok([PEBBLE.build()?, NAMES.build()?])
+}
+
 /// The same by itself.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let (pebble, names) = (PEBBLE.build()?, NAMES.build()?);
+    let [pebble, names] = build()?;
     println!("$ cargo {}", TESTS.join(" "));
     let status = Command::new("cargo")
         .args(TESTS)

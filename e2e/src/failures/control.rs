@@ -7,10 +7,8 @@ use serde_json::json;
 use crate::{
     cluster::{Cluster, eventually, name},
     load::{Load, status},
-    scene::{GATEWAY, OPERATOR, SYSTEM, Scene, route},
+    scene::{GATEWAY, OPERATOR, OPERATORS, SYSTEM, Scene, route},
 };
-
-const OPERATORS: &str = "app.kubernetes.io/name=weft-operator";
 
 /// Operators die again and again while edits are made. Every edit is served in the end, and every status true.
 pub(super) async fn operators_are_killed(cluster: &Cluster) -> anyhow::Result<()> {

@@ -22,14 +22,14 @@ const ROOT: &str = "weft-identity-root";
 const RELAY: u16 = 9000;
 
 /// A namespace in the mesh with a Service, and an application that calls it whenever it is called from outside of the mesh.
-struct Meshed<'c> {
+pub(super) struct Meshed<'c> {
     cluster: &'c Cluster,
-    namespace: String,
-    relay: Target,
+    pub(super) namespace: String,
+    pub(super) relay: Target,
 }
 
 impl<'c> Meshed<'c> {
-    async fn new(cluster: &'c Cluster, name: &str, stage: &str) -> anyhow::Result<Self> {
+    pub(super) async fn new(cluster: &'c Cluster, name: &str, stage: &str) -> anyhow::Result<Self> {
         let namespace = format!("{PREFIX}{name}");
         cluster.without(&namespace).await?;
         cluster.apply(&manifests(&namespace, stage)).await?;
@@ -80,7 +80,7 @@ impl<'c> Meshed<'c> {
         Ok(status(&pod).await.is_ok_and(|status| status == 200))
     }
 
-    async fn end(self) -> anyhow::Result<()> {
+    pub(super) async fn end(self) -> anyhow::Result<()> {
         self.cluster.delete("Namespace", "", &self.namespace).await
     }
 }
@@ -98,7 +98,7 @@ fn manifests(namespace: &str, stage: &str) -> String {
         r#"
 apiVersion: v1
 kind: Namespace
-metadata: {{name: {namespace}, labels: {{weft.dev/mesh: {stage}}}}}
+metadata: {{name: {namespace}, labels: {{weft.dev/mesh: {stage}}}, annotations: {{weft.dev/sidecar-access-log: json}}}}
 ---
 {}
 ---

@@ -7,6 +7,7 @@ mod mesh;
 mod pods;
 mod process;
 mod refused;
+mod renewal;
 
 use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
 
@@ -38,6 +39,7 @@ const TESTS: &[(&str, Test)] = tests![
     mesh::workloads_of_the_mesh_come_and_go,
     mesh::the_root_of_the_mesh_is_rotated,
     mesh::the_kubelet_is_restarted,
+    renewal::certificates_of_workloads_are_renewed,
     refused::a_resource_is_refused_beside_good_ones,
     api::the_api_server_is_away_for_a_minute,
     api::etcd_is_restarted,

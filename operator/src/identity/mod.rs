@@ -44,8 +44,8 @@ const TERMS: Terms = Terms {
     overlap: days(2),
 };
 
-/// Certificates last at least so long,
-pub(crate) const SHORTEST: Duration = Duration::from_secs(600);
+/// Certificates last at least so long: each is replaced while a third of that is left,
+pub(crate) const SHORTEST: Duration = Duration::from_secs(120);
 /// and at most so long.
 pub(crate) const LONGEST: Duration = days(7);
 

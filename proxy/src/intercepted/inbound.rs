@@ -252,7 +252,7 @@ async fn shake(
     let handshake = StartHandshake::from_parts(accepted, prefixed).into_stream(tls.server.clone());
     let shaken = timeout(worker.options.limits.head_timeout, handshake).await;
     let stream = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
-    let stream = stream.map_err(|error| refused(error.to_string()))?;
+    let stream = stream.map_err(|error| refused(mesh::in_words(&error)))?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = trust
         .peer(chain, mesh::End::Client)

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
+use rustls::{CertificateError, OtherError};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -26,12 +27,21 @@ pub(crate) enum MutualError {
         expected: String,
         error: PeerError,
     },
-    #[error("no TLS with {expected} at {address}: {error}")]
+    #[error("no TLS with {expected} at {address}: {}", in_words(.error))]
     Tls {
         address: SocketAddr,
         expected: String,
         error: io::Error,
     },
+}
+
+/// Why hands were not shaken: rustls tells what was found out here as the program sees it, and not as people do.
+pub(crate) fn in_words(error: &io::Error) -> String {
+    let rustls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match rustls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(found)))) => found.to_string(),
+        _ => error.to_string(),
+    }
 }
 
 /// A connection to a workload.

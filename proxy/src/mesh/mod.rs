@@ -27,7 +27,7 @@ use weft_model::{Change, Key, MeshTrust, NamespaceKey, Peer, Rejected, Resource,
 use self::workloads::Workloads;
 pub(crate) use self::{
     choice::{Reached, reach},
-    connect::{Carries, ToWorkload, shake},
+    connect::{Carries, ToWorkload, in_words, shake},
     credentials::Credentials,
     peers::Peers,
     stream::Mutual,

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{RUN, inside, output};
-use crate::tools::{self, GoProgram};
+use crate::{
+    debian::Root,
+    tools::{self, GoProgram},
+};
 
 /// The authorities that the system knows, where Weft's programs look for them.
 const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -26,6 +29,41 @@ const ECHO_BASIC: GoProgram = program(
 );
 const SMI_APP: GoProgram = program("smi-app", "smi-app", ".");
 const ECHO_ADVANCED: GoProgram = program("echo-advanced", "echo-advanced", ".");
+
+const GRPC_SERVER: GoProgram = program("grpc-server", "grpc", "google.golang.org/grpc/interop/server");
+const GRPC_CLIENT: GoProgram = program("grpc-client", "grpc", "google.golang.org/grpc/interop/client");
+/// What others have written and the sample application consists of.
+const SAMPLE: Root = Root {
+    name: "sample",
+    packages: &[
+        "redis-server",
+        "postgresql-15",
+        "python3-aiosmtpd",
+        "python3-psycopg2",
+        "python3-redis",
+        "python3-websockets",
+        // Needed by what starts PostgreSQL, and there on any Debian without being asked for.
+        "dash",
+    ],
+    without: &[
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+        "usr/share/i18n",
+        "usr/share/fonts",
+        "usr/share/perl*",
+        "usr/share/sphinx*",
+        "usr/share/javascript",
+        "usr/bin/perl*",
+        "usr/lib/*/perl*",
+        "usr/lib/*/libperl*",
+        "usr/lib/*/libLLVM*",
+        "usr/lib/*/libz3*",
+        "usr/lib/*/gconv",
+        "usr/lib/postgresql/*/lib/bitcode",
+        "usr/lib/postgresql/*/lib/llvmjit*",
+    ],
+};
 
 /// Who runs Weft in its images, by the convention for those who are not root.
 const NOBODY: &str = "65532";
@@ -44,7 +82,7 @@ const WEFT: [(&str, &str, &str); 3] = [
 pub(super) struct Image {
     /// All the names it goes by.
     names: Vec<&'static str>,
-    /// Paths in the image, and the files that are there.
+    /// Paths in the image, and the files that are there; a folder stands for all that is in it.
     files: BTreeMap<String, PathBuf>,
     entrypoint: String,
     user: &'static str,
@@ -93,6 +131,28 @@ pub(super) fn build(profile: &str) -> anyhow::Result<Vec<Image>> {
     ];
     images.extend(weft(profile)?);
     Ok(images)
+}
+
+/// The image of the sample application: all its servers, and who calls them.
+pub(super) fn sample() -> anyhow::Result<Image> {
+    let scripts = Path::new("e2e/sample");
+    let mut files: BTreeMap<String, PathBuf> = [
+        ("/".to_owned(), SAMPLE.build()?),
+        ("/grpc/server".to_owned(), GRPC_SERVER.build()?),
+        ("/grpc/client".to_owned(), GRPC_CLIENT.build()?),
+        ("/etc/passwd".to_owned(), scripts.join("passwd")),
+    ]
+    .into();
+    for script in ["common.py", "serve.py", "call.py"] {
+        files.insert(format!("/sample/{script}"), scripts.join(script));
+    }
+    Ok(Image {
+        names: vec!["weft.dev/sample:dev"],
+        files,
+        entrypoint: "/usr/bin/python3".to_owned(),
+        // As the file of users has it.
+        user: "1000",
+    })
 }
 
 impl Image {

@@ -30,6 +30,14 @@ pub(super) fn gateway_api() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Applies the definition of a kind of which the chart has objects if it is told so.
+pub(super) fn monitors() -> anyhow::Result<()> {
+    kubectl(&["apply", "--server-side", "-f", "e2e/cluster/podmonitors.yaml"])?;
+    let definition = "crd/podmonitors.monitoring.coreos.com";
+    kubectl(&["wait", definition, "--for=condition=Established", "--timeout=60s"])?;
+    Ok(())
+}
+
 /// Starts the name server; waits until it answers inside the cluster's network.
 pub(super) fn dns() -> anyhow::Result<()> {
     let manifest = Path::new(RUN).join("dns.yaml");

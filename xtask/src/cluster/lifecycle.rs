@@ -6,7 +6,7 @@ use super::{ensure_up, inside, install, kubectl, output, until};
 use crate::tools;
 
 /// What an installation consists of, or the operator makes, as `kubectl` names these kinds.
-const KINDS: &str = "deployments,services,serviceaccounts,configmaps,secrets,poddisruptionbudgets,horizontalpodautoscalers,leases,roles,rolebindings,networkpolicies,clusterroles,clusterrolebindings,gatewayclasses,customresourcedefinitions,mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,namespaces";
+const KINDS: &str = "deployments,services,serviceaccounts,configmaps,secrets,poddisruptionbudgets,horizontalpodautoscalers,leases,roles,rolebindings,networkpolicies,podmonitors,clusterroles,clusterrolebindings,gatewayclasses,customresourcedefinitions,mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,namespaces";
 /// What an object of ours has in its name or its labels.
 const MARK: &str = "weft";
 

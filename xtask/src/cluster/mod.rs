@@ -89,6 +89,7 @@ pub(crate) fn up(profile: &str) -> anyhow::Result<()> {
     let changed = said("import of images", || images::import(&images))?;
     said("node", || components::node(&kube))?;
     said("Gateway API", install::gateway_api)?;
+    said("PodMonitors", install::monitors)?;
     said("DNS", install::dns)?;
     said("charts", install::charts)?;
     said("restart of what has a new image", || install::restart(&changed))?;
@@ -123,11 +124,22 @@ pub(crate) fn test(steps: &mut Steps) {
     });
     steps.step("injection", e2e::injection);
     steps.step("SMI conformance", || e2e::smi(None));
+    steps.step("a sample application in the mesh", e2e::sample);
+    steps.step("certificates by ACME for Gateways in the cluster", e2e::acme);
     steps.step("failures under load", || e2e::failures(None));
     steps.step("installation and removal", lifecycle);
     if !was_up {
         steps.step("the end of the cluster", down);
     }
+}
+
+/// Brings the image of the sample application up to date.
+pub(crate) fn sample() -> anyhow::Result<()> {
+    let _lock = lock("cluster")?;
+    said("image of the sample application", || {
+        images::import(&[images::sample()?])
+    })?;
+    Ok(())
 }
 
 /// Becomes a program that runs inside the cluster's network and knows its names.
