@@ -54,7 +54,7 @@ pub(crate) struct Answered {
     pub(crate) proofs: BTreeMap<String, Proof>,
     /// Some have not said yet that they would, or have not been told.
     pub(crate) waits: bool,
-    /// All that are ready are connected.
+    /// All that are ready are connected, and there are some.
     pub(crate) all: bool,
 }
 

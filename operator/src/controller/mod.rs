@@ -341,7 +341,8 @@ impl Controller {
                     return false;
                 };
                 let planes = self.planes_of(&gateway);
-                answered.all &= planes.all_connected();
+                // Before one is ready, nobody is led to any.
+                answered.all &= planes.ready > 0 && planes.all_connected();
                 let serve = planes.connected.values().filter(|replica| replica.taken > 0);
                 let key = Key::Challenge(challenge.key.clone());
                 let mut serve =
