@@ -5,16 +5,15 @@ mod support;
 
 use std::{
     collections::HashMap,
-    fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
 };
 
-use support::{ask, free_port, proxy};
+use support::{ask, free_port};
 use tempfile::TempDir;
-use weft_gateway::{Standalone, StandaloneOptions, files::Sources, names::NamesOptions};
+use weft_gateway::Standalone;
 
 /// What a backend does with the requests of a path before it answers them.
 #[derive(Clone, Copy)]
@@ -88,25 +87,6 @@ fn serve(name: &str, mut stream: BufReader<TcpStream>, seen: &Mutex<HashMap<Stri
     }
 }
 
-/// A Service with one endpoint on loopback.
-fn service(name: &str, port: u16) -> String {
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec: {{ports: [{{port: 80}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{port: {port}}}]
-endpoints: [{{addresses: [127.0.0.1]}}]
----
-"
-    )
-}
-
 struct Scene {
     port: u16,
     standalone: Standalone,
@@ -116,7 +96,7 @@ struct Scene {
 impl Scene {
     /// The Services `one` and `two` behind a Gateway for `shop.example`, and these routes.
     async fn start(routes: &str) -> Self {
-        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        let port = free_port();
         let gateway = format!(
             "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -127,16 +107,9 @@ spec:
 ---
 "
         );
-        let text = gateway + &service("one", backend("one")) + &service("two", backend("two")) + routes;
-        fs::write(folder.path().join("all.yaml"), text).expect("written");
-        let options = StandaloneOptions {
-            sources: Sources::new(&[folder.path().to_owned()]),
-            proxy: proxy(),
-            echo: false,
-            admin: None,
-            names: NamesOptions::standalone(),
-        };
-        let standalone = Standalone::start(options).await.expect("started");
+        let service = |name| support::service(name, backend(name), "http");
+        let text = gateway + &service("one") + &service("two") + routes;
+        let (standalone, folder) = support::standalone(&text).await;
         Self {
             port,
             standalone,

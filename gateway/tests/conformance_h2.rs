@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fmt::Write as _, fs, net::Ipv4Addr, sync::Arc};
+use std::{fmt::Write as _, net::Ipv4Addr, sync::Arc};
 
 use bytes::Bytes;
 use h2::{client, server};
@@ -11,14 +11,12 @@ use http::{HeaderMap, Request, Response};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use support::{free_port, proxy};
-use tempfile::TempDir;
+use support::free_port;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use weft_gateway::{Standalone, StandaloneOptions, files::Sources, names::NamesOptions};
 
 /// What a field says that a test looks at.
 const SEEN: &str = "x-seen";
@@ -147,34 +145,6 @@ async fn plain(port: u16) -> TcpStream {
         .expect("connected")
 }
 
-struct Scene {
-    standalone: Standalone,
-    _folder: TempDir,
-}
-
-impl Scene {
-    async fn start(text: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        fs::write(folder.path().join("all.yaml"), text).expect("written");
-        let options = StandaloneOptions {
-            sources: Sources::new(&[folder.path().to_owned()]),
-            proxy: proxy(),
-            echo: false,
-            admin: None,
-            names: NamesOptions::standalone(),
-        };
-        let standalone = Standalone::start(options).await.expect("started");
-        Self {
-            standalone,
-            _folder: folder,
-        }
-    }
-
-    async fn end(self) {
-        self.standalone.shutdown().await;
-    }
-}
-
 /// A Gateway with one listener.
 fn gateway(name: &str, listener: &str) -> String {
     format!(
@@ -187,23 +157,9 @@ spec: {{gatewayClassName: weft, listeners: [{listener}]}}
     )
 }
 
-/// A Service with one endpoint on loopback.
+/// A Service of gRPC with one endpoint on loopback.
 fn service(name: &str, port: u16) -> String {
-    format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: {name}}}
-spec: {{ports: [{{port: 80, appProtocol: kubernetes.io/h2c}}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}
-addressType: IPv4
-ports: [{{port: {port}}}]
-endpoints: [{{addresses: [127.0.0.1]}}]
----
-"
-    )
+    support::service(name, port, "kubernetes.io/h2c")
 }
 
 /// A BackendTLSPolicy of a Service, and the root that it names.
@@ -264,12 +220,12 @@ async fn grpc_route_request_header_modifier() {
     let text = gateway("edge", &format!("{{name: http, protocol: HTTP, port: {port}}}"))
         + &service("one", backend("one", None).await)
         + &grpc_route("a", "{name: edge}", "grpc.example", rule);
-    let scene = Scene::start(&text).await;
+    let (standalone, _folder) = support::standalone(&text).await;
     let (status, seen) = call(plain(port).await, "grpc.example", "/pkg.Service/Call").await;
     assert_eq!(status, 200);
     assert!(seen.contains(" x-set=set") && seen.contains(" x-add=added"), "{seen}");
     assert!(!seen.contains("by the client"), "{seen}");
-    scene.end().await;
+    standalone.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -285,7 +241,7 @@ async fn grpc_route_multiple_gateways() {
             "grpc.example",
             "backendRefs: [{name: one, port: 80}]",
         );
-    let scene = Scene::start(&text).await;
+    let (standalone, _folder) = support::standalone(&text).await;
     for port in ports {
         let (status, seen) = call(plain(port).await, "grpc.example", "/pkg.Service/Call").await;
         assert!(
@@ -293,7 +249,7 @@ async fn grpc_route_multiple_gateways() {
             "{status} {seen}"
         );
     }
-    scene.end().await;
+    standalone.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -312,12 +268,12 @@ async fn grpc_route_multiple_routes_attachment_same_hostname_intersection() {
         + &service("two", backend("two", None).await)
         + &grpc_route("a", "{name: edge}", "grpc.example", &rule("One", "one"))
         + &grpc_route("b", "{name: edge}", "*.example", &rule("Two", "two"));
-    let scene = Scene::start(&text).await;
+    let (standalone, _folder) = support::standalone(&text).await;
     for (path, answers) in [("/pkg.Service/One", "one "), ("/pkg.Service/Two", "two ")] {
         let (status, seen) = call(plain(port).await, "grpc.example", path).await;
         assert!(status == 200 && seen.starts_with(answers), "{path}: {status} {seen}");
     }
-    scene.end().await;
+    standalone.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,13 +287,13 @@ async fn backend_tls_policy_grpc_route() {
         + &policy("two", "another.example", &authority)
         + &grpc_route("a", "{name: edge}", "grpc.example", &rule("one"))
         + &grpc_route("b", "{name: edge}", "wrong.example", &rule("two"));
-    let scene = Scene::start(&text).await;
+    let (standalone, _folder) = support::standalone(&text).await;
     let (status, seen) = call(plain(port).await, "grpc.example", "/pkg.Service/Call").await;
     assert!(status == 200 && seen.starts_with("one "), "{status} {seen}");
     // Its certificate is for another name than the policy has: whatever is answered, it is not the backend who does.
     let (_, seen) = call(plain(port).await, "wrong.example", "/pkg.Service/Call").await;
     assert_eq!(seen, "");
-    scene.end().await;
+    standalone.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -368,7 +324,7 @@ stringData:
         + &service("one", backend("one", Some(authority.certify("one.example"))).await)
         + &policy("one", "one.example", &authority)
         + &tls_route("a", "2026-01-01T00:00:00Z", "edge.example", "one");
-    let scene = Scene::start(&text).await;
+    let (standalone, _folder) = support::standalone(&text).await;
     // It speaks TLS with the Gateway, and the Gateway with the backend.
     let name = ServerName::try_from("edge.example").expect("a name");
     let connector = authority.connector(&[]);
@@ -378,7 +334,7 @@ stringData:
         .expect("TLS with the Gateway");
     let (status, seen) = call(stream, "edge.example", "/pkg.Service/Call").await;
     assert!(status == 200 && seen.starts_with("one "), "{status} {seen}");
-    scene.end().await;
+    standalone.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -391,7 +347,7 @@ async fn tls_route_multiple_routes_attachment_same_hostname_intersection() {
         + &service("two", backend("two", Some(authority.certify("edge.example"))).await)
         + &tls_route("younger", "2026-02-01T00:00:00Z", "edge.example", "two")
         + &tls_route("older", "2026-01-01T00:00:00Z", "edge.example", "one");
-    let scene = Scene::start(&text).await;
+    let (standalone, _folder) = support::standalone(&text).await;
     for _ in 0..3 {
         let name = ServerName::try_from("edge.example").expect("a name");
         let connector = authority.connector(&["h2"]);
@@ -405,5 +361,5 @@ async fn tls_route_multiple_routes_attachment_same_hostname_intersection() {
             "the older route is the one that counts: {seen}"
         );
     }
-    scene.end().await;
+    standalone.shutdown().await;
 }

@@ -16,7 +16,6 @@ use common::{
     WORLD, at, echo, eventually, expect, get, http,
     mesh::{Mesh, peer, service},
 };
-use serde_json::json;
 use weft_model::Stage;
 
 /// The address of a Service.
@@ -171,32 +170,12 @@ fn whoever_speaks_first_is_heard_by_a_service_with_routes_that_has_to_prove_it()
     });
     mesh.serve(8080, http);
     mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
-    tell_route(&mesh);
+    mesh.route(SERVICE);
     let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
     expect(&mut stream, b"220 hello\r\n");
     stream.write_all(b"EHLO").expect("it is open");
     expect(&mut stream, b"EHLO");
     assert_eq!(mesh.proven(), 1.0);
-}
-
-/// An HTTPRoute of the Service to port 8080 of `back`.
-fn tell_route(mesh: &Mesh) {
-    let key = "shop/back:80";
-    for resource in [
-        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
-        json!({"kind": "service", "key": key}),
-        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
-        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
-            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
-            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
-    ] {
-        mesh.operator
-            .tell(serde_json::from_value(resource).expect("a resource"));
-    }
-    eventually("the route is known", || {
-        let config = mesh.front.config();
-        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
-    });
 }
 
 #[test]
@@ -212,7 +191,7 @@ fn requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_p
     });
     mesh.serve(8080, http);
     mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
-    tell_route(&mesh);
+    mesh.route(SERVICE);
     let stream = mesh.network.pod.connect(at(SERVICE, 80));
     let routed = |outcome: &str| {
         mesh.front

@@ -129,22 +129,7 @@ fn requests_of_many_clients_go_to_a_peer_by_one_connection_of_each_worker() {
     let mesh = Mesh::new(Stage::Strict);
     let runtime = runtime();
     serve(&runtime, &mesh.network.world, at(WORLD[0], 8080), "back");
-    let key = "shop/back:80";
-    for resource in [
-        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
-        json!({"kind": "service", "key": key}),
-        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
-        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
-            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
-            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
-    ] {
-        mesh.operator
-            .tell(serde_json::from_value(resource).expect("a resource"));
-    }
-    eventually("the route is known", || {
-        let config = mesh.front.config();
-        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
-    });
+    mesh.route(SERVICE);
     let connect = || Client::new(&runtime, mesh.network.pod.connect(at(SERVICE, 80)));
     let clients: Vec<Client> = (0..12).map(|_| connect()).collect();
     for _ in 0..3 {

@@ -18,7 +18,6 @@ use common::{
     mesh::{Mesh, peer, service},
     operator::Ca,
 };
-use serde_json::json;
 use weft_model::{MeshNamespace, Resource, Revocations, Stage};
 
 const BACK: &str = "spiffe://cluster.local/ns/shop/sa/back";
@@ -100,22 +99,7 @@ fn requests_that_go_by_routes_are_proven_and_none_goes_in_clear_once_that_is_wan
     }
     let mesh = Mesh::new(Stage::Observe);
     mesh.serve(8080, http);
-    let key = "shop/back:80";
-    for resource in [
-        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
-        json!({"kind": "service", "key": key}),
-        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
-        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
-            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
-            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
-    ] {
-        mesh.operator
-            .tell(serde_json::from_value(resource).expect("a resource"));
-    }
-    eventually("the route is known", || {
-        let config = mesh.front.config();
-        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
-    });
+    mesh.route(SERVICE);
     let connect = || mesh.network.pod.connect(at(SERVICE, 80));
     let status = |stream: &mut TcpStream| {
         stream

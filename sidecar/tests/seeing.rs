@@ -4,8 +4,7 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 
-use common::{Sidecar, WORLD, assert_reset, at, eventually, get, http, mesh::Mesh};
-use serde_json::json;
+use common::{Sidecar, assert_reset, at, eventually, get, http, mesh::Mesh};
 use weft_model::{Edge, Flow, Owner, Remote, Report, Stage, Way};
 
 /// The address of a Service.
@@ -88,22 +87,7 @@ fn requests_that_go_by_routes_are_counted_by_who_answered() {
     }
     let mesh = Mesh::new(Stage::Observe);
     mesh.serve(8080, http);
-    let key = "shop/back:80";
-    for resource in [
-        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
-        json!({"kind": "service", "key": key}),
-        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
-        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
-            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
-            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
-    ] {
-        mesh.operator
-            .tell(serde_json::from_value(resource).expect("a resource"));
-    }
-    eventually("the route is known", || {
-        let config = mesh.front.config();
-        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
-    });
+    mesh.route(SERVICE);
     let ask = || {
         let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
         stream

@@ -152,21 +152,7 @@ fn what_goes_by_routes_is_of_a_trace_that_the_next_one_is_told_of() {
         return;
     };
     scene.mesh.serve(8080, heads);
-    let key = "shop/back:80";
-    for resource in [
-        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
-        json!({"kind": "service", "key": key}),
-        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
-        json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
-            "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
-            "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
-    ] {
-        scene.tell(resource);
-    }
-    eventually("the route is known", || {
-        let config = scene.mesh.front.config();
-        config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
-    });
+    scene.mesh.route(SERVICE);
     let (mut stream, mut asked) = (None, String::new());
     // A worker may go by the route a moment later than it is shown; nobody is at the Service's own address.
     eventually("it goes by the route", || {
@@ -185,7 +171,7 @@ fn what_goes_by_routes_is_of_a_trace_that_the_next_one_is_told_of() {
         "{asked}"
     );
     assert_eq!(client.attribute("weft.route"), Some("HTTPRoute/shop/back/0"));
-    assert_eq!(client.attribute("weft.service"), Some(key));
+    assert_eq!(client.attribute("weft.service"), Some("shop/back:80"));
 
     let asked = ask(&mut stream, &traced("/old"));
     let (client, server) = scene.both(4);

@@ -4,13 +4,16 @@
 pub mod dns;
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     num::NonZeroUsize,
     time::Duration,
 };
 
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
+use weft_gateway::{Standalone, StandaloneOptions, files::Sources, names::NamesOptions};
 use weft_proxy::{AccessLog, Limits, Options};
 
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +34,39 @@ pub fn proxy() -> Options {
         access_log: AccessLog::default(),
         spans: None,
     }
+}
+
+/// A Service with one endpoint on loopback.
+pub fn service(name: &str, port: u16, protocol: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{ports: [{{port: 80, appProtocol: {protocol}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{port: {port}}}]
+endpoints: [{{addresses: [127.0.0.1]}}]
+---
+"
+    )
+}
+
+/// Serves manifests, from a folder that is to be kept for as long.
+pub async fn standalone(manifests: &str) -> (Standalone, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("all.yaml"), manifests).expect("written");
+    let options = StandaloneOptions {
+        sources: Sources::new(&[folder.path().to_owned()]),
+        proxy: proxy(),
+        echo: false,
+        admin: None,
+        names: NamesOptions::standalone(),
+    };
+    (Standalone::start(options).await.expect("started"), folder)
 }
 
 /// All that is answered; none if nobody answers.

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use weft_model::{MeshService, Owner, Peer, Resource, ServiceKey, Stage};
 
@@ -81,6 +82,26 @@ impl Mesh {
         let address = at(WORLD[0], port);
         self.network.world.serve(address, serve);
         address
+    }
+
+    /// Gives the Service at an address an HTTPRoute to port 8080 of `back`, of which `front` knows then.
+    pub fn route(&self, service: &str) {
+        let key = "shop/back:80";
+        for resource in [
+            json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
+            json!({"kind": "service", "key": key}),
+            json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [service], "protocol": "HTTP"}),
+            json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
+                "owner": {"kind": "HTTPRoute", "namespace": "shop", "name": "back", "rule": 0, "created": 0},
+                "matches": [{"path": {"prefix": "/"}}], "backends": [{"weight": 1, "target": {"service": key}}]}),
+        ] {
+            self.operator
+                .tell(serde_json::from_value(resource).expect("a resource"));
+        }
+        eventually("the route is known", || {
+            let config = self.front.config();
+            config.contains("HTTPRoute/shop/back/0") && config.contains("Service/shop/back:80")
+        });
     }
 
     /// Connections with proof that `back` has taken.
