@@ -10,7 +10,7 @@ use tokio::{runtime::Runtime, task::JoinHandle};
 use super::Namespace;
 
 /// Serves HTTP/2 at an address: each answer says by whom it is, and ends as one of gRPC does, with the code that the last part of
-/// the path says.
+/// the path says, and which fields `x-…` it was asked with.
 pub fn serve(runtime: &Runtime, namespace: &Namespace, on: SocketAddr, name: &'static str) {
     let listener = namespace.listen(on);
     listener.set_nonblocking(true).expect("it is open");
@@ -23,7 +23,15 @@ pub fn serve(runtime: &Runtime, namespace: &Namespace, on: SocketAddr, name: &'s
                     let last = request.uri().path().rsplit('/').next().unwrap_or_default();
                     let code = last.parse::<u8>().unwrap_or(0).to_string();
                     let asked = format!("{} {}", request.uri(), request.headers().len());
+                    let fields = request
+                        .headers()
+                        .iter()
+                        .filter(|(field, _)| field.as_str().starts_with("x-"));
+                    let fields = fields.map(|(field, value)| format!("{field}={}", value.to_str().unwrap_or_default()));
+                    let mut fields: Vec<String> = fields.collect();
+                    fields.sort();
                     let response = Response::builder().header("by", name).header("asked", asked);
+                    let response = response.header("asked-x", fields.join(" "));
                     let sent = respond.send_response(response.body(()).expect("an answer"), false);
                     let Ok(mut stream) = sent else { continue };
                     let _ = stream.send_data(Bytes::from_static(name.as_bytes()), false);

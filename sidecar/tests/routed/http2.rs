@@ -74,6 +74,28 @@ fn calls_of_one_connection_are_split_and_their_status_comes_with_them() {
     assert_eq!((scene.outcome("http"), scene.spoke("outbound", "http2")), (1.0, 1.0));
 }
 
+/// What the suite asks of the mesh from v1.7 on as MeshGRPCRouteRequestHeaderModifier.
+#[test]
+fn fields_of_calls_are_set_and_added_to_as_a_grpc_route_says() {
+    if !common::possible() {
+        return;
+    }
+    let mut edited = grpc_route(&[("v1", 1)]);
+    edited["filters"] = json!([{"type": "requestHeaders",
+        "set": [{"name": "x-set", "value": "set"}], "add": [{"name": "x-added", "value": "added"}]}]);
+    let scene = Scene::new(
+        [frontend(GRPC, &[SERVICE], "HTTP"), edited]
+            .into_iter()
+            .chain(service("v1", 9001)),
+    );
+    serve(&scene, at(WORLD[0], 9001), "v1");
+    let client = connect(&scene, at(SERVICE, 7070));
+    let answer = client.ask(&scene.operator.runtime, "/echo.Echo/Say");
+    let answer = answer.expect("it is answered");
+    assert_eq!(answer.field("asked"), "http://shop.example/echo.Echo/Say 3");
+    assert_eq!(answer.field("asked-x"), "x-added=added x-set=set");
+}
+
 #[test]
 fn what_the_server_speaks_is_what_the_client_speaks_if_nobody_says_otherwise() {
     if !common::possible() {
