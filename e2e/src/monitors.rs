@@ -6,13 +6,17 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::{
-    cluster::{Cluster, address, name},
+    cluster::{Cluster, address, eventually, name},
     load::{self, Target},
     scene::SYSTEM,
 };
 
-/// Scrapes every pod that a PodMonitor of ours is for, as a Prometheus would.
+/// Scrapes every pod that a PodMonitor of ours is for, as a Prometheus would. Others come and go meanwhile, so it is tried again.
 pub(crate) async fn scraped(cluster: &Cluster) -> anyhow::Result<()> {
+    eventually("every pod is scraped", async || all(cluster).await.map(|()| true)).await
+}
+
+async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     let monitors = cluster.list("PodMonitor", SYSTEM, "").await?;
     ensure!(monitors.len() == 3, "there are {} PodMonitors", monitors.len());
     for monitor in &monitors {
@@ -25,7 +29,10 @@ pub(crate) async fn scraped(cluster: &Cluster) -> anyhow::Result<()> {
         let pods = cluster.list("Pod", namespace, &labels(&spec["selector"])).await?;
         ensure!(!pods.is_empty(), "{} is for no pod", name(monitor));
         let endpoint = &spec["podMetricsEndpoints"][0];
-        for pod in pods.iter().filter(|pod| pod.data["status"]["phase"] == "Running") {
+        let run = pods
+            .iter()
+            .filter(|pod| pod.data["status"]["phase"] == "Running" && pod.metadata.deletion_timestamp.is_none());
+        for pod in run {
             let port = port(&pod.data["spec"], &endpoint["port"])
                 .with_context(|| format!("{} has no port {}", name(pod), endpoint["port"]))?;
             let target = Target {

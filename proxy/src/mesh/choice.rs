@@ -100,15 +100,17 @@ pub(crate) struct Reached {
 
 /// Connects to where somebody was going. An endpoint that does not answer is passed over for another, if there is a choice.
 pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<Reached> {
-    let reached = |stream, address, service| Reached {
+    let reached = |stream, address, service, before: Option<Expected>| Reached {
         stream,
         address,
-        // What is wanted may have changed while it was connected.
-        expected: worker.mesh.expected(address),
+        // What is wanted may have changed while it was connected. Who had to prove it still can, also where one of the
+        // endpoints has ended meanwhile, so that not all are known any more: nothing goes in clear for that.
+        expected: worker.mesh.expected(address).or(before),
         service,
     };
+    let before = worker.mesh.expected(to);
     let Some((service, among)) = worker.mesh.target(worker, to).await else {
-        return Ok(reached(connect(worker, to, limit).await?, to, None));
+        return Ok(reached(connect(worker, to, limit).await?, to, None, before));
     };
     let soon = limit.min(worker.options.limits.connect_timeout);
     let mut among = among.into_iter().peekable();
@@ -117,8 +119,9 @@ pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> i
             return Err(io::ErrorKind::NotConnected.into());
         };
         let is_last = among.peek().is_none();
+        let before = worker.mesh.expected(address);
         match connect(worker, address, if is_last { limit } else { soon }).await {
-            Ok(stream) => return Ok(reached(stream, address, Some(service))),
+            Ok(stream) => return Ok(reached(stream, address, Some(service), before)),
             Err(error) if is_last => return Err(error),
             Err(error) => tracing::debug!(%service, endpoint = %address, %error, "an endpoint is passed over"),
         }
