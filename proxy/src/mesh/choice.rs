@@ -7,6 +7,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -100,17 +101,20 @@ pub(crate) struct Reached {
 
 /// Connects to where somebody was going. An endpoint that does not answer is passed over for another, if there is a choice.
 pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<Reached> {
-    let reached = |stream, address, service, before: Option<Expected>| Reached {
+    let (target, known) = worker.mesh.target(worker, to).await;
+    let reached = |stream, address, service| Reached {
         stream,
         address,
         // What is wanted may have changed while it was connected. Who had to prove it still can, also where one of the
         // endpoints has ended meanwhile, so that not all are known any more: nothing goes in clear for that.
-        expected: worker.mesh.expected(address).or(before),
+        expected: worker
+            .mesh
+            .expected(address)
+            .or_else(|| known.expected(address, worker.mesh.own_key())),
         service,
     };
-    let before = worker.mesh.expected(to);
-    let Some((service, among)) = worker.mesh.target(worker, to).await else {
-        return Ok(reached(connect(worker, to, limit).await?, to, None, before));
+    let Some((service, among)) = target else {
+        return Ok(reached(connect(worker, to, limit).await?, to, None));
     };
     let soon = limit.min(worker.options.limits.connect_timeout);
     let mut among = among.into_iter().peekable();
@@ -119,9 +123,8 @@ pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> i
             return Err(io::ErrorKind::NotConnected.into());
         };
         let is_last = among.peek().is_none();
-        let before = worker.mesh.expected(address);
         match connect(worker, address, if is_last { limit } else { soon }).await {
-            Ok(stream) => return Ok(reached(stream, address, Some(service), before)),
+            Ok(stream) => return Ok(reached(stream, address, Some(service))),
             Err(error) if is_last => return Err(error),
             Err(error) => tracing::debug!(%service, endpoint = %address, %error, "an endpoint is passed over"),
         }
@@ -137,31 +140,31 @@ async fn connect(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result
 
 impl Mesh {
     /// The endpoints to one of which a connection is made in place of an address, and their Service; none if it is made there.
-    async fn target(&self, worker: &Worker, to: SocketAddr) -> Option<(ServiceKey, Vec<SocketAddr>)> {
+    /// Beside that what was known when it was decided.
+    async fn target(&self, worker: &Worker, to: SocketAddr) -> (Option<(ServiceKey, Vec<SocketAddr>)>, Arc<Workloads>) {
         let now = || {
-            let workloads = self.workloads.load();
-            workloads.target(to, self.own_key(), Instant::now(), || worker.random())
+            let known = self.workloads.load_full();
+            let target = known.target(to, self.own_key(), Instant::now(), || worker.random());
+            (target, known)
         };
-        let mut target = now();
+        let (mut target, mut known) = now();
         if matches!(target, Target::Soon(_)) {
             let mut changed = self.changed.subscribe();
-            target = now();
+            (target, known) = now();
             while let Target::Soon(until) = target {
                 let _ = timeout_at(until.into(), changed.changed()).await;
-                target = now();
+                (target, known) = now();
             }
         }
         match target {
-            Target::Among(service, among) => Some((service, among)),
-            Target::Itself | Target::Soon(_) => None,
+            Target::Among(service, among) => (Some((service, among)), known),
+            Target::Itself | Target::Soon(_) => (None, known),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use weft_model::{Change, DefaultAction, MeshNamespace, MeshService, Peer, Resource};
 
     use super::*;
