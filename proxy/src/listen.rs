@@ -203,27 +203,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::options::{AccessLog, Limits, Options};
 
     #[tokio::test(flavor = "local")]
     async fn futures_of_connections_are_small() {
-        let options = Options {
-            address: IpAddr::from([127, 0, 0, 1]),
-            port_offset: 0,
-            workers: std::num::NonZeroUsize::MIN,
-            drain: std::time::Duration::ZERO,
-            limits: Limits::default(),
-            access_log: AccessLog::default(),
-            spans: None,
-        };
-        let worker = Rc::new(Worker::new(
-            Arc::new(options),
-            Arc::default(),
-            Arc::default(),
-            None,
-            None,
-            1,
-        ));
+        let worker = Worker::of_nothing();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let connect = || async { TcpStream::connect(address).await.expect("it listens") };

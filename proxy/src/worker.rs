@@ -116,6 +116,24 @@ impl Hasher for IdHasher {
     }
 }
 
+#[cfg(test)]
+impl Worker {
+    /// One on loopback that was told nothing.
+    pub(crate) fn of_nothing() -> Rc<Self> {
+        let options = Options {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            port_offset: 0,
+            workers: std::num::NonZeroUsize::MIN,
+            drain: std::time::Duration::ZERO,
+            limits: crate::options::Limits::default(),
+            access_log: crate::options::AccessLog::default(),
+            spans: None,
+        };
+        let options = Arc::new(options);
+        Rc::new(Self::new(options, Arc::default(), Arc::default(), None, None, 1))
+    }
+}
+
 impl Worker {
     pub(crate) fn new(
         options: Arc<Options>,

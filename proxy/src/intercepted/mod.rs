@@ -489,32 +489,13 @@ async fn one_way<A: Stream, B: Stream>(
 
 #[cfg(test)]
 mod tests {
-    use std::{num::NonZeroUsize, sync::Arc};
-
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::options::{AccessLog, Limits, Options};
 
     #[tokio::test(flavor = "local")]
     async fn connections_hold_the_space_for_what_they_are() {
-        let options = Options {
-            address: std::net::Ipv4Addr::LOCALHOST.into(),
-            port_offset: 0,
-            workers: NonZeroUsize::MIN,
-            drain: Duration::ZERO,
-            limits: Limits::default(),
-            access_log: AccessLog::default(),
-            spans: None,
-        };
-        let worker = Rc::new(Worker::new(
-            Arc::new(options),
-            Arc::default(),
-            Arc::default(),
-            None,
-            None,
-            1,
-        ));
+        let worker = Worker::of_nothing();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let connect = || async { TcpStream::connect(address).await.expect("it listens") };

@@ -13,7 +13,7 @@ use weft_proxy::Flag;
 
 use crate::{
     common::{PATIENCE, eventually, free_port},
-    scene::{Certified, Scene, echo, is_refused, listener, put, route, service, tls_listener, udp_echo},
+    scene::{Certified, Scene, echo, is_refused, listener, put, route, service, udp_echo},
 };
 
 fn policy(action: &str, rules: &Value) -> Resource {
@@ -73,18 +73,7 @@ fn connections_are_let_in_by_address_and_not_by_requests_that_nobody_sees() {
 fn who_comes_by_tls_is_judged_before_a_backend_hears_of_it() {
     let scene = Scene::new();
     let port = free_port();
-    let (through, ended) = (Certified::new("through.example"), Certified::new("ended.example"));
-    scene.apply([
-        ended.resource("default/ended"),
-        tls_listener("through", port, "through.example", None),
-        tls_listener("ended", port, "ended.example", Some("default/ended")),
-    ]);
-    scene.apply(service("tls", Transport::Tcp, &[through.backend("T")]));
-    scene.apply(service("plain", Transport::Tcp, &[echo("P")]));
-    scene.apply([
-        put(route(RouteKind::Tls, "t", 0, "through", &[("tls", 1)])),
-        put(route(RouteKind::Tls, "e", 0, "ended", &[("plain", 1)])),
-    ]);
+    let (through, ended) = scene.both_modes(port);
     let ask = |certified: &Certified, sni: &str| {
         let mut client = certified.client(port, sni);
         client.write_all(b"hi").and_then(|()| client.flush())?;

@@ -127,6 +127,24 @@ impl Scene {
         assert!(rejected.is_empty(), "{rejected:?}");
     }
 
+    /// Serves on one port `through.example`, whose TLS goes through to a backend `T`, and `ended.example`, whose TLS ends here
+    /// before a backend `P`; returns their certificates.
+    pub(crate) fn both_modes(&self, port: u16) -> (Certified, Certified) {
+        let (through, ended) = (Certified::new("through.example"), Certified::new("ended.example"));
+        self.apply([
+            ended.resource("default/ended"),
+            tls_listener("through", port, "through.example", None),
+            tls_listener("ended", port, "ended.example", Some("default/ended")),
+        ]);
+        self.apply(service("tls", Transport::Tcp, &[through.backend("T")]));
+        self.apply(service("plain", Transport::Tcp, &[echo("P")]));
+        self.apply([
+            put(route(RouteKind::Tls, "t", 0, "through", &[("tls", 1)])),
+            put(route(RouteKind::Tls, "e", 0, "ended", &[("plain", 1)])),
+        ]);
+        (through, ended)
+    }
+
     /// A port on which a TCP listener of this name listens.
     pub(crate) fn tcp(&self, name: &str) -> u16 {
         let port = free_port();

@@ -90,18 +90,7 @@ fn a_large_flow_is_terminated_byte_for_byte() {
 fn both_modes_live_on_one_port() {
     let scene = Scene::new();
     let port = free_port();
-    let (through, ended) = (Certified::new("through.example"), Certified::new("ended.example"));
-    scene.apply([
-        ended.resource("default/ended"),
-        tls_listener("through", port, "through.example", None),
-        tls_listener("ended", port, "ended.example", Some("default/ended")),
-    ]);
-    scene.apply(service("tls", Transport::Tcp, &[through.backend("T")]));
-    scene.apply(service("plain", Transport::Tcp, &[echo("P")]));
-    scene.apply([
-        put(route(RouteKind::Tls, "t", 0, "through", &[("tls", 1)])),
-        put(route(RouteKind::Tls, "e", 0, "ended", &[("plain", 1)])),
-    ]);
+    let (through, ended) = scene.both_modes(port);
     assert_eq!(
         ask(&mut through.client(port, "through.example"), 3).expect("it is served"),
         "Thi"
