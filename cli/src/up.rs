@@ -25,6 +25,7 @@ pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
             limits: Limits::default(),
             access_log: args.log(view),
             spans: args.spans(),
+            priority: None,
         },
         sources: Sources::new(&args.paths),
         echo: args.echo,

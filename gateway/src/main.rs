@@ -110,6 +110,7 @@ impl Args {
                 limits: Limits::default(),
                 access_log: self.access_log.sampled(self.access_log_sample),
                 spans: self.spans.of(service, self.spans_sample),
+                priority: None,
             },
             probes: SocketAddr::new(address, self.probes_port),
             admin: self.admin,

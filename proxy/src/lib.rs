@@ -15,6 +15,7 @@ pub mod command;
 pub mod config;
 mod copy;
 pub mod descriptors;
+mod dial;
 mod downstream;
 mod edges;
 mod exchange;

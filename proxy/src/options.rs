@@ -21,6 +21,9 @@ pub struct Options {
     pub access_log: AccessLog,
     /// What of each request a collector of spans is told; nothing when absent.
     pub spans: Option<SpanOptions>,
+    /// The priority (SO_PRIORITY) of the connections it makes to where others were going, by which network rules know these; the
+    /// usual one when absent. From 0 to 6: more needs a privilege.
+    pub priority: Option<u32>,
 }
 
 /// Bounds on what clients and backends can make the data plane hold.

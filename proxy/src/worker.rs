@@ -128,6 +128,7 @@ impl Worker {
             limits: crate::options::Limits::default(),
             access_log: crate::options::AccessLog::default(),
             spans: None,
+            priority: None,
         };
         let options = Arc::new(options);
         Rc::new(Self::new(options, Arc::default(), Arc::default(), None, None, 1))

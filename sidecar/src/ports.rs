@@ -1,9 +1,13 @@
-//! The ports of a sidecar, which both of its steps must agree on.
+//! What both steps of a sidecar must agree on: its ports, and how its own connections are known.
 
 /// Health and metrics, which others reach.
 pub(crate) const PROBES: u16 = 15020;
 /// All admin pages, for the pod itself.
 pub(crate) const ADMIN: u16 = 15021;
+
+/// The priority of the sockets by which it goes on to where the application was going. Queues take packets of it like those that
+/// have none.
+pub(crate) const OWN: u32 = 4;
 
 /// Where connections are turned to.
 #[derive(Clone, Copy, Debug, clap::Args)]

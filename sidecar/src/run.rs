@@ -22,7 +22,7 @@ use weft_proxy::{
 };
 
 use crate::{
-    ports::{ADMIN, PROBES, Ports},
+    ports::{ADMIN, OWN, PROBES, Ports},
     told,
 };
 
@@ -82,6 +82,7 @@ impl Args {
             },
             access_log: self.access_log.sampled(self.access_log_sample),
             spans: self.spans.of(self.operator.service(), self.spans_sample),
+            priority: Some(OWN),
         }
     }
 }

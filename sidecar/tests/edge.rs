@@ -55,6 +55,7 @@ impl Gateway {
                 limits: Limits::default(),
                 access_log: AccessLog::default(),
                 spans: None,
+                priority: None,
             },
             probes: (Ipv4Addr::LOCALHOST, 0).into(),
             admin: (Ipv4Addr::LOCALHOST, 0).into(),

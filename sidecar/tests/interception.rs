@@ -287,6 +287,37 @@ fn connections_that_were_there_before_the_rules_go_on() {
 }
 
 #[test]
+fn a_connection_is_turned_though_the_sidecar_has_just_had_its_port() {
+    if !common::possible() {
+        return;
+    }
+    let pod = Meshed::new();
+    for (pod_ip, world_ip) in POD.into_iter().zip(WORLD) {
+        // It says from which port it is called, and breaks off: of such a connection the kernel remembers addresses and ports
+        // for some time, while its socket is gone at once.
+        let outside = at(world_ip, 80);
+        pod.world.serve(outside, |mut stream| {
+            let port = stream.peer_addr().expect("it is connected").port();
+            let _ = stream.write_all(&port.to_be_bytes());
+            let _ = stream.read(&mut [0; 1]);
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        });
+        let called = |mut stream: TcpStream| {
+            let mut port = [0; 2];
+            stream.read_exact(&mut port).expect("it says it");
+            stream.write_all(b"x").expect("it is open");
+            assert_reset(Ok(stream));
+            u16::from_be_bytes(port)
+        };
+        let sidecars = called(pod.network.pod.connect(outside));
+        let from = at(pod_ip, sidecars);
+        let again = pod.network.pod.inside(move || common::connect_from(from, outside));
+        assert_ne!(called(again), sidecars, "it went past the sidecar");
+        assert_eq!(pod.carried("outbound", outside), 2.0);
+    }
+}
+
+#[test]
 fn nothing_is_left_of_a_test() {
     if !common::possible() {
         return;

@@ -33,6 +33,7 @@ pub fn proxy() -> Options {
         limits: Limits::default(),
         access_log: AccessLog::default(),
         spans: None,
+        priority: None,
     }
 }
 

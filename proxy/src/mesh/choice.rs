@@ -18,7 +18,7 @@ use tokio::{
 use weft_model::{ServiceKey, Stage, WorkloadKey};
 
 use super::{Expected, Mesh, workloads::Workloads};
-use crate::worker::Worker;
+use crate::{dial::dial, worker::Worker};
 
 /// Endpoints that are tried for a connection before it is given up.
 const TRIES: usize = 3;
@@ -132,7 +132,7 @@ pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> i
 }
 
 async fn connect(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    let stream = timeout(limit, TcpStream::connect(to)).await??;
+    let stream = timeout(limit, dial(to, worker.options.priority)).await??;
     stream.set_nodelay(true)?;
     worker.count_connections(|stats| stats.upstream_opened += 1);
     Ok(stream)

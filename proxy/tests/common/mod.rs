@@ -64,6 +64,7 @@ impl Fixture {
             limits: Limits::default(),
             access_log: AccessLog::default(),
             spans: None,
+            priority: None,
         };
         change(&mut options);
         let entered = runtime.enter();

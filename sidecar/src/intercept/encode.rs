@@ -12,7 +12,7 @@ use netlink_packet_netfilter::{
 
 use super::{
     netlink::Step,
-    rule::{Action, Chain, Hook, LOOPBACK, Match, PRIORITY, Rule, Table},
+    rule::{Action, Chain, Hook, LOOPBACK, Match, Rule, Table},
 };
 
 /// The messages that put a table in place of the one of its name, if there is one.
@@ -47,7 +47,7 @@ fn named(table: &Table) -> Vec<TableAttribute> {
 
 fn new_chain(table: &Table, chain: &Chain) -> Step {
     let hook = match chain.hook {
-        Hook::Output => InetHookNumber::LocalOut,
+        Hook::Leaving | Hook::Output => InetHookNumber::LocalOut,
         Hook::Prerouting => InetHookNumber::PreRouting,
     };
     let new = NfTablesMessage::NewChain(ChainMessage {
@@ -56,10 +56,10 @@ fn new_chain(table: &Table, chain: &Chain) -> Step {
             ChainAttribute::Name(chain.name.to_owned()),
             ChainAttribute::Hook(vec![
                 HookAttribute::Number(hook.into()),
-                HookAttribute::Priority(PRIORITY.cast_unsigned()),
+                HookAttribute::Priority(chain.hook.priority().cast_unsigned()),
             ]),
             ChainAttribute::Policy(ACCEPT),
-            ChainAttribute::Type("nat".to_owned()),
+            ChainAttribute::Type(chain.hook.kind().to_owned()),
         ],
     });
     step(format!("make the chain {}", chain.name), new, NLM_F_CREATE)
@@ -121,6 +121,7 @@ fn tests(each: &Match) -> Vec<Expressions> {
         }
         Match::LeavesByLoopback => vec![meta(MetaKey::Oif), is(&LOOPBACK.to_ne_bytes())],
         Match::CameByLoopback => vec![meta(MetaKey::Iif), is(&LOOPBACK.to_ne_bytes())],
+        Match::Priority(priority) => vec![meta(MetaKey::Priority), is(&priority.to_ne_bytes())],
         Match::User(uid) => vec![meta(MetaKey::SocketUserId), is(&uid.to_ne_bytes())],
         Match::To(network) => {
             let bytes = |address| match address {
@@ -170,6 +171,26 @@ fn action(action: Action) -> Vec<Expressions> {
                 ACCEPT,
             ))])),
         ])],
+        Action::Zone(zone) => {
+            const ZONE: u32 = 17;
+            const ORIGINAL: u8 = 0;
+            // NFTA_CT_KEY, NFTA_CT_DIRECTION, NFTA_CT_SREG.
+            let attributes = vec![
+                DefaultNla::new(2, ZONE.to_be_bytes().to_vec()),
+                DefaultNla::new(3, vec![ORIGINAL]),
+                DefaultNla::new(4, u32::from(REGISTER).to_be_bytes().to_vec()),
+            ];
+            vec![
+                Expressions::Immediate(vec![
+                    Immediate::DestinationRegister(REGISTER),
+                    Immediate::Data(DataAttribute::Value(zone.to_ne_bytes().to_vec())),
+                ]),
+                Expressions::Other {
+                    expression_type: "ct".to_owned(),
+                    attributes,
+                },
+            ]
+        }
         Action::Redirect(port) => {
             const PROTO_SPECIFIED: u32 = 2;
             vec![

@@ -8,8 +8,11 @@ use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 
-use self::rule::{Chain, Hook, Match, Rule, Table};
-use crate::ports::{ADMIN, PROBES, Ports};
+use self::{
+    netlink::CommitError,
+    rule::{Chain, Hook, Match, Rule, Table},
+};
+use crate::ports::{ADMIN, OWN, PROBES, Ports};
 
 /// How connections are turned to the sidecar.
 #[derive(Debug, clap::Args)]
@@ -38,6 +41,10 @@ pub(crate) struct Args {
     #[arg(long)]
     print: bool,
 }
+
+/// Where connections of the sidecar itself are remembered.
+const ZONE: u16 = 1;
+const OWN_CHAIN: &str = "own";
 
 /// Members of a list that is written with commas.
 #[derive(Clone, Debug)]
@@ -84,7 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         netlink::commit(encode::remove(&table))?;
         tracing::info!("connections are no longer turned to the sidecar");
     } else {
-        netlink::commit(encode::replace(&table))?;
+        replace(table)?;
         tracing::info!(
             outbound = args.ports.outbound_port,
             inbound = args.ports.inbound_port,
@@ -94,11 +101,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn replace(mut table: Table) -> Result<(), CommitError> {
+    let Err(error) = netlink::commit(encode::replace(&table)) else {
+        return Ok(());
+    };
+    // A kernel can be without zones.
+    table.chains.retain(|chain| chain.name != OWN_CHAIN);
+    netlink::commit(encode::replace(&table))?;
+    tracing::warn!(%error, "connections of the sidecar are not kept apart from those of the application: where they are many, one in some ten thousand may go past the sidecar; the kernel wants CONFIG_NF_CONNTRACK_ZONES");
+    Ok(())
+}
+
 impl Args {
     fn table(&self) -> Table {
         Table {
             name: "weft",
-            chains: vec![self.outbound(), self.inbound()],
+            chains: vec![own(), self.outbound(), self.inbound()],
         }
     }
 
@@ -147,6 +165,17 @@ impl Args {
     }
 }
 
+/// The sidecar goes on to where the application was going, from the same address: by ports that the kernel gives to either. What
+/// the kernel still remembers of a connection of the one must not be taken for the first of the other's, which would then not be
+/// turned, or come back.
+fn own() -> Chain {
+    Chain {
+        name: OWN_CHAIN,
+        hook: Hook::Leaving,
+        rules: vec![Rule::zone([Match::Priority(OWN)], ZONE)],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -182,6 +211,10 @@ mod tests {
         assert_eq!(
             text,
             "table inet weft {\n\
+             \tchain own {\n\
+             \t\ttype filter hook output priority -300; policy accept;\n\
+             \t\tmeta priority 0:4 ct original zone set 1\n\
+             \t}\n\
              \tchain outbound {\n\
              \t\ttype nat hook output priority -100; policy accept;\n\
              \t\toif 1 accept\n\

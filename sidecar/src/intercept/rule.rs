@@ -11,7 +11,7 @@ pub(super) struct Table {
     pub(super) chains: Vec<Chain>,
 }
 
-/// Rules that the first packet of each connection goes through, at one place of its way.
+/// Rules that packets go through, at one place of their way.
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) name: &'static str,
@@ -22,16 +22,34 @@ pub(super) struct Chain {
 /// Where on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
-    /// As it leaves a process.
+    /// Each as it leaves a process, before it is looked up of which connection it is.
+    Leaving,
+    /// The first of a connection as it leaves a process.
     Output,
-    /// As it comes in, before it is known whom it is for.
+    /// The first of a connection as it comes in, before it is known whom it is for.
     Prerouting,
 }
 
-/// Where destinations are changed, relative to everything else that is done at a hook.
-pub(super) const PRIORITY: i32 = -100;
+impl Hook {
+    /// What a chain there is for, as nftables calls it.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Leaving => "filter",
+            Self::Output | Self::Prerouting => "nat",
+        }
+    }
 
-/// What is done with a connection for which all of it is true.
+    /// Its place among everything else that is done there: what comes before connections are looked up, and where destinations
+    /// are changed.
+    pub(super) fn priority(self) -> i32 {
+        match self {
+            Self::Leaving => -300,
+            Self::Output | Self::Prerouting => -100,
+        }
+    }
+}
+
+/// What is done with a packet, or by the first with its connection, if all of it is true.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) matches: Vec<Match>,
@@ -45,6 +63,9 @@ pub(super) enum Action {
     Pass,
     /// It goes to a port of this network namespace.
     Redirect(u16),
+    /// It is of a connection that is none of those outside of this zone, though it has the addresses and ports of one of them.
+    /// Replies are found all the same.
+    Zone(u16),
 }
 
 /// Something that is true of a connection or not.
@@ -57,6 +78,8 @@ pub(super) enum Match {
     CameByLoopback,
     /// A process of this user made it.
     User(u32),
+    /// Its socket has this priority, or had it: the last packets of a connection have no socket any more, and so no user.
+    Priority(u32),
     To(IpNet),
     Port(u16),
     /// Its destination is not an address of this network namespace.
@@ -76,6 +99,13 @@ impl Rule {
         }
     }
 
+    pub(super) fn zone(matches: impl Into<Vec<Match>>, zone: u16) -> Self {
+        Self {
+            matches: matches.into(),
+            action: Action::Zone(zone),
+        }
+    }
+
     pub(super) fn redirect(matches: impl Into<Vec<Match>>, port: u16) -> Self {
         Self {
             matches: matches.into(),
@@ -89,11 +119,12 @@ impl Display for Table {
         writeln!(f, "table inet {} {{", self.name)?;
         for chain in &self.chains {
             let hook = match chain.hook {
-                Hook::Output => "output",
+                Hook::Leaving | Hook::Output => "output",
                 Hook::Prerouting => "prerouting",
             };
+            let (kind, priority) = (chain.hook.kind(), chain.hook.priority());
             writeln!(f, "\tchain {} {{", chain.name)?;
-            writeln!(f, "\t\ttype nat hook {hook} priority {PRIORITY}; policy accept;")?;
+            writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
             for rule in &chain.rules {
                 writeln!(f, "\t\t{rule}")?;
             }
@@ -111,6 +142,7 @@ impl Display for Rule {
         match self.action {
             Action::Pass => write!(f, "accept"),
             Action::Redirect(port) => write!(f, "redirect to :{port}"),
+            Action::Zone(zone) => write!(f, "ct original zone set {zone}"),
         }
     }
 }
@@ -123,6 +155,8 @@ impl Display for Match {
             Self::LeavesByLoopback => write!(f, "oif {LOOPBACK}"),
             Self::CameByLoopback => write!(f, "iif {LOOPBACK}"),
             Self::User(uid) => write!(f, "meta skuid {uid}"),
+            // Two numbers, as tc has them.
+            Self::Priority(priority) => write!(f, "meta priority {:x}:{:x}", priority >> 16, priority & 0xffff),
             Self::To(network) => {
                 let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
                 if network.prefix_len() == network.max_prefix_len() {

@@ -24,6 +24,7 @@ use rustix::{
     process::{Pid, Signal, Uid, kill_process},
     thread::{LinkNameSpaceType, move_into_link_name_space, set_thread_uid},
 };
+use socket2::{Domain, Socket, Type};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Who the sidecar runs as.
@@ -69,6 +70,23 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 pub fn at(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse::<IpAddr>().expect("an address"), port)
+}
+
+/// Connects from a port that was another's until just now.
+pub fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    let mut connected = None;
+    eventually("the port is free", || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("there is room");
+        socket.set_reuse_address(true).expect("it is new");
+        let free = socket
+            .bind(&from.into())
+            .and_then(|()| socket.connect_timeout(&to.into(), PATIENCE));
+        let free = free.map(|()| connected = Some(TcpStream::from(socket)));
+        free.inspect_err(|error| println!("from {from}: {error}")).is_ok()
+    });
+    let stream = connected.expect("it is connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("it is connected");
+    stream
 }
 
 /// Runs a program to its end.

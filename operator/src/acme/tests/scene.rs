@@ -182,6 +182,7 @@ pub(super) async fn gateway(operator: &Operator, folder: &Path, offset: u16) -> 
             limits: Limits::default(),
             access_log: AccessLog::default(),
             spans: None,
+            priority: None,
         },
         probes: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
         admin: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
