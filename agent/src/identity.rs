@@ -4,6 +4,8 @@
 
 use std::{
     convert::Infallible,
+    future::pending,
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -40,6 +42,15 @@ enum KeepError {
     #[error("a key or a request could not be made: {0}")]
     Made(#[from] rcgen::Error),
 }
+
+/// A certificate that has just been signed, and its key.
+struct Signed {
+    identity: Identity,
+    key: KeyPair,
+}
+
+/// The operator's answer, which may take its time.
+type Asking = Pin<Box<dyn Future<Output = Result<Signed, KeepError>> + Send>>;
 
 /// Keeps who this workload is, and whom it believes.
 pub(crate) struct Keeper {
@@ -112,26 +123,37 @@ impl Keeper {
         }
     }
 
-    /// Stays connected, hears what is said about trust, and renews what is due.
+    /// Stays connected, hears what is said about trust, and renews what is due. Whom not to believe any more is heard while a
+    /// certificate is waited for, too: what signs it may be somebody who is slow, or away.
     async fn stay(&mut self) -> Result<Infallible, KeepError> {
         let mut client = IdentityClient::connect(&self.operator).await?;
         let mut trusts = client.trust().await?;
         let mut told = first(&mut trusts).await?;
         self.heed(&told).await?;
+        let mut asking: Option<Asking> = None;
         loop {
             tokio::select! {
                 next = trusts.next() => {
                     told = next?;
                     self.heed(&told).await?;
                 }
-                () = sleep_until(self.due) => match self.renew(&mut client, &told.identity).await {
-                    Ok(()) => self.retry = BACKOFF.0,
-                    Err(error) => {
-                        self.complain(&error);
-                        self.due = Instant::now() + jittered(self.retry);
-                        self.retry = (self.retry * 2).min(BACKOFF.1);
+                () = sleep_until(self.due), if asking.is_none() => {
+                    asking = Some(Box::pin(ask(client.clone(), told.identity.clone())));
+                }
+                signed = answer(&mut asking) => {
+                    asking = None;
+                    match self.renewed(signed).await {
+                        Ok(()) => {
+                            self.retry = BACKOFF.0;
+                            self.judge(&told);
+                        }
+                        Err(error) => {
+                            self.complain(&error);
+                            self.due = Instant::now() + jittered(self.retry);
+                            self.retry = (self.retry * 2).min(BACKOFF.1);
+                        }
                     }
-                },
+                }
             }
         }
     }
@@ -140,23 +162,22 @@ impl Keeper {
     async fn heed(&mut self, told: &Trust) -> Result<(), KeepError> {
         self.mesh.set_trust(told.trust.clone())?;
         self.save().await;
-        let Some(own) = self.mesh.identity() else {
-            return Ok(());
-        };
-        // One that nobody believes is of no use, nor is one of somebody else.
-        if *own.id() != told.identity || told.trust.revoked.serials.contains(own.serial()) {
-            self.due = Instant::now();
-        }
+        self.judge(told);
         Ok(())
     }
 
-    async fn renew(&mut self, client: &mut IdentityClient, id: &SpiffeId) -> Result<(), KeepError> {
-        let key = KeyPair::generate()?;
-        let signed = timeout(PATIENCE, client.sign(request(&key, id)?)).await;
-        let signed = signed.map_err(|_| KeepError::Silent)??;
-        let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let identity = Identity::new(&signed.chain_pem, der, signed.not_after)?;
-        let life = Duration::from_secs(signed.not_after).saturating_sub(now());
+    /// Asks for another certificate where the one in use is one that nobody believes, or of somebody else.
+    fn judge(&mut self, told: &Trust) {
+        let own = self.mesh.identity();
+        if own.is_some_and(|own| *own.id() != told.identity || told.trust.revoked.serials.contains(own.serial())) {
+            self.due = Instant::now();
+        }
+    }
+
+    /// Puts in use what was signed.
+    async fn renewed(&mut self, signed: Result<Signed, KeepError>) -> Result<(), KeepError> {
+        let Signed { identity, key } = signed?;
+        let life = Duration::from_secs(identity.not_after()).saturating_sub(now());
         self.due = Instant::now() + life.mul_f64(RENEWAL - JITTER * random());
         tracing::info!(identity = %identity.id(), serial = %identity.serial(), seconds = life.as_secs(), "this workload has a certificate");
         self.mesh.set_identity(identity)?;
@@ -204,6 +225,24 @@ impl Keeper {
 async fn first(trusts: &mut Trusts) -> Result<Trust, KeepError> {
     let told = timeout(PATIENCE, trusts.next()).await;
     Ok(told.map_err(|_| KeepError::Silent)??)
+}
+
+/// Has a new key signed.
+async fn ask(mut client: IdentityClient, id: SpiffeId) -> Result<Signed, KeepError> {
+    let key = KeyPair::generate()?;
+    let signed = timeout(PATIENCE, client.sign(request(&key, &id)?)).await;
+    let signed = signed.map_err(|_| KeepError::Silent)??;
+    let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let identity = Identity::new(&signed.chain_pem, der, signed.not_after)?;
+    Ok(Signed { identity, key })
+}
+
+/// Waits for the answer, if one was asked for.
+async fn answer(asking: &mut Option<Asking>) -> Result<Signed, KeepError> {
+    match asking {
+        Some(asking) => asking.await,
+        None => pending().await,
+    }
 }
 
 /// Asks for a certificate that says who this is, and nothing else.

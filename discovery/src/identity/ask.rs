@@ -43,7 +43,8 @@ impl IdentityError {
     }
 }
 
-/// A connection to the operator.
+/// A connection to the operator, which its clones share.
+#[derive(Clone)]
 pub struct IdentityClient {
     endpoint: Endpoint,
     client: Client<Channel>,

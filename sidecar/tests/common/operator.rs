@@ -46,6 +46,8 @@ struct Shared {
     ca: Mutex<Arc<Ca>>,
     lifetime: Mutex<Duration>,
     signed: Mutex<u64>,
+    /// Whether who asks for a certificate is kept waiting.
+    held: watch::Sender<bool>,
     trust: watch::Sender<Option<Arc<MeshTrust>>>,
     reports: Mutex<Vec<(DataPlane, Report)>>,
     /// Whether somebody looks on, and what was told.
@@ -88,6 +90,7 @@ impl Identify for Shared {
 
     async fn sign(&self, token: &str, csr_pem: &str) -> Result<Signed, Refused> {
         let id = self.identify(token).await?;
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
         let csr = CertificateSigningRequestParams::from_pem(csr_pem);
         let csr = csr.map_err(|error| Refused::Request(error.to_string()))?;
         let number = {
@@ -168,6 +171,7 @@ impl Operator {
                 ca: Mutex::new(Ca::new("first")),
                 lifetime: Mutex::new(Duration::from_secs(3600)),
                 signed: Mutex::default(),
+                held: watch::Sender::new(false),
                 trust: watch::Sender::new(None),
                 reports: Mutex::default(),
                 tapped: watch::Sender::new(0),
@@ -283,6 +287,16 @@ impl Operator {
     /// How long certificates last from now on.
     pub fn lifetime(&self, lifetime: Duration) {
         *self.shared.lifetime.lock().expect("nobody panics with it") = lifetime;
+    }
+
+    /// Whether who asks for a certificate is kept waiting from now on.
+    pub fn hold(&self, held: bool) {
+        self.shared.held.send_replace(held);
+    }
+
+    /// Whether somebody is.
+    pub fn is_waited_for(&self) -> bool {
+        self.shared.held.receiver_count() > 0
     }
 
     /// Tells whom to believe.
