@@ -83,6 +83,22 @@ fn chain(pem: &str) -> Vec<CertificateDer<'static>> {
 }
 
 #[test]
+fn a_certificate_that_begins_by_a_clock_a_little_ahead_is_believed() {
+    let ours = ca("ours");
+    let trust = Trust::new(trust(&[&ours], Revocations::default())).expect("there is a root");
+    let mut new = names(&[FRONT]);
+    new.not_before = rcgen::date_time_ymd(2030, 1, 1);
+    let start = u64::try_from(new.not_before.unix_timestamp()).expect("after 1970");
+    let (pem, _) = ours.sign(&new);
+    let before = |seconds| {
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(start - seconds));
+        trust.verify(&chain(&pem), End::Server, at)
+    };
+    assert!(before(0).is_ok() && before(60).is_ok());
+    assert!(matches!(before(600), Err(PeerError::Untrusted(_))));
+}
+
+#[test]
 fn a_peer_is_who_one_uri_of_its_certificate_says_and_of_this_mesh() {
     let (ours, other) = (ca("ours"), ca("other"));
     let trust = Trust::new(trust(&[&ours], Revocations::default())).expect("there is a root");
