@@ -126,8 +126,8 @@ fn sidecar(wishes: &Wishes, settings: &Settings) -> Value {
         "args": ["run"],
         "env": env,
         "ports": [{"name": "weft-metrics", "containerPort": PROBES, "protocol": "TCP"}],
-        // What comes next waits for this one.
-        "startupProbe": probe("/ready", 1, 60),
+        // What comes next waits for this one, which may wait for who signs its certificate.
+        "startupProbe": probe("/ready", 1, 600),
         "livenessProbe": probe("/live", 10, 3),
         "securityContext": security(UID, &[]),
         "volumeMounts": [

@@ -111,7 +111,12 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         })
         .await?;
     if let Some(told) = &told {
-        told.settle().await;
+        tokio::select! {
+            () = told.settle(proxy.mesh()) => {}
+            // The application has not even started.
+            _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        }
     }
     state.set_ready();
     tracing::info!(

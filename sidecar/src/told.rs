@@ -10,6 +10,7 @@ use weft_agent::{Agent, AgentOptions};
 use weft_discovery::{DataPlane, Endpoint};
 use weft_proxy::{
     Proxy, SpanService,
+    mesh::Mesh,
     names::{self, NamesOptions},
 };
 
@@ -124,16 +125,21 @@ impl Operator {
 }
 
 impl Told {
-    /// Waits until everything was told, but not for long, and not where it is known from before.
-    pub(crate) async fn settle(&self) {
-        if self.agent.has_resumed() {
-            return;
-        }
+    /// Waits until everything was told, but not for long, and not where it is known from before. Where that says that others ask
+    /// the pod to prove who it is, it waits until it can: else a rollout would put pods that nobody can call in the place of good
+    /// ones while whoever signs is away.
+    pub(crate) async fn settle(&self, mesh: &Mesh) {
         let mut all = self.all.clone();
-        if timeout(PATIENCE, all.wait_for(|all| *all)).await.is_err() {
+        if !self.agent.has_resumed() && timeout(PATIENCE, all.wait_for(|all| *all)).await.is_err() {
             tracing::warn!(
                 "the operator has not told everything yet: until then, what it has not told of is carried as it is"
             );
+        }
+        if timeout(PATIENCE, mesh.proves()).await.is_err() {
+            tracing::warn!(
+                "the pod is to prove who it is and has no certificate yet: it is ready, and its application starts, once it has one"
+            );
+            mesh.proves().await;
         }
     }
 }

@@ -8,11 +8,11 @@ use std::{
 };
 
 use common::{
-    Meshed, Network, WORLD, at, eventually, get, http,
+    Meshed, Network, Sidecar, WORLD, at, eventually, get, http,
     operator::{Ca, Operator},
 };
 use serde_json::Value;
-use weft_model::Revocations;
+use weft_model::{Revocations, Stage};
 
 const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
 
@@ -88,6 +88,52 @@ fn what_is_said_about_trust_holds_at_once() {
     });
     // It is another's: the own certificate stays.
     assert_eq!(serial(&pod).as_deref(), Some("01"));
+}
+
+#[test]
+fn what_is_said_about_trust_is_heard_while_a_certificate_is_waited_for() {
+    if !common::possible() {
+        return;
+    }
+    let (pod, operator) = meshed("shop/front");
+    eventually("it has a certificate", || serial(&pod).is_some());
+    operator.hold(true);
+    operator.revoke(&["01"]);
+    eventually("it asks for another", || operator.is_waited_for());
+    let (old, new) = (operator.ca(), Ca::new("second"));
+    operator.trust(&[&old, &new], Revocations::default());
+    eventually("the next root is known", || pod.metric("weft_trust_roots", &[]) == 2.0);
+    assert!(operator.is_waited_for());
+    assert_eq!(serial(&pod).as_deref(), Some("01"));
+    operator.hold(false);
+    eventually("it has another", || {
+        serial(&pod).is_some_and(|serial| serial.as_str() > "01")
+    });
+}
+
+#[test]
+fn a_pod_that_has_to_prove_who_it_is_is_ready_once_it_can() {
+    if !common::possible() {
+        return;
+    }
+    for stage in [Stage::Observe, Stage::Strict] {
+        let network = Network::new();
+        let output = network.intercept("");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let operator = Operator::start(&network.world, WORLD[0]);
+        operator.stage("shop", stage);
+        operator.hold(true);
+        let args = format!("{} --namespace=shop --pod=front-1", operator.args("shop/front"));
+        let sidecar = Sidecar::launch(&network.pod, &args);
+        if stage == Stage::Strict {
+            eventually("it says what it waits for", || {
+                sidecar.log().contains("has no certificate yet")
+            });
+            assert!(!sidecar.is_ready());
+            operator.hold(false);
+        }
+        sidecar.wait();
+    }
 }
 
 #[test]

@@ -22,7 +22,9 @@ use std::{
 use arc_swap::ArcSwap;
 use rustls::server::Accepted;
 use tokio::sync::watch;
-use weft_model::{Change, Key, MeshTrust, NamespaceKey, Peer, Rejected, Resource, ServiceKey, SpiffeId, WorkloadKey};
+use weft_model::{
+    Change, Key, MeshTrust, NamespaceKey, Peer, Rejected, Resource, ServiceKey, SpiffeId, Stage, WorkloadKey,
+};
 
 use self::workloads::Workloads;
 pub(crate) use self::{
@@ -231,6 +233,24 @@ impl Mesh {
     /// Whether this workload can prove who it is.
     pub(crate) fn can_prove(&self) -> bool {
         self.now.load().tls.is_some()
+    }
+
+    /// Whether others ask this pod to prove who it is, as far as is known.
+    pub fn has_to_prove(&self) -> bool {
+        let stage = |(namespace, _): &(NamespaceKey, WorkloadKey)| self.workloads.load().stage(namespace).0;
+        self.own.get().is_some_and(|own| stage(own) >= Stage::Secure)
+    }
+
+    /// Waits until this workload can prove who it is, for as long as it is asked to.
+    pub async fn proves(&self) {
+        let (mut told, mut changed) = (self.told.subscribe(), self.changed.subscribe());
+        while self.has_to_prove() && !self.can_prove() {
+            // The senders are its own.
+            let _ = tokio::select! {
+                told = told.changed() => told,
+                changed = changed.changed() => changed,
+            };
+        }
     }
 
     /// What it proves that with, waiting a little where there is nothing yet.

@@ -315,15 +315,20 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts one, as a user without any privilege.
     pub fn start(namespace: &Namespace, args: &str) -> Self {
+        let sidecar = Self::launch(namespace, args);
+        sidecar.wait();
+        sidecar
+    }
+
+    /// The same, of one that may not be ready yet.
+    pub fn launch(namespace: &Namespace, args: &str) -> Self {
         let log = std::env::temp_dir().join(format!("{}.log", namespace.name()));
-        let sidecar = Self {
+        Self {
             namespace: namespace.clone(),
             args: args.to_owned(),
             process: Self::process(namespace, args, &log),
             log,
-        };
-        sidecar.is_ready();
-        sidecar
+        }
     }
 
     /// Ends it at once and starts it anew, as the kubelet does.
@@ -331,14 +336,17 @@ impl Sidecar {
         self.process.kill().expect("it is our child");
         self.process.wait().expect("it is our child");
         self.process = Self::process(&self.namespace, &self.args, &self.log);
-        self.is_ready();
+        self.wait();
     }
 
-    fn is_ready(&self) {
-        eventually("the sidecar is ready", || {
-            let page = self.page(PROBES, "/ready");
-            page.is_ok_and(|page| page.starts_with("HTTP/1.1 200"))
-        });
+    /// Waits until it is ready.
+    pub fn wait(&self) {
+        eventually("the sidecar is ready", || self.is_ready());
+    }
+
+    pub fn is_ready(&self) -> bool {
+        let page = self.page(PROBES, "/ready");
+        page.is_ok_and(|page| page.starts_with("HTTP/1.1 200"))
     }
 
     fn process(namespace: &Namespace, args: &str, log: &Path) -> Child {
