@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use weft_injection::{LogLevel, Quantity, Resources, Settings, Spans};
 use weft_model::{Collector, DefaultAction, TrustDomain};
 
@@ -68,7 +69,7 @@ pub(crate) struct Args {
     /// authenticated or deny
     #[arg(long, env = "WEFT_DEFAULT_ACTION", default_value = "allow", value_parser = default_action, value_name = "ACTION")]
     pub(crate) default_action: DefaultAction,
-    /// How long certificates of workloads last: 10m to 168h
+    /// How long certificates of workloads last: 2m to 168h
     #[arg(long, env = "WEFT_CERTIFICATE_LIFETIME", default_value = "24h", value_parser = lifetime)]
     pub(crate) certificate_lifetime: Duration,
     /// Who signs certificates of workloads
@@ -87,9 +88,12 @@ pub(crate) struct Args {
     /// Its group
     #[arg(long, env = "WEFT_CERT_MANAGER_GROUP", default_value = "cert-manager.io")]
     pub(crate) cert_manager_group: String,
-    /// The ConfigMap whose ca.crt holds the roots of what it signs
-    #[arg(long, env = "WEFT_CERT_MANAGER_ROOTS", default_value = "weft-identity-roots")]
-    pub(crate) cert_manager_roots: String,
+    /// The ConfigMap whose ca.crt holds the roots of what it signs; whichever issuer there is, the mesh trusts these
+    #[arg(long, env = "WEFT_IDENTITY_ROOTS", default_value = "weft-identity-roots")]
+    pub(crate) identity_roots: String,
+    /// The uid of its pod, which then owns the requests to cert-manager
+    #[arg(long, env = "POD_UID")]
+    pub(crate) pod_uid: Option<String>,
 }
 
 /// Where spans go: a type of its own, since an `Option` would be an argument that may be left out.
@@ -220,7 +224,14 @@ impl Args {
                 kind: self.cert_manager_kind.clone(),
                 group: self.cert_manager_group.clone(),
             },
-            roots: self.cert_manager_roots.clone(),
+            owner: self.pod_uid.clone().map(|uid| OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Pod".to_owned(),
+                name: self.identity(),
+                uid,
+                ..OwnerReference::default()
+            }),
+            roots: self.identity_roots.clone(),
             look: identity::LOOK,
             patience: identity::PATIENCE,
         }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
+use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use weft_model::{MeshTrust, Revocations, TrustDomain};
@@ -19,15 +20,21 @@ use crate::{
 const ROOTS: &str = "ca.crt";
 
 /// Where the roots come from.
-pub(super) enum Source {
-    /// A CA of which the key is there too.
-    Secret {
-        store: Store,
-        claim: watch::Receiver<Claim>,
-        authority: watch::Sender<Option<Arc<Authority>>>,
-    },
-    /// Somebody else's, as PEM.
-    ConfigMap { api: Api<ConfigMap>, name: String },
+pub(super) struct Source {
+    /// The CA that signs, if its key is here.
+    own: Option<Own>,
+    /// The ConfigMap of the roots of others.
+    others: Api<ConfigMap>,
+    name: String,
+    /// Those that were last read there.
+    known: Vec<CertificateDer<'static>>,
+}
+
+/// A CA of which the key is here.
+struct Own {
+    store: Store,
+    claim: watch::Receiver<Claim>,
+    authority: watch::Sender<Option<Arc<Authority>>>,
 }
 
 /// Why the roots are not known.
@@ -44,57 +51,80 @@ enum RootsError {
 }
 
 impl Source {
-    pub(super) fn secret(
+    /// Roots of others alone.
+    pub(super) fn config_map(client: Client, namespace: &str, name: String) -> Self {
+        Self {
+            own: None,
+            others: Api::namespaced(client, namespace),
+            name,
+            known: Vec::new(),
+        }
+    }
+
+    /// The same beside a CA that signs here.
+    pub(super) fn and_secret(
+        self,
         client: Client,
         namespace: &str,
         terms: &'static Terms,
         claim: watch::Receiver<Claim>,
         authority: watch::Sender<Option<Arc<Authority>>>,
     ) -> Self {
-        Self::Secret {
+        let own = Own {
             store: Store::new(client, namespace, terms),
             claim,
             authority,
-        }
+        };
+        Self { own: Some(own), ..self }
     }
 
-    pub(super) fn config_map(client: Client, namespace: &str, name: String) -> Self {
-        Self::ConfigMap {
-            api: Api::namespaced(client, namespace),
-            name,
+    /// The roots as they are now; where the CA is here, those of others may be missing, and if they cannot be understood that is
+    /// said and those that were there stay.
+    async fn roots(&mut self, now: OffsetDateTime, complaint: &mut Vec<String>) -> Result<Roots, RootsError> {
+        let others = self.others().await;
+        let Some(own) = &self.own else {
+            let others = others?.ok_or_else(|| RootsError::Missing(self.name.clone()))?;
+            return Ok(Roots {
+                pem: pem::write(&others),
+                authority: None,
+            });
+        };
+        match others {
+            Ok(others) => self.known = others.unwrap_or_default(),
+            Err(error @ RootsError::Damaged(..)) => complaint.push(error.to_string()),
+            Err(error) => return Err(error),
         }
+        let writes = is_held(*own.claim.borrow(), std::time::Instant::now());
+        let authority = own.store.keep(now, writes).await?;
+        let mut roots = authority.anchors();
+        for other in &self.known {
+            if !roots.contains(&other) {
+                roots.push(other);
+            }
+        }
+        Ok(Roots {
+            pem: pem::write(roots),
+            authority: Some(authority),
+        })
     }
 
-    /// The roots as they are now.
-    async fn roots(&self, now: OffsetDateTime) -> Result<Roots, RootsError> {
-        match self {
-            Self::Secret { store, claim, .. } => {
-                let writes = is_held(*claim.borrow(), std::time::Instant::now());
-                let authority = store.keep(now, writes).await?;
-                Ok(Roots {
-                    pem: authority.roots(),
-                    authority: Some(authority),
-                })
-            }
-            Self::ConfigMap { api, name } => {
-                let found = api.get_opt(name).await;
-                let found = found.map_err(|error| RootsError::Api(name.clone(), error))?;
-                let found = found.ok_or_else(|| RootsError::Missing(name.clone()))?;
-                let data = found.data.unwrap_or_default();
-                let text = data.get(ROOTS).map(String::as_str).unwrap_or_default();
-                let roots = pem::read(text).map_err(|why| RootsError::Damaged(name.clone(), why))?;
-                Ok(Roots {
-                    pem: pem::write(&roots),
-                    authority: None,
-                })
-            }
-        }
+    /// Those of others; none where nobody has put any there.
+    async fn others(&self) -> Result<Option<Vec<CertificateDer<'static>>>, RootsError> {
+        let name = || self.name.clone();
+        let found = self.others.get_opt(&self.name).await;
+        let Some(found) = found.map_err(|error| RootsError::Api(name(), error))? else {
+            return Ok(None);
+        };
+        let data = found.data.unwrap_or_default();
+        let text = data.get(ROOTS).map(String::as_str).unwrap_or_default();
+        let roots = pem::read(text).map_err(|why| RootsError::Damaged(name(), why))?;
+        Ok(Some(roots))
     }
 
     /// Lets it be signed by what everybody has been told of.
     fn sign_by(&self, now: Option<Authority>) {
-        if let (Self::Secret { authority, .. }, Some(now)) = (self, now) {
-            authority.send_if_modified(|known| {
+        if let (Some(own), Some(now)) = (&self.own, now) {
+            own.authority.send_if_modified(|known| {
                 let changed = known.as_deref() != Some(&now);
                 if changed {
                     *known = Some(Arc::new(now));
@@ -166,7 +196,7 @@ impl Keeper {
                 known.as_ref().map(|known| known.revoked.clone())
             }
         };
-        match (self.source.roots(now).await, revoked) {
+        match (self.source.roots(now, &mut complaint).await, revoked) {
             (Ok(roots), Some(revoked)) => {
                 self.tell(roots.pem, revoked);
                 if let Some(authority) = &roots.authority {

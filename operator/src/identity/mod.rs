@@ -17,6 +17,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use clap::ValueEnum;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use tokio::sync::watch;
 use weft_model::TrustDomain;
@@ -72,7 +73,9 @@ pub(crate) struct Settings {
     pub(crate) issuer: IssuerKind,
     /// By which issuer of cert-manager.
     pub(crate) reference: IssuerReference,
-    /// The ConfigMap that holds the roots of that issuer.
+    /// The operator's own pod, if it runs in one.
+    pub(crate) owner: Option<OwnerReference>,
+    /// The ConfigMap that holds the roots of that issuer, and whatever else is to be believed.
     pub(crate) roots: String,
     /// How often it is looked whether something has changed.
     pub(crate) look: Duration,
@@ -89,16 +92,17 @@ pub(crate) fn start(
     claim: watch::Receiver<Claim>,
     metrics: &Metrics,
 ) -> (Identities, impl Future<Output = ()> + use<>) {
+    let others = Source::config_map(client.clone(), namespace, settings.roots.clone());
     let (issuer, source) = match settings.issuer {
         IssuerKind::BuiltIn => {
             let (sender, authority) = watch::channel(None);
-            let source = Source::secret(client.clone(), namespace, &TERMS, claim, sender);
+            let source = others.and_secret(client.clone(), namespace, &TERMS, claim, sender);
             (CertificateIssuer::BuiltIn(BuiltIn::new(authority)), source)
         }
         IssuerKind::CertManager => {
-            let issuer = CertManager::new(client.clone(), namespace, settings.reference.clone(), settings.patience);
-            let source = Source::config_map(client.clone(), namespace, settings.roots.clone());
-            (CertificateIssuer::CertManager(Box::new(issuer)), source)
+            let (reference, owner) = (settings.reference.clone(), settings.owner.clone());
+            let issuer = CertManager::new(client.clone(), namespace, reference, owner, settings.patience);
+            (CertificateIssuer::CertManager(Box::new(issuer)), others)
         }
     };
     let (keeper, trust) = Keeper::new(

@@ -76,8 +76,11 @@ impl Identities {
                 "the pod {pod} has asked for too many certificates: the next one is signed in {seconds} s"
             ))
         })?;
-        let trust = self.trust.borrow().clone();
-        if trust.is_some_and(|trust| trust.revoked.identities.contains(&identity)) {
+        let trust = self.trust.borrow().clone().ok_or_else(|| {
+            let text = "the operator does not know yet whom the mesh believes: its log says why if that does not pass by itself";
+            Refused::Unavailable(text.to_owned())
+        })?;
+        if trust.revoked.identities.contains(&identity) {
             return Err(Refused::Forbidden(format!(
                 "{identity} is revoked: it is in the ConfigMap {}",
                 super::revoked::CONFIG_MAP
@@ -92,7 +95,7 @@ impl Identities {
             csr,
             lifetime: self.lifetime,
         };
-        let issued = self.issuer.issue(&order).await.map_err(|error| match error {
+        let issued = self.issuer.issue(&order, &trust).await.map_err(|error| match error {
             IssueError::NotNow(_) => Refused::Unavailable(error.to_string()),
             IssueError::Denied(_) | IssueError::Other(_) => Refused::Forbidden(error.to_string()),
         })?;

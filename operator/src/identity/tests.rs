@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
@@ -80,6 +81,10 @@ fn settings(issuer: IssuerKind) -> Settings {
             kind: "ClusterIssuer".to_owned(),
             group: "cert-manager.io".to_owned(),
         },
+        owner: Some(OwnerReference {
+            name: "weft-operator-1".to_owned(),
+            ..OwnerReference::default()
+        }),
         roots: "weft-identity-roots".to_owned(),
         look: Duration::from_millis(20),
         patience: Duration::from_secs(1),
@@ -475,16 +480,17 @@ fn issue(request: &Value, root: &str, key: &KeyPair, other: Option<&str>) -> Val
     })
 }
 
+/// Says whom to believe beside, or instead of, the issuer that is built in.
+fn roots(api: &Api, pem: &str) {
+    let data = json!({"data": {"ca.crt": pem}});
+    api.put(Kind::ConfigMap, NAMESPACE, "weft-identity-roots", data);
+}
+
 #[tokio::test]
 async fn cert_manager_signs_and_nothing_is_left_behind() {
     let (root, key) = ca("vault", None, None);
     let api = shop();
-    api.put(
-        Kind::ConfigMap,
-        NAMESPACE,
-        "weft-identity-roots",
-        json!({"data": {"ca.crt": root}}),
-    );
+    roots(&api, &root);
     let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
     let (seen, by) = (asked.clone(), root.clone());
     let signing = cert_manager(&api, move |request| {
@@ -502,6 +508,8 @@ async fn cert_manager_signs_and_nothing_is_left_behind() {
     );
     assert_eq!(spec["duration"], "3600s");
     assert_eq!(asked[0]["metadata"]["annotations"]["weft.dev/identity"], FRONT);
+    // Were the operator killed now, Kubernetes would take the request away with its pod.
+    assert_eq!(asked[0]["metadata"]["ownerReferences"][0]["name"], "weft-operator-1");
     assert!(api.all(REQUESTS).is_empty());
     // The root of the issuer that is built in was never made.
     assert!(api.get(Kind::Secret, NAMESPACE, TERMS.secret).is_none());
@@ -520,12 +528,7 @@ async fn what_cert_manager_denies_or_makes_of_something_else_reaches_nobody() {
         ),
     ] {
         let api = shop();
-        api.put(
-            Kind::ConfigMap,
-            NAMESPACE,
-            "weft-identity-roots",
-            json!({"data": {"ca.crt": root}}),
-        );
+        roots(&api, &root);
         let (by, key) = (root.clone(), KeyPair::from_pem(&key.serialize_pem()).expect("a key"));
         let signing = cert_manager(&api, move |request| match identity {
             None => json!({"conditions": [
@@ -534,6 +537,7 @@ async fn what_cert_manager_denies_or_makes_of_something_else_reaches_nobody() {
             other => issue(request, &by, &key, other),
         });
         let replica = Replica::start(&api, IssuerKind::CertManager).await;
+        replica.trust("front").await;
         assert_refused(replica.sign("front", FRONT).await, code, why);
         assert!(api.all(REQUESTS).is_empty());
         signing.abort();
@@ -544,14 +548,81 @@ async fn what_cert_manager_denies_or_makes_of_something_else_reaches_nobody() {
 async fn cert_manager_that_does_not_answer_is_not_waited_for_for_ever() {
     let (root, _) = ca("vault", None, None);
     let api = shop();
-    api.put(
-        Kind::ConfigMap,
-        NAMESPACE,
-        "weft-identity-roots",
-        json!({"data": {"ca.crt": root}}),
-    );
+    roots(&api, &root);
     let replica = Replica::start(&api, IssuerKind::CertManager).await;
+    replica.trust("front").await;
     let refused = replica.sign("front", FRONT).await;
     assert_refused(refused, "Unavailable", "ClusterIssuer vault");
     assert!(api.all(REQUESTS).is_empty());
+    // Where it says what it waits for, so does the operator.
+    let waiting = cert_manager(
+        &api,
+        |_| json!({"conditions": [{"type": "Ready", "status": "False", "reason": "Pending", "message": "the vault is sealed"}]}),
+    );
+    let refused = replica.sign("front", FRONT).await;
+    assert_refused(refused, "Unavailable", "the vault is sealed");
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn who_does_not_wait_for_cert_manager_leaves_nothing_behind() {
+    let (root, _) = ca("vault", None, None);
+    let api = shop();
+    roots(&api, &root);
+    let replica = Replica::start(&api, IssuerKind::CertManager).await;
+    replica.trust("front").await;
+    let made = async {
+        while api.all(REQUESTS).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let gone = tokio::select! {
+        refused = replica.sign("front", FRONT) => Some(refused),
+        () = made => None,
+    };
+    assert!(gone.is_none(), "{gone:?}");
+    let left = async {
+        while !api.all(REQUESTS).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, left).await.expect("it is taken away all the same");
+}
+
+#[tokio::test]
+async fn what_nobody_would_believe_is_not_passed_on() {
+    let ((root, _), (other, key)) = (ca("vault", None, None), ca("another", None, None));
+    let api = shop();
+    roots(&api, &root);
+    let by = other.clone();
+    let signing = cert_manager(&api, move |request| issue(request, &by, &key, None));
+    let replica = Replica::start(&api, IssuerKind::CertManager).await;
+    let (mut told, _) = replica.trust("front").await;
+    let refused = replica.sign("front", FRONT).await;
+    assert_refused(refused, "Unavailable", "add the root");
+    roots(&api, &format!("{root}{other}"));
+    told.next().await.expect("told");
+    assert!(trusts(&other, &replica.signed("front").await.chain_pem));
+    signing.abort();
+}
+
+#[tokio::test]
+async fn roots_of_another_issuer_are_believed_beside_the_built_in_one_before_and_after_it() {
+    let (other, _) = ca("vault", None, None);
+    let api = shop();
+    let replica = Replica::start(&api, IssuerKind::BuiltIn).await;
+    let (mut told, trust) = replica.trust("front").await;
+    let own = trust.trust.roots_pem;
+    roots(&api, &format!("{other}{own}"));
+    let both = told.next().await.expect("told").trust.roots_pem;
+    assert_eq!(both, format!("{own}{}", pem::write(&pem::read(&other).expect("PEM"))));
+    // Nonsense takes nothing away, and stops nobody.
+    roots(&api, "nonsense");
+    let signed = replica.signed("front").await;
+    assert!(trusts(&own, &signed.chain_pem));
+    assert_eq!(replica.trust("front").await.1.trust.roots_pem, both);
+    let new = Replica::start(&api, IssuerKind::BuiltIn).await;
+    assert_eq!(new.trust("front").await.1.trust.roots_pem, own);
+    roots(&api, &own);
+    assert_eq!(told.next().await.expect("told").trust.roots_pem, own);
 }

@@ -3,11 +3,16 @@
 mod built_in;
 mod cert_manager;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rcgen::PublicKeyData as _;
-use rustls_pki_types::CertificateDer;
-use weft_model::SpiffeId;
+use rustls::{
+    RootCertStore,
+    client::verify_server_cert_signed_by_trust_anchor,
+    server::{ParsedCertificate, WebPkiClientVerifier},
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use weft_model::{MeshTrust, SpiffeId};
 use x509_parser::extensions::GeneralName;
 
 pub(super) use self::{built_in::BuiltIn, cert_manager::CertManager};
@@ -52,13 +57,18 @@ pub(super) enum IssueError {
 }
 
 impl CertificateIssuer {
-    /// Signs.
-    pub(super) async fn issue(&self, order: &Order) -> Result<Issued, IssueError> {
+    /// Signs what those who believe these will believe.
+    pub(super) async fn issue(&self, order: &Order, trust: &MeshTrust) -> Result<Issued, IssueError> {
         let issued = match self {
             Self::BuiltIn(issuer) => issuer.issue(order)?,
             Self::CertManager(issuer) => issuer.issue(order).await?,
         };
         issued.check(order)?;
+        issued.is_believed(&trust.roots_pem).map_err(|why| {
+            IssueError::NotNow(format!(
+                "nobody in the mesh would believe what the issuer has signed ({why}): add the root that it signs by to the ConfigMap of roots"
+            ))
+        })?;
         Ok(issued)
     }
 }
@@ -86,6 +96,29 @@ impl Issued {
             return other("a certificate of a CA");
         }
         Ok(())
+    }
+
+    /// Whether those who believe these roots would believe it, as a client's and as a server's.
+    fn is_believed(&self, roots_pem: &str) -> Result<(), String> {
+        let mut roots = RootCertStore::empty();
+        for root in pem::read(roots_pem)? {
+            roots.add(root).map_err(|error| error.to_string())?;
+        }
+        let Some((leaf, above)) = self.chain.split_first() else {
+            return Err("it is nothing".to_owned());
+        };
+        // Clocks differ, and an issuer may count from this very moment by its own.
+        let (start, ..) = self.terms();
+        let now = UnixTime::now().max(UnixTime::since_unix_epoch(Duration::from_secs(start)));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let algorithms = provider.signature_verification_algorithms;
+        let as_server = ParsedCertificate::try_from(leaf)
+            .and_then(|leaf| verify_server_cert_signed_by_trust_anchor(&leaf, &roots, above, now, algorithms.all));
+        as_server.map_err(|error| error.to_string())?;
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let clients = clients.map_err(|error| error.to_string())?;
+        let as_client = clients.verify_client_cert(leaf, above, now);
+        as_client.map(drop).map_err(|error| error.to_string())
     }
 
     /// From when and until when it holds, in seconds since 1970, and its number.
