@@ -1,9 +1,10 @@
 //! What Weft must bear in a real cluster, beside what the official suites ask of it.
 //!
 //! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask smi`, `cargo xtask sample`,
-//! `cargo xtask scale`.
+//! `cargo xtask acme`, `cargo xtask cert-manager`, `cargo xtask scale`.
 
 mod acme;
+mod cert_manager;
 mod cluster;
 mod edge;
 mod failures;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Has Gateways' certificates ordered from a CA.
     Acme,
+    /// Has certificates of workloads signed by cert-manager.
+    CertManager,
     /// Lets an application of many protocols take the path through the mesh and back.
     Sample,
     /// Measures many routes and Services: how soon an edit reaches traffic, what it costs.
@@ -56,6 +59,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Injection => injection::run().await,
         Command::Smi { filter } => smi::run(filter.as_deref()).await,
         Command::Acme => acme::run().await,
+        Command::CertManager => cert_manager::run().await,
         Command::Sample => sample::run().await,
         Command::Scale(options) => scale::run(&options).await,
     }

@@ -31,6 +31,15 @@ pub(crate) fn acme() -> anyhow::Result<()> {
     run_with("acme", &[], &[("WEFT_PEBBLE", pebble), ("WEFT_PEBBLE_NAMES", names)])
 }
 
+/// Has certificates of workloads signed by cert-manager.
+pub(crate) fn cert_manager() -> anyhow::Result<()> {
+    cluster::ensure_up()?;
+    let definitions = cluster::cert_manager()?;
+    let outcome = run("cert-manager", &[]);
+    definitions.remove()?;
+    outcome
+}
+
 /// Lets an application of many protocols take the path.
 pub(crate) fn sample() -> anyhow::Result<()> {
     cluster::ensure_up()?;

@@ -78,6 +78,8 @@ enum Command {
     },
     /// Have Gateways in the cluster order certificates from Pebble.
     Acme,
+    /// Have cert-manager sign the certificates of workloads in the cluster.
+    CertManager,
     /// Let an application of many protocols take the path through the mesh and back, and see that nothing is lost or in clear.
     Sample,
     /// Remove Weft from the cluster, install and remove it as users do, and bring it back.
@@ -165,6 +167,10 @@ fn run() -> anyhow::Result<ExitCode> {
         }
         Command::Acme => {
             e2e::acme()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::CertManager => {
+            e2e::cert_manager()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Sample => {

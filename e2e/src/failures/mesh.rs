@@ -17,19 +17,19 @@ use crate::{
 };
 
 /// The Secret of the CA of identities.
-const ROOT: &str = "weft-identity-root";
+pub(crate) const ROOT: &str = "weft-identity-root";
 /// Where the relay is asked: a port of its own, which no sidecar takes.
 const RELAY: u16 = 9000;
 
 /// A namespace in the mesh with a Service, and an application that calls it whenever it is called from outside of the mesh.
-pub(super) struct Meshed<'c> {
-    cluster: &'c Cluster,
-    pub(super) namespace: String,
-    pub(super) relay: Target,
+pub(crate) struct Meshed<'c> {
+    pub(crate) cluster: &'c Cluster,
+    pub(crate) namespace: String,
+    pub(crate) relay: Target,
 }
 
 impl<'c> Meshed<'c> {
-    pub(super) async fn new(cluster: &'c Cluster, name: &str, stage: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn new(cluster: &'c Cluster, name: &str, stage: &str) -> anyhow::Result<Self> {
         let namespace = format!("{PREFIX}{name}");
         cluster.without(&namespace).await?;
         cluster.apply(&manifests(&namespace, stage)).await?;
@@ -55,7 +55,7 @@ impl<'c> Meshed<'c> {
     }
 
     /// One of the pods of an application, of those that are to stay.
-    async fn pod(&self, app: &str) -> anyhow::Result<DynamicObject> {
+    pub(crate) async fn pod(&self, app: &str) -> anyhow::Result<DynamicObject> {
         let pods = self.cluster.list("Pod", &self.namespace, &format!("app={app}")).await?;
         let mut pods = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         pods.next().with_context(|| format!("{app} has no pod"))
@@ -67,7 +67,7 @@ impl<'c> Meshed<'c> {
     }
 
     /// A figure of the relay's sidecar.
-    async fn figure(&self, metric: &str) -> anyhow::Result<f64> {
+    pub(crate) async fn figure(&self, metric: &str) -> anyhow::Result<f64> {
         let text = metrics(self.relay.address.ip()).await?;
         let line = text.lines().find(|line| line.starts_with(metric));
         let value = line.and_then(|line| line.rsplit(' ').next());
@@ -80,7 +80,7 @@ impl<'c> Meshed<'c> {
         Ok(status(&pod).await.is_ok_and(|status| status == 200))
     }
 
-    pub(super) async fn end(self) -> anyhow::Result<()> {
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
         self.cluster.delete("Namespace", "", &self.namespace).await
     }
 }

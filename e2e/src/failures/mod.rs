@@ -3,7 +3,7 @@
 mod api;
 pub(crate) mod churn;
 pub(crate) mod control;
-mod mesh;
+pub(crate) mod mesh;
 mod pods;
 mod process;
 mod refused;

@@ -29,6 +29,7 @@ const ECHO_BASIC: GoProgram = program(
 );
 const SMI_APP: GoProgram = program("smi-app", "smi-app", ".");
 const ECHO_ADVANCED: GoProgram = program("echo-advanced", "echo-advanced", ".");
+const CERT_MANAGER: GoProgram = program("cert-manager", "cert-manager", ".");
 
 const GRPC_SERVER: GoProgram = program("grpc-server", "grpc", "google.golang.org/grpc/interop/server");
 const GRPC_CLIENT: GoProgram = program("grpc-client", "grpc", "google.golang.org/grpc/interop/client");
@@ -131,6 +132,12 @@ pub(super) fn build(profile: &str) -> anyhow::Result<Vec<Image>> {
     ];
     images.extend(weft(profile)?);
     Ok(images)
+}
+
+/// The image of cert-manager.
+pub(super) fn cert_manager() -> anyhow::Result<Image> {
+    let program = CERT_MANAGER.build()?;
+    Ok(Image::of_one(&["weft.dev/cert-manager:dev"], "/cert-manager", program))
 }
 
 /// The image of the sample application: all its servers, and who calls them.

@@ -1,6 +1,9 @@
 //! What is installed into the cluster: the Gateway API, names, Weft.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Context as _;
 
@@ -11,23 +14,54 @@ const SYSTEM: &str = "weft-system";
 
 /// Applies the definitions of the Gateway API's experimental channel, of the very release that the suite is of.
 pub(super) fn gateway_api() -> anyhow::Result<()> {
-    let module = output(
-        Command::new("go")
-            .args([
-                "list",
-                "-mod=readonly",
-                "-m",
-                "-f",
-                "{{.Dir}}",
-                "sigs.k8s.io/gateway-api",
-            ])
-            .current_dir("e2e/conformance"),
-    )?;
-    let definitions = format!("{}/config/crd/experimental", module.trim());
+    let module = module("conformance", "sigs.k8s.io/gateway-api")?;
+    let definitions = module.join("config/crd/experimental").display().to_string();
     // Some are too large for an annotation that says what they were.
     kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &definitions])?;
     kubectl(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"])?;
     Ok(())
+}
+
+/// Where the files of a Go module are that a program of `e2e/` is built from.
+fn module(program: &str, module: &str) -> anyhow::Result<PathBuf> {
+    let folder = output(
+        Command::new("go")
+            .args(["list", "-mod=readonly", "-m", "-f", "{{.Dir}}", module])
+            .current_dir(Path::new("e2e").join(program)),
+    )?;
+    Ok(PathBuf::from(folder.trim()))
+}
+
+/// Definitions that are in the cluster for a while.
+#[must_use]
+pub(crate) struct Definitions(Vec<String>);
+
+impl Definitions {
+    /// Takes them away, and all objects that are of them.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
+        for file in self.0 {
+            kubectl(&["delete", "--ignore-not-found", "--timeout=60s", "-f", &file])?;
+        }
+        Ok(())
+    }
+}
+
+/// Applies those definitions of cert-manager that are needed to sign, of the very release that is built.
+pub(super) fn cert_manager() -> anyhow::Result<Definitions> {
+    let folder = module("cert-manager", "github.com/cert-manager/cert-manager")?.join("deploy/crds");
+    let mut files = Vec::new();
+    for kind in ["certificaterequests", "issuers", "clusterissuers"] {
+        let file = folder
+            .join(format!("cert-manager.io_{kind}.yaml"))
+            .display()
+            .to_string();
+        // Some are too large for an annotation that says what they were.
+        kubectl(&["apply", "--server-side", "-f", &file])?;
+        let definition = format!("crd/{kind}.cert-manager.io");
+        kubectl(&["wait", &definition, "--for=condition=Established", "--timeout=60s"])?;
+        files.push(file);
+    }
+    Ok(Definitions(files))
 }
 
 /// Applies the definition of a kind of which the chart has objects if it is told so.

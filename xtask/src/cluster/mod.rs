@@ -26,6 +26,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 pub(crate) use down::down;
+pub(crate) use install::Definitions;
 pub(crate) use lifecycle::run as lifecycle;
 
 use crate::{
@@ -126,6 +127,7 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step("SMI conformance", || e2e::smi(None));
     steps.step("a sample application in the mesh", e2e::sample);
     steps.step("certificates by ACME for Gateways in the cluster", e2e::acme);
+    steps.step("certificates of workloads by cert-manager", e2e::cert_manager);
     steps.step("failures under load", || e2e::failures(None));
     steps.step("installation and removal", lifecycle);
     if !was_up {
@@ -140,6 +142,15 @@ pub(crate) fn sample() -> anyhow::Result<()> {
         images::import(&[images::sample()?])
     })?;
     Ok(())
+}
+
+/// Brings the image of cert-manager up to date, and its definitions into the cluster.
+pub(crate) fn cert_manager() -> anyhow::Result<Definitions> {
+    let _lock = lock("cluster")?;
+    said("image of cert-manager, built once in some minutes", || {
+        images::import(&[images::cert_manager()?])
+    })?;
+    said("definitions of cert-manager", install::cert_manager)
 }
 
 /// Becomes a program that runs inside the cluster's network and knows its names.
