@@ -3,6 +3,7 @@
 mod api;
 pub(crate) mod churn;
 pub(crate) mod control;
+mod gateway;
 pub(crate) mod mesh;
 mod pods;
 mod process;
@@ -31,6 +32,8 @@ const TESTS: &[(&str, Test)] = tests![
     pods::backends_are_restarted,
     pods::gateways_are_restarted,
     pods::the_operator_is_restarted,
+    gateway::a_listener_comes_and_goes,
+    gateway::what_a_gateway_has_follows_it,
     control::operators_are_killed,
     control::a_gateway_is_cut_off,
     control::a_gateway_starts_while_the_operator_is_away,

@@ -128,13 +128,14 @@ fn layered(layers: impl IntoIterator<Item = Texts>) -> Texts {
     layers.into_iter().flatten().collect()
 }
 
-/// What the Gateway's `infrastructure` puts on its ServiceAccount, Pods and Service.
+/// What the Gateway's `infrastructure` puts on everything that is made of it.
 fn infrastructure(input: &Input<'_>) -> (Texts, Texts) {
     let infrastructure = input.gateway.spec.infrastructure.clone().unwrap_or_default();
     (infrastructure.labels, infrastructure.annotations)
 }
 
-fn object(input: &Input<'_>, kind: ChildKind, labels: Texts, annotations: Texts) -> Value {
+fn object(input: &Input<'_>, kind: ChildKind, more: Texts) -> Value {
+    let (labels, annotations) = infrastructure(input);
     let gvk = kind.gvk();
     let metadata = &input.gateway.metadata;
     let gateway = Texts::from([(GATEWAY.to_owned(), metadata.name.clone())]);
@@ -145,7 +146,7 @@ fn object(input: &Input<'_>, kind: ChildKind, labels: Texts, annotations: Texts)
             "name": names::child(&metadata.name),
             "namespace": metadata.namespace(),
             "labels": layered([labels, own_labels(input)]),
-            "annotations": layered([annotations, gateway]),
+            "annotations": layered([more, annotations, gateway]),
             "ownerReferences": [{
                 "apiVersion": "gateway.networking.k8s.io/v1",
                 "kind": "Gateway",
@@ -159,12 +160,11 @@ fn object(input: &Input<'_>, kind: ChildKind, labels: Texts, annotations: Texts)
 }
 
 fn plain(input: &Input<'_>, kind: ChildKind) -> Value {
-    object(input, kind, Texts::new(), Texts::new())
+    object(input, kind, Texts::new())
 }
 
 fn service_account(input: &Input<'_>) -> Value {
-    let (labels, annotations) = infrastructure(input);
-    let mut account = object(input, ChildKind::ServiceAccount, labels, annotations);
+    let mut account = plain(input, ChildKind::ServiceAccount);
     account["automountServiceAccountToken"] = false.into();
     account
 }
@@ -177,9 +177,7 @@ fn roots(input: &Input<'_>) -> Value {
 
 fn service(input: &Input<'_>) -> Value {
     let parameters = input.parameters.service.clone().unwrap_or_default();
-    let (labels, annotations) = infrastructure(input);
-    let annotations = layered([parameters.annotations, annotations]);
-    let mut service = object(input, ChildKind::Service, labels, annotations);
+    let mut service = object(input, ChildKind::Service, parameters.annotations);
     let ports: Vec<Value> = input
         .ports
         .iter()
