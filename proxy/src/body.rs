@@ -1,16 +1,24 @@
 //! Message bodies on their way through: read from one side piece by piece, written to the other before more is read,
 //! so that a slow reader slows the sender down and nothing piles up here.
 
-use std::{future::poll_fn, io, task::Poll};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    task::Poll,
+};
 
 use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    h1::{Chunked, Framing, Message, Refusal, Step},
+    h1::{Chunked, Framing, Message, Refusal, Step, chunk_head, encode_trailers},
     io::{Shared, Stream},
     watchdog::Watchdog,
 };
+
+/// A body this small goes into the buffer of its head: copying it costs less than a second part in the system call.
+pub(crate) const SMALL: usize = 4 * 1024;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -202,4 +210,41 @@ impl H1Body {
             message.filled(read);
         }
     }
+}
+
+/// Writes a piece of a body as HTTP/1.1 frames it.
+pub(crate) async fn write_piece<S: Stream>(stream: &Shared<S>, chunked: bool, piece: Piece<'_>) -> io::Result<()> {
+    let bytes: &[u8] = match &piece {
+        Piece::Slice(slice) => slice,
+        Piece::Shared(bytes) => bytes,
+        Piece::End(trailers) if chunked => {
+            let mut out = Vec::with_capacity(64);
+            encode_trailers(&mut out, trailers.as_ref());
+            return stream.write_all(&out).await;
+        }
+        Piece::End(_) => return Ok(()),
+    };
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    if !chunked {
+        return stream.write_all(bytes).await;
+    }
+    let mut head = [0; 18];
+    let head = chunk_head(bytes.len(), &mut head);
+    stream.write_parts([head, bytes, b"\r\n"]).await
+}
+
+/// Waits for either side, but not for ever.
+pub(crate) fn guarded<T, E: Into<BodyError>>(
+    watchdog: &Watchdog,
+    mut frame: Pin<&mut impl Future<Output = Result<T, E>>>,
+) -> impl Future<Output = Result<T, BodyError>> {
+    poll_fn(move |cx| {
+        if let Poll::Ready(result) = frame.as_mut().poll(cx) {
+            watchdog.touch();
+            return Poll::Ready(result.map_err(Into::into));
+        }
+        watchdog.poll_expired(cx).map(|_| Err(BodyError::Stalled))
+    })
 }

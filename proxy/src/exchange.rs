@@ -12,10 +12,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rustls::sign::CertifiedKey;
 
 use crate::{
-    attempt::{self, Failure, Sent, guarded},
+    attempt::{self, Failure, Sent},
     auth::{self, Unanswered, Verdict},
     authorization::edge,
     balance::{EndpointState, Outcome, backoff},
+    body::guarded,
     config::{Auth, BackendEntry, Found, Match, Rule, Snapshot, Target},
     downstream::{Client, Downstream, Outgoing, Responder, ResponseFields},
     edges::EdgeCells,

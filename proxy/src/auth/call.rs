@@ -12,9 +12,8 @@ use ::http::{HeaderMap, Method, Request, Uri, header, uri};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    attempt::guarded,
     balance::{EndpointState, Outcome},
-    body::{BodyError, Piece},
+    body::{BodyError, Piece, guarded},
     downstream::h1::to_map,
     h1::{Framing, RequestLine, encode_request_from},
     upstream::{ConnectError, H1Connection, H2Response, ResponseError, Secure, Upstream, send_piece},

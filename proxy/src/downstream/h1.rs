@@ -14,8 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, Unserved};
 use crate::{
-    attempt::{SMALL, guarded, write_piece},
-    body::{BodyError, H1Body, Piece},
+    body::{BodyError, H1Body, Piece, SMALL, guarded, write_piece},
     exchange::exchange,
     fields::RequestView,
     flag::Flag,
