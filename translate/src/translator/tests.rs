@@ -107,12 +107,11 @@ fn of_what_is_gone_nothing_is_kept() {
 }
 
 impl Translator {
-    fn sizes(&self) -> [usize; 18] {
+    fn sizes(&self) -> (usize, [usize; 2], [usize; 9], [usize; 6]) {
         let Self {
             options: _,
             world,
-            readers,
-            reads,
+            graph,
             owners,
             sets,
             routes,
@@ -121,17 +120,10 @@ impl Translator {
             attached,
             claims,
             serving,
-            resources,
-            shared,
             ancestors,
-            statuses,
-            diagnostics,
-            alike,
+            outcome,
         } = self;
-        [
-            world.size(),
-            readers.len(),
-            reads.len(),
+        let counted = [
             owners.len(),
             sets.len(),
             routes.len(),
@@ -140,13 +132,8 @@ impl Translator {
             attached.len(),
             claims.size(),
             serving.len(),
-            resources.len(),
-            shared.len(),
             ancestors.len(),
-            statuses.len(),
-            diagnostics.len(),
-            alike.0.size(),
-            alike.1.size(),
-        ]
+        ];
+        (world.size(), graph.sizes(), counted, outcome.sizes())
     }
 }
