@@ -38,6 +38,26 @@ pub(crate) struct LoweredRule {
     pub(crate) unresolved: Vec<Unresolved>,
 }
 
+impl LoweredRule {
+    /// Lowers what a rule is for, which is all if it does not say.
+    fn add_matches<S: Default>(
+        &mut self,
+        specs: &[S],
+        path: &str,
+        lower: impl Fn(&S, &str) -> Result<RouteMatch, Box<Diagnostic>>,
+    ) {
+        let whole = [S::default()];
+        let specs = if specs.is_empty() { &whole } else { specs };
+        self.matches.reserve_exact(specs.len());
+        for (at, spec) in specs.iter().enumerate() {
+            match lower(spec, &format!("{path}.matches[{at}]")) {
+                Ok(found) => self.matches.push(found),
+                Err(diagnostic) => self.diagnostics.push(*diagnostic),
+            }
+        }
+    }
+}
+
 /// What a rule is lowered with.
 pub(crate) struct Lowering<'r, 'w> {
     pub(crate) reader: &'r Reader<'w>,
@@ -48,19 +68,7 @@ pub(crate) struct Lowering<'r, 'w> {
 impl Lowering<'_, '_> {
     pub(crate) fn http(&self, rule: &HttpRouteRule, path: &str) -> LoweredRule {
         let mut lowered = self.common(rule.name.clone(), &rule.filters, &rule.backend_refs, path);
-        let whole = [HttpRouteMatch::default()];
-        let matches = if rule.matches.is_empty() {
-            &whole
-        } else {
-            rule.matches.as_slice()
-        };
-        lowered.matches.reserve_exact(matches.len());
-        for (at, spec) in matches.iter().enumerate() {
-            match http_match(spec, &format!("{path}.matches[{at}]")) {
-                Ok(found) => lowered.matches.push(found),
-                Err(diagnostic) => lowered.diagnostics.push(*diagnostic),
-            }
-        }
+        lowered.add_matches(&rule.matches, path, http_match);
         if let Some(timeouts) = &rule.timeouts {
             let mut read = |text: Option<&str>, field: &str| {
                 let text = text?;
@@ -96,19 +104,7 @@ impl Lowering<'_, '_> {
 
     pub(crate) fn grpc(&self, rule: &GrpcRouteRule, path: &str) -> LoweredRule {
         let mut lowered = self.common(rule.name.clone(), &rule.filters, &rule.backend_refs, path);
-        let whole = [GrpcRouteMatch::default()];
-        let matches = if rule.matches.is_empty() {
-            &whole
-        } else {
-            rule.matches.as_slice()
-        };
-        lowered.matches.reserve_exact(matches.len());
-        for (at, spec) in matches.iter().enumerate() {
-            match grpc_match(spec, &format!("{path}.matches[{at}]")) {
-                Ok(found) => lowered.matches.push(found),
-                Err(diagnostic) => lowered.diagnostics.push(*diagnostic),
-            }
-        }
+        lowered.add_matches(&rule.matches, path, grpc_match);
         self.session(rule.session_persistence.as_deref(), path, &mut lowered);
         lowered
     }

@@ -27,10 +27,11 @@ pub(crate) fn http_route(route: &HttpRoute) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let spec = &route.spec;
     at_most(&mut found, "spec.hostnames", spec.hostnames.len(), HOSTNAMES);
-    at_most(&mut found, "spec.rules", spec.rules.len(), RULES);
-    let matches = spec.rules.iter().map(|rule| rule.matches.len()).sum();
-    at_most(&mut found, "spec.rules", matches, MATCHES_OF_ALL);
-    names(&mut found, spec.rules.iter().map(|rule| rule.name.as_deref()));
+    let of_rule = spec.rules.iter();
+    rules(
+        &mut found,
+        of_rule.map(|rule| (rule.name.as_deref(), rule.matches.len())),
+    );
     for (at, rule) in spec.rules.iter().enumerate() {
         let path = format!("spec.rules[{at}]");
         at_most(&mut found, &format!("{path}.matches"), rule.matches.len(), MATCHES);
@@ -69,10 +70,11 @@ pub(crate) fn grpc_route(route: &GrpcRoute) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let spec = &route.spec;
     at_most(&mut found, "spec.hostnames", spec.hostnames.len(), HOSTNAMES);
-    at_most(&mut found, "spec.rules", spec.rules.len(), RULES);
-    let matches = spec.rules.iter().map(|rule| rule.matches.len()).sum();
-    at_most(&mut found, "spec.rules", matches, MATCHES_OF_ALL);
-    names(&mut found, spec.rules.iter().map(|rule| rule.name.as_deref()));
+    let of_rule = spec.rules.iter();
+    rules(
+        &mut found,
+        of_rule.map(|rule| (rule.name.as_deref(), rule.matches.len())),
+    );
     for (at, rule) in spec.rules.iter().enumerate() {
         let path = format!("spec.rules[{at}]");
         at_most(
@@ -109,9 +111,13 @@ fn at_most(found: &mut Vec<Diagnostic>, path: &str, count: usize, most: usize) {
     }
 }
 
-fn names<'r>(found: &mut Vec<Diagnostic>, names: impl Iterator<Item = Option<&'r str>>) {
+/// What is refused of all rules together, of each its name and how many matches it has.
+fn rules<'r>(found: &mut Vec<Diagnostic>, rules: impl ExactSizeIterator<Item = (Option<&'r str>, usize)> + Clone) {
+    at_most(found, "spec.rules", rules.len(), RULES);
+    let matches = rules.clone().map(|(_, matches)| matches).sum();
+    at_most(found, "spec.rules", matches, MATCHES_OF_ALL);
     let mut seen = HashSet::new();
-    for (at, name) in names.enumerate() {
+    for (at, (name, _)) in rules.enumerate() {
         if let Some(name) = name
             && !seen.insert(name)
         {
