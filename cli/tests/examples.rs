@@ -23,6 +23,7 @@ use support::{
     client::{self, Http},
     eventually,
     h2c::H2c,
+    message,
 };
 
 const SHOP: &str = "shop.storefront.example";
@@ -266,7 +267,7 @@ endpoints: [{{addresses: [127.0.0.1]}}]
     eventually("the copy", || !audit.heads().is_empty());
     let head = &audit.heads()[0];
     assert!(head.starts_with("POST /checkout/1?a=b HTTP/1.1\r\n"), "{head}");
-    assert_eq!(client::header(head, "x-order").as_deref(), Some("7"));
+    assert_eq!(message::header(head, "x-order").as_deref(), Some("7"));
 }
 
 #[test]

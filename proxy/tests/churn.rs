@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Fixture, eventually, free_port, listener, route};
+use common::{Fixture, eventually, free_port, listener, route, unverified::unverified};
 use http::{Method, Request, Response, Version};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
@@ -28,12 +28,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use rustls::{
-    DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use weft_model::{
     Backend, BackendProtocol, BackendTarget, Certificate, CertificateKey, Change, Key, Listener, ListenerProtocol,
@@ -165,7 +160,8 @@ impl Client {
         if !dialect.tls {
             return Self::over(stream, dialect.http2).await;
         }
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls(dialect.http2)));
+        let alpn: &[u8] = if dialect.http2 { b"h2" } else { b"http/1.1" };
+        let connector = tokio_rustls::TlsConnector::from(unverified(&[alpn]));
         let name = ServerName::try_from("a.example").expect("a name");
         let stream = connector.connect(name, stream).await.map_err(text)?;
         let shown = stream.get_ref().1.peer_certificates().expect("a certificate")[0].to_vec();
@@ -616,55 +612,4 @@ fn a_thousand_edits_under_load_fail_no_request() {
         served as u64 / 4 > opened,
         "connections are kept through edits: {opened} for {served} requests"
     );
-}
-
-/// A client's side of TLS that takes any certificate whose key the server has.
-fn tls(http2: bool) -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-    config
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -3,17 +3,15 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::Arc,
 };
 
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
 
-use super::PATIENCE;
+use super::{
+    PATIENCE,
+    message::{header, read_head},
+    unverified::unverified,
+};
 
 /// A connection and what was read from it ahead.
 pub struct Http<S>(BufReader<S>);
@@ -112,16 +110,8 @@ fn connect(address: SocketAddr) -> TcpStream {
 
 /// A TLS connection, its handshake done.
 pub fn secure(address: SocketAddr, name: &str, alpn: &[&[u8]]) -> StreamOwned<ClientConnection, TcpStream> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("there are some")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let name = ServerName::try_from(name.to_owned()).expect("it is a name");
-    let mut connection = ClientConnection::new(Arc::new(config), name).expect("it is configured");
+    let mut connection = ClientConnection::new(unverified(alpn), name).expect("it is configured");
     let mut stream = connect(address);
     while connection.is_handshaking() {
         connection.complete_io(&mut stream).expect("the handshake succeeds");
@@ -133,65 +123,4 @@ pub fn secure(address: SocketAddr, name: &str, alpn: &[&[u8]]) -> StreamOwned<Cl
 pub fn shown(stream: &StreamOwned<ClientConnection, TcpStream>) -> Vec<u8> {
     let chain = stream.conn.peer_certificates().expect("a certificate was shown");
     chain[0].to_vec()
-}
-
-/// Takes any certificate whose key the server has.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Reads up to the empty line.
-pub fn read_head(reader: &mut impl BufRead) -> Option<String> {
-    let mut head = String::new();
-    loop {
-        let from = head.len();
-        if reader.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-        if &head[from..] == "\r\n" {
-            return Some(head);
-        }
-    }
-}
-
-/// A field of a head.
-pub fn header(head: &str, name: &str) -> Option<String> {
-    head.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    })
 }

@@ -3,7 +3,11 @@
 
 pub mod client;
 pub mod h2c;
+#[path = "../../../proxy/tests/common/message.rs"]
+pub mod message;
 pub mod metrics;
+#[path = "../../../proxy/tests/common/unverified.rs"]
+pub mod unverified;
 
 use std::{
     ffi::OsStr,
@@ -355,8 +359,8 @@ impl Backend {
                 let kept: Arc<Mutex<Vec<String>>> = kept.clone();
                 thread::spawn(move || {
                     let mut stream = BufReader::new(stream);
-                    while let Some(head) = client::read_head(&mut stream) {
-                        let length = client::header(&head, "content-length");
+                    while let Some(head) = message::read_head(&mut stream) {
+                        let length = message::header(&head, "content-length");
                         let mut sent = vec![0; length.and_then(|length| length.parse().ok()).unwrap_or(0)];
                         if stream.read_exact(&mut sent).is_err() {
                             return;

@@ -1,8 +1,11 @@
 //! A real proxy on loopback, real backends, and a client that sends exactly the bytes it is told to.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod message;
+pub mod unverified;
+
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     num::NonZeroUsize,
     sync::{
@@ -13,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use message::header;
+use message::{read_body, read_head};
 use tokio::runtime::Runtime;
 use weft_model::{
     Backend, BackendProtocol, BackendTarget, Change, GatewayKey, Listener, ListenerProtocol, PathMatch, Rejected,
@@ -168,7 +173,12 @@ pub fn retry(attempts: u32, codes: &[u16]) -> Option<Retry> {
 
 /// A service and its endpoints.
 pub fn service(name: &str, protocol: BackendProtocol, addresses: &[SocketAddr]) -> Vec<Resource> {
-    let key = ServiceKey::new("default", name, 80);
+    service_of(ServiceKey::new("default", name, 80), protocol, addresses)
+}
+
+/// The same by its key.
+pub fn service_of(key: ServiceKey, protocol: BackendProtocol, addresses: &[SocketAddr]) -> Vec<Resource> {
+    let (_, name, _) = key.parts();
     let mut resources = vec![Resource::Service(Arc::new(Service {
         key: key.clone(),
         protocol,
@@ -267,54 +277,6 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
     let head = read_head(reader)?;
     let body = read_body(reader, &head)?;
     Some(Seen { head, body })
-}
-
-fn read_head(reader: &mut BufReader<TcpStream>) -> Option<String> {
-    let mut head = String::new();
-    loop {
-        let from = head.len();
-        if reader.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-        if &head[from..] == "\r\n" {
-            return Some(head);
-        }
-    }
-}
-
-fn read_body(reader: &mut BufReader<TcpStream>, head: &str) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    if let Some(length) = header(head, "content-length") {
-        body.resize(length.parse().ok()?, 0);
-        reader.read_exact(&mut body).ok()?;
-    } else if header(head, "transfer-encoding").is_some() {
-        loop {
-            let mut size = String::new();
-            reader.read_line(&mut size).ok()?;
-            let size = usize::from_str_radix(size.trim(), 16).ok()?;
-            if size == 0 {
-                // Trailers, if any, up to the empty line.
-                let mut line = String::new();
-                while reader.read_line(&mut line).ok()? > 2 {
-                    line.clear();
-                }
-                break;
-            }
-            let from = body.len();
-            body.resize(from + size + 2, 0);
-            reader.read_exact(&mut body[from..]).ok()?;
-            body.truncate(from + size);
-        }
-    }
-    Some(body)
-}
-
-pub fn header(head: &str, name: &str) -> Option<String> {
-    let mut lines = head.lines();
-    lines.find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    })
 }
 
 /// A client connection.

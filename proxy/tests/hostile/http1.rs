@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::pki_types::CertificateDer;
 use weft_model::{
     Certificate, CertificateKey, Filter, Listener, ListenerProtocol, ListenerTls, PathRewrite, PrivateKeyPem, Redirect,
     Resource, Route,
@@ -175,43 +176,51 @@ fn a_client_that_asks_on_and_on_and_reads_nothing_is_given_up() {
     scene.serves_others();
 }
 
-#[test]
-fn a_client_over_tls_that_reads_nothing_is_given_up() {
-    let backend = backend();
-    let scene = Scene::new(backend.address, |limits| limits.stream_idle_timeout = SHORT);
+/// A listener that speaks TLS, and the certificate that it shows.
+fn https(port: u16) -> (Vec<Resource>, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
-    let port = free_port();
-    let rejected = scene.apply(vec![
+    let key = CertificateKey::from("default/one");
+    let resources = vec![
         Resource::Certificate(Arc::new(Certificate {
-            key: CertificateKey::from("default/one"),
+            key: key.clone(),
             chain_pem: made.cert.pem(),
             private_key: PrivateKeyPem::new(&made.signing_key.serialize_pem()),
         })),
         Resource::Listener(Arc::new(Listener {
             protocol: ListenerProtocol::Https,
             tls: Some(ListenerTls {
-                certificates: vec![CertificateKey::from("default/one")],
+                certificates: vec![key],
                 client: None,
             }),
             ..common::listener("https", port)
         })),
-        // Answered by the proxy alone, and so long that not many answers fill what lies between.
-        Resource::Route(Arc::new(Route {
-            listeners: vec!["default/gateway/https".into()],
-            filters: vec![Filter::Redirect(Redirect {
-                scheme: None,
-                hostname: None,
-                path: Some(PathRewrite::Full(format!("/{}", "x".repeat(8000)))),
-                port: None,
-                status: 302,
-            })],
-            backends: vec![],
-            ..common::route("moved", "/moved", "web")
-        })),
-    ]);
+    ];
+    (resources, made.cert.der().clone())
+}
+
+#[test]
+fn a_client_over_tls_that_reads_nothing_is_given_up() {
+    let backend = backend();
+    let scene = Scene::new(backend.address, |limits| limits.stream_idle_timeout = SHORT);
+    let port = free_port();
+    let (mut resources, certificate) = https(port);
+    // Answered by the proxy alone, and so long that not many answers fill what lies between.
+    resources.push(Resource::Route(Arc::new(Route {
+        listeners: vec!["default/gateway/https".into()],
+        filters: vec![Filter::Redirect(Redirect {
+            scheme: None,
+            hostname: None,
+            path: Some(PathRewrite::Full(format!("/{}", "x".repeat(8000)))),
+            port: None,
+            status: 302,
+        })],
+        backends: vec![],
+        ..common::route("moved", "/moved", "web")
+    })));
+    let rejected = scene.apply(resources);
     assert!(rejected.is_empty(), "{rejected:?}");
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(made.cert.der().clone()).expect("a certificate");
+    roots.add(certificate).expect("a certificate");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -260,22 +269,7 @@ fn a_tls_handshake_that_does_not_end_is_cut_off() {
     let backend = backend();
     let scene = Scene::new(backend.address, |limits| limits.head_timeout = SHORT);
     let port = free_port();
-    let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
-    scene.apply(vec![
-        Resource::Certificate(Arc::new(Certificate {
-            key: CertificateKey::from("default/one"),
-            chain_pem: made.cert.pem(),
-            private_key: PrivateKeyPem::new(&made.signing_key.serialize_pem()),
-        })),
-        Resource::Listener(Arc::new(Listener {
-            protocol: ListenerProtocol::Https,
-            tls: Some(ListenerTls {
-                certificates: vec![CertificateKey::from("default/one")],
-                client: None,
-            }),
-            ..common::listener("https", port)
-        })),
-    ]);
+    scene.apply(https(port).0);
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the proxy listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     // The head of a ClientHello's record, and a few bytes of it.

@@ -14,8 +14,7 @@ use rustls::{
 };
 use weft_model::{
     BackendProtocol, BackendTarget, Certificate, CertificateKey, HostPattern, L4Backend, L4Route, Listener,
-    ListenerProtocol, ListenerTls, PrivateKeyPem, Resource, RouteKey, RouteKind, RouteOwner, Service, ServiceKey,
-    Transport, Workload, WorkloadKey,
+    ListenerProtocol, ListenerTls, PrivateKeyPem, Resource, RouteKey, RouteKind, RouteOwner, ServiceKey, Transport,
 };
 use weft_proxy::{LogFormat, LogOutput, Options};
 
@@ -80,24 +79,7 @@ pub(crate) fn put(route: L4Route) -> Resource {
 /// A Service and its endpoints.
 pub(crate) fn service(name: &str, transport: Transport, addresses: &[SocketAddr]) -> Vec<Resource> {
     let key = ServiceKey::of("default", name, 80, transport);
-    let mut resources = vec![Resource::Service(Arc::new(Service {
-        key: key.clone(),
-        protocol: BackendProtocol::Undeclared,
-        names: Vec::new(),
-        session: None,
-        retry_budget: None,
-        tls: None,
-        broken: None,
-    }))];
-    for (number, address) in addresses.iter().enumerate() {
-        resources.push(Resource::Workload(Arc::new(Workload {
-            key: WorkloadKey::from(format!("default/{name}-{number}")),
-            address: address.ip(),
-            services: [(key.clone(), address.port())].into(),
-            zone: None,
-        })));
-    }
-    resources
+    common::service_of(key, BackendProtocol::Undeclared, addresses)
 }
 
 /// A proxy, and the lines of its access log.

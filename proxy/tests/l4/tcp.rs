@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::Shutdown,
+    net::{Shutdown, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,6 +20,15 @@ use crate::{
     scene::{Scene, all, backend, connect, echo, is_refused, nobody, put, route, service},
 };
 
+/// A proxy, and a port of it whose connections go to these.
+fn leading_to(addresses: &[SocketAddr]) -> (Scene, u16) {
+    let scene = Scene::new();
+    let port = scene.tcp("tcp");
+    scene.apply(service("a", Transport::Tcp, addresses));
+    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    (scene, port)
+}
+
 /// The first letter of what comes: the name of the backend.
 fn taker(port: u16) -> char {
     let mut letter = [0];
@@ -29,10 +38,7 @@ fn taker(port: u16) -> char {
 
 #[test]
 fn the_server_may_speak_first_and_bytes_go_both_ways_to_a_half_closed_end() {
-    let scene = Scene::new();
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let (scene, port) = leading_to(&[echo("A")]);
     let mut client = connect(port);
     let mut letter = [0];
     client.read_exact(&mut letter).expect("the backend speaks first");
@@ -80,10 +86,7 @@ fn a_backend_that_ends_first_can_still_be_sent_to() {
 
 #[test]
 fn ten_megabytes_come_back_as_they_were() {
-    let scene = Scene::new();
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[echo("")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let (scene, port) = leading_to(&[echo("")]);
     let bytes: Vec<u8> = (0..10_000_000u32)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -169,10 +172,7 @@ fn the_oldest_route_takes_all_until_it_goes() {
 
 #[test]
 fn an_endpoint_that_is_not_there_is_passed_over() {
-    let scene = Scene::new();
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[nobody(), echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let (_scene, port) = leading_to(&[nobody(), echo("A")]);
     assert!((0..20).all(|_| taker(port) == 'A'));
 }
 
@@ -331,10 +331,7 @@ fn edits_break_no_connection() {
 
 #[test]
 fn a_listener_that_goes_closes_its_port_and_not_what_came_by_it() {
-    let scene = Scene::new();
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let (scene, port) = leading_to(&[echo("A")]);
     let mut client = connect(port);
     let mut letter = [0];
     client.read_exact(&mut letter).expect("the backend speaks first");

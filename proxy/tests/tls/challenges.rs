@@ -83,7 +83,8 @@ fn a_text_is_given_before_any_route_is_asked_and_for_its_host_alone() {
     assert_eq!(ask(port, HOST, &path).0, 404);
 }
 
-/// Takes whatever certificate is shown, as a CA does that asks.
+/// Takes whatever certificate is shown, as a CA does that asks: what checks signatures elsewhere would refuse one with the critical
+/// extension that proves a host.
 #[derive(Debug)]
 struct Anything;
 
