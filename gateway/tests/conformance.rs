@@ -117,6 +117,18 @@ spec:
         }
     }
 
+    /// The same, where one HTTPRoute has these rules.
+    async fn of_rules(rules: &str) -> Self {
+        let route = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: a}
+spec:
+  parentRefs: [{name: edge}]
+  rules:
+";
+        Self::start(&format!("{route}{rules}")).await
+    }
+
     /// The status and the body of an answer.
     async fn get(&self, path: &str) -> (u16, String) {
         let answer = ask(self.port, path).await.expect("an answer");
@@ -132,14 +144,8 @@ spec:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_route_rule_order() {
-    let scene = Scene::start(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: a}
-spec:
-  parentRefs: [{name: edge}]
-  rules:
-    - matches: [{path: {value: /broken}}]
+    let scene = Scene::of_rules(
+        "    - matches: [{path: {value: /broken}}]
       backendRefs: [{name: missing, port: 80}]
     - matches: [{path: {value: /broken}}, {path: {value: /well}}]
       backendRefs: [{name: one, port: 80}]
@@ -157,14 +163,8 @@ spec:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_route_backend_url_rewrite() {
-    let scene = Scene::start(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: a}
-spec:
-  parentRefs: [{name: edge}]
-  rules:
-    - matches: [{path: {value: /full}}]
+    let scene = Scene::of_rules(
+        "    - matches: [{path: {value: /full}}]
       backendRefs:
         - name: one
           port: 80
@@ -218,14 +218,8 @@ spec:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_route_retry_connection_error() {
-    let scene = Scene::start(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: a}
-spec:
-  parentRefs: [{name: edge}]
-  rules:
-    - matches: [{path: {value: /retry}}]
+    let scene = Scene::of_rules(
+        "    - matches: [{path: {value: /retry}}]
       retry: {attempts: 3}
       backendRefs: [{name: one, port: 80}]
 ",
@@ -239,14 +233,8 @@ spec:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_route_retry_with_backend_and_request_timeout() {
-    let scene = Scene::start(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: a}
-spec:
-  parentRefs: [{name: edge}]
-  rules:
-    - matches: [{path: {value: /backend}}]
+    let scene = Scene::of_rules(
+        "    - matches: [{path: {value: /backend}}]
       retry: {attempts: 2}
       timeouts: {backendRequest: 200ms}
       backendRefs: [{name: one, port: 80}]
