@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::{
     load::{H2load, Load, h2load, wrk},
     measure::{cpu_ns, median, rss},
-    peer::{HOST, NGINX_HEAD, Running, certificate, envoy, file, spawn, text, wait},
+    peer::{HOST, NGINX_HEAD, Running, certificate, envoy, envoy_flags, file, spawn, text, wait},
 };
 
 const NAMESPACE: &str = "weft-bench";
@@ -115,17 +115,8 @@ fn ways(rounds: usize, seconds: u64) -> anyhow::Result<(String, bool)> {
         (3, ENVOY_IN, envoy_in(path)),
     ] {
         let conf = file(path, &format!("envoy{at}.json"), &conf)?;
-        let flags = [
-            "-c",
-            &conf,
-            "--concurrency",
-            "1",
-            "--log-level",
-            "error",
-            "--disable-hot-restart",
-        ];
         let envoy = within(&pods[at].network, || {
-            let envoy = spawn(0, &text(&binary), &flags)?;
+            let envoy = spawn(0, &text(&binary), &envoy_flags(&conf))?;
             wait(port)?;
             Ok(envoy)
         })?;

