@@ -1,5 +1,8 @@
 //! What data planes see comes to the operator that they are connected to, once.
 
+#[path = "support/certificate.rs"]
+mod certificate;
+
 use std::{
     sync::{
         Arc, Mutex,
@@ -8,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use certificate::certificate;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Observe, Publisher, Server, Sink, Subscriber};
 use weft_model::{Change, Counts, Edge, EdgeReport, Flow, Rejected, Remote, Report, Way};
@@ -110,18 +114,11 @@ struct Scene {
 
 /// An operator that hears, or one of an older version that does not.
 async fn operator(hear: Option<Arc<Heard>>, good: usize) -> Scene {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
+    let (tls, pem) = certificate(NAME);
     let folder = tempfile::tempdir().expect("a folder");
     let (roots, token) = (folder.path().join("ca.crt"), folder.path().join("token"));
-    std::fs::write(&roots, made.cert.pem()).expect("written");
+    std::fs::write(&roots, pem).expect("written");
     std::fs::write(&token, "token").expect("written");
-    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-    let mut tls = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .expect("a configuration");
-    tls.alpn_protocols = vec![b"h2".to_vec()];
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address").to_string();
     let asked = Arc::new(AtomicUsize::new(0));
@@ -134,7 +131,7 @@ async fn operator(hear: Option<Arc<Heard>>, good: usize) -> Scene {
         server = server.with_reports(hear);
     }
     let stop = watch::Sender::new(false);
-    tokio::spawn(server.listen(listener, Arc::new(tls), stop.subscribe()));
+    tokio::spawn(server.listen(listener, tls, stop.subscribe()));
     Scene {
         endpoint: Endpoint {
             address,

@@ -1,6 +1,8 @@
 //! A gateway as it runs in a cluster, against the stream of an operator: traffic, readiness, and what it does while there
 //! is no operator.
 
+#[path = "../../discovery/tests/support/certificate.rs"]
+mod certificate;
 mod support;
 
 use std::{
@@ -10,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use certificate::certificate;
 use serde_json::{Value, json};
 use support::{PATIENCE, ask, dns::Dns, free_port, get, proxy, until};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -57,24 +60,16 @@ struct Operator {
 
 impl Operator {
     async fn start(folder: &Path) -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
-        std::fs::write(folder.join("ca.crt"), made.cert.pem()).expect("written");
+        let (tls, roots) = certificate(NAME);
+        std::fs::write(folder.join("ca.crt"), roots).expect("written");
         std::fs::write(folder.join("token"), "token").expect("written");
-        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut tls = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .expect("a configuration");
-        tls.alpn_protocols = vec![b"h2".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         let publisher = Publisher::new();
         let (stop, stopped) = watch::channel(false);
         let heard = Arc::new(Heard::default());
         let server = Server::new(publisher.clone(), Anyone).with_reports(heard.clone());
-        let serving =
-            tokio::spawn(async move { server.listen(listener, Arc::new(tls), stopped).await.expect("served") });
+        let serving = tokio::spawn(async move { server.listen(listener, tls, stopped).await.expect("served") });
         Self {
             publisher,
             heard,
@@ -138,6 +133,14 @@ async fn start_with(folder: &Path, operator: SocketAddr, names: NamesOptions) ->
     Cluster::start(options).await.expect("started")
 }
 
+fn translator() -> Translator {
+    Translator::new(weft_translate::Options {
+        controller_name: CONTROLLER.to_owned(),
+        standalone: false,
+        mesh: false,
+    })
+}
+
 async fn serves(port: u16) -> bool {
     get(port, "/").await.is_some_and(|line| line.contains("302"))
 }
@@ -148,11 +151,7 @@ async fn it_serves_what_it_is_told_and_goes_on_with_that_when_the_operator_is_aw
     let operator = Operator::start(folder.path()).await;
     let address = operator.address;
     let port = free_port();
-    let mut translator = Translator::new(weft_translate::Options {
-        controller_name: CONTROLLER.to_owned(),
-        standalone: false,
-        mesh: false,
-    });
+    let mut translator = translator();
 
     let cluster = start(folder.path(), address).await;
     let epoch = operator.publisher.publish(translator.apply(gateway(port)).changes);
@@ -232,11 +231,7 @@ async fn a_name_does_not_lead_to_the_node() {
         json!({"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [
             {"group": "gateway.networking.x-k8s.io", "kind": "XBackend", "name": "api"}]}]}),
     ));
-    let mut translator = Translator::new(weft_translate::Options {
-        controller_name: CONTROLLER.to_owned(),
-        standalone: false,
-        mesh: false,
-    });
+    let mut translator = translator();
     dns.say(name, &["127.0.0.1"], 0);
     let cluster = start_with(folder.path(), operator.address, names).await;
     operator.publisher.publish(translator.apply(edits).changes);
@@ -400,11 +395,7 @@ async fn a_port_that_becomes_free_is_served_and_the_operator_hears_of_it() {
     let operator = Operator::start(folder.path()).await;
     let squatter = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
     let port = squatter.local_addr().expect("an address").port();
-    let mut translator = Translator::new(weft_translate::Options {
-        controller_name: CONTROLLER.to_owned(),
-        standalone: false,
-        mesh: false,
-    });
+    let mut translator = translator();
     let cluster = start(folder.path(), operator.address).await;
     let epoch = operator.publisher.publish(translator.apply(gateway(port)).changes);
     let mut replicas = operator.publisher.replicas();

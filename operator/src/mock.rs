@@ -1,11 +1,14 @@
 //! As much of an API server as the operator needs: it keeps objects with their versions, and tells of each change.
 
+#[path = "../../discovery/tests/support/certificate.rs"]
+mod certificate;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body_util::BodyExt as _;
 use kube::{
     Client,
@@ -16,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use weft_crds::{Kind, ObjectRef};
 
+pub(crate) use self::certificate::certificate;
 use crate::{
     children::ChildKind,
     object,
@@ -72,23 +76,44 @@ fn news(kind: Kind, object: Value) -> (Watched, News) {
     (Watched::Kind(kind), News::Put(Box::new(seen), object))
 }
 
+/// A client of an API server that answers a request with a body, which is null if it is no JSON, as a function says. Where that
+/// is nothing, it is never answered, as a watch of what does not change.
+pub(crate) fn answering(
+    mut answer: impl FnMut(&Parts, Value) -> Option<(StatusCode, Value)> + Send + 'static,
+) -> Client {
+    let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    tokio::spawn(async move {
+        let mut unanswered = Vec::new();
+        while let Some((request, send)) = handle.next_request().await {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.expect("a body").to_bytes();
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let Some((status, answer)) = answer(&parts, body) else {
+                unanswered.push(send);
+                continue;
+            };
+            let answer = serde_json::to_vec(&answer).expect("JSON");
+            let response = Response::builder().status(status).body(Body::from(answer));
+            send.send_response(response.expect("a response"));
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// An object, or that there is none.
+pub(crate) fn found(object: Option<Value>) -> (StatusCode, Value) {
+    let none = || json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "", "reason": "NotFound", "code": 404});
+    match object {
+        Some(object) => (StatusCode::OK, object),
+        None => (StatusCode::NOT_FOUND, none()),
+    }
+}
+
 impl Api {
     /// A client of it.
     pub(crate) fn client(&self) -> Client {
-        let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
         let api = self.clone();
-        tokio::spawn(async move {
-            while let Some((request, send)) = handle.next_request().await {
-                let (parts, body) = request.into_parts();
-                let body = body.collect().await.expect("a body").to_bytes();
-                let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-                let (status, answer) = api.answer(&parts.method, parts.uri.path(), body);
-                let answer = serde_json::to_vec(&answer).expect("JSON");
-                let response = Response::builder().status(status).body(Body::from(answer));
-                send.send_response(response.expect("a response"));
-            }
-        });
-        Client::new(service, "default")
+        answering(move |request, body| Some(api.answer(&request.method, request.uri.path(), body)))
     }
 
     /// Puts an object as a user would.

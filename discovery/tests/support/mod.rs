@@ -1,6 +1,8 @@
 //! An operator that only publishes, and data planes that only write down what they are told.
 #![allow(unreachable_pub, dead_code, reason = "a module of several tests")]
 
+mod certificate;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
@@ -12,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use certificate::certificate;
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -61,22 +64,15 @@ impl Authenticate for Tokens {
 
 impl Operator {
     pub async fn start() -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
-        let folder = std::env::temp_dir().join(format!("weft-discovery-{}-{:p}", std::process::id(), &made));
+        let (tls, roots) = certificate(NAME);
+        let folder = std::env::temp_dir().join(format!("weft-discovery-{}-{:p}", std::process::id(), tls));
         std::fs::create_dir_all(&folder).expect("a folder");
-        std::fs::write(folder.join("ca.crt"), made.cert.pem()).expect("written");
-        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut tls = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .expect("a configuration");
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        std::fs::write(folder.join("ca.crt"), roots).expect("written");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let mut operator = Self {
             publisher: Publisher::new(),
             address: listener.local_addr().expect("an address"),
-            tls: Arc::new(tls),
+            tls,
             listener: Some(listener),
             stop: watch::Sender::new(false),
             serving: None,

@@ -15,7 +15,13 @@ use weft_discovery::{
 use weft_model::{Serial, SpiffeId, TrustDomain};
 
 use super::{IssuerKind, IssuerReference, Settings, TERMS, start};
-use crate::{authority::pem, lease::Claim, metrics::Metrics, mock::Api, tokens::Tokens};
+use crate::{
+    authority::pem,
+    lease::Claim,
+    metrics::Metrics,
+    mock::{Api, certificate},
+    tokens::Tokens,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "weft-system";
@@ -100,21 +106,15 @@ impl Replica {
         let tokens = Arc::new(Tokens::new(client.clone()));
         let metrics = Metrics::new();
         let (identities, keep) = start(&client, NAMESPACE, settings(issuer), tokens.clone(), claim, &metrics);
-        let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
+        let (tls, roots) = certificate(NAME);
         let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("ca.crt"), made.cert.pem()).expect("written");
-        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut tls = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .expect("a configuration");
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        std::fs::write(folder.path().join("ca.crt"), roots).expect("written");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = watch::channel(false);
         let server = Server::new(Publisher::new(), tokens).with_identities(Arc::new(identities));
         let serving = tokio::spawn(async move {
-            server.listen(listener, Arc::new(tls), stopped).await.expect("served");
+            server.listen(listener, tls, stopped).await.expect("served");
         });
         Self {
             address,

@@ -3,11 +3,11 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use kube::{Client, client::Body};
+use kube::Client;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
@@ -20,7 +20,11 @@ use tokio_rustls::TlsConnector;
 use weft_injection::{LogLevel, Namespace, Outcome, Resources, Settings, Spans, inject};
 
 use super::{Meshed, Webhook, review::patched, server::PATH};
-use crate::{certificates::Certificates, metrics::Metrics};
+use crate::{
+    certificates::Certificates,
+    metrics::Metrics,
+    mock::{answering, found},
+};
 
 const HOST: &str = "weft-operator.weft-system.svc";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,32 +43,21 @@ fn settings() -> Settings {
 
 /// An API server that keeps one Secret and knows one namespace, which watches have not told of.
 fn api() -> Client {
-    let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-    tokio::spawn(async move {
-        let mut secret: Option<Value> = None;
-        while let Some((request, send)) = handle.next_request().await {
-            let (parts, body) = request.into_parts();
-            let body = body.collect().await.expect("a body").to_bytes();
-            let answer = match (parts.method.as_str(), parts.uri.path()) {
-                ("POST", path) if path.ends_with("/secrets") => {
-                    secret = serde_json::from_slice(&body).ok();
-                    secret.clone()
-                }
-                ("GET", path) if path.contains("/secrets/") => secret.clone(),
-                ("GET", "/api/v1/namespaces/young") => Some(json!({
-                    "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
-                    "metadata": {"name": "young", "annotations": {"weft.dev/sidecar-log-level": "debug"}},
-                })),
-                _ => None,
-            };
-            let status = if answer.is_some() { 200 } else { 404 };
-            let none = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "", "reason": "NotFound", "code": 404});
-            let body = serde_json::to_vec(&answer.unwrap_or(none)).expect("JSON");
-            let response = Response::builder().status(status).body(Body::from(body));
-            send.send_response(response.expect("a response"));
-        }
-    });
-    Client::new(service, "default")
+    let mut secret: Option<Value> = None;
+    answering(move |request, body| {
+        Some(found(match (request.method.as_str(), request.uri.path()) {
+            ("POST", path) if path.ends_with("/secrets") => {
+                secret = Some(body);
+                secret.clone()
+            }
+            ("GET", path) if path.contains("/secrets/") => secret.clone(),
+            ("GET", "/api/v1/namespaces/young") => Some(json!({
+                "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                "metadata": {"name": "young", "annotations": {"weft.dev/sidecar-log-level": "debug"}},
+            })),
+            _ => None,
+        }))
+    })
 }
 
 struct Scene {

@@ -8,11 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use kube::{Client, client::Body};
+use kube::Client;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -33,6 +33,7 @@ use weft_model::{
 use super::View;
 use crate::{
     certificates::{Certificates, SERVER_NAME},
+    mock::{answering, found},
     seen::{Gather, Sightings, Workloads},
 };
 
@@ -41,63 +42,48 @@ const HOST: &str = "weft-operator.weft-system.svc";
 
 /// An API server that keeps a Secret, says by what it is known, and lets `ada` see the namespace shop and `root` all.
 fn api(front: String) -> Client {
-    let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-    tokio::spawn(async move {
-        let mut secret: Option<Value> = None;
-        let mut watching = Vec::new();
-        while let Some((request, send)) = handle.next_request().await {
-            let (parts, body) = request.into_parts();
-            let query = parts.uri.query().unwrap_or_default().to_owned();
-            let body = body.collect().await.expect("a body").to_bytes();
-            let map = json!({
-                "apiVersion": "v1", "kind": "ConfigMap",
-                "metadata": {"namespace": "kube-system", "name": "extension-apiserver-authentication", "resourceVersion": "1"},
-                "data": {
-                    "requestheader-client-ca-file": front,
-                    "requestheader-allowed-names": "[\"front-proxy-client\"]",
-                    "requestheader-username-headers": "[\"X-Remote-User\"]",
-                    "requestheader-group-headers": "[\"X-Remote-Group\"]",
-                    "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
-                },
-            });
-            let answer = match (parts.method.as_str(), parts.uri.path()) {
-                ("POST", path) if path.ends_with("/secrets") => {
-                    secret = serde_json::from_slice(&body).ok();
-                    secret.clone()
-                }
-                ("GET", path) if path.contains("/secrets/") => secret.clone(),
-                ("GET", "/api/v1/namespaces/kube-system/configmaps") if query.contains("watch=") => {
-                    // Nothing changes.
-                    watching.push(send);
-                    continue;
-                }
-                ("GET", "/api/v1/namespaces/kube-system/configmaps") => Some(json!({
-                    "apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "1"}, "items": [map],
-                })),
-                ("POST", path) if path.ends_with("/subjectaccessreviews") => {
-                    let mut review: Value = serde_json::from_slice(&body).expect("a review");
-                    let spec = &review["spec"];
-                    let namespace = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
-                    let allowed = match spec["user"].as_str() {
-                        Some("root") => spec["groups"][0] == "system:masters",
-                        Some("ada") => namespace == "shop",
-                        _ => false,
-                    };
-                    review["metadata"] = json!({});
-                    review["status"] =
-                        json!({"allowed": allowed, "reason": if allowed { "" } else { "no RBAC policy matched" }});
-                    Some(review)
-                }
-                _ => None,
-            };
-            let status = if answer.is_some() { 200 } else { 404 };
-            let none = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "", "reason": "NotFound", "code": 404});
-            let body = serde_json::to_vec(&answer.unwrap_or(none)).expect("JSON");
-            let response = Response::builder().status(status).body(Body::from(body));
-            send.send_response(response.expect("a response"));
-        }
-    });
-    Client::new(service, "default")
+    let mut secret: Option<Value> = None;
+    answering(move |request, body| {
+        let query = request.uri.query().unwrap_or_default();
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"namespace": "kube-system", "name": "extension-apiserver-authentication", "resourceVersion": "1"},
+            "data": {
+                "requestheader-client-ca-file": front,
+                "requestheader-allowed-names": "[\"front-proxy-client\"]",
+                "requestheader-username-headers": "[\"X-Remote-User\"]",
+                "requestheader-group-headers": "[\"X-Remote-Group\"]",
+                "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+            },
+        });
+        Some(found(match (request.method.as_str(), request.uri.path()) {
+            ("POST", path) if path.ends_with("/secrets") => {
+                secret = Some(body);
+                secret.clone()
+            }
+            ("GET", path) if path.contains("/secrets/") => secret.clone(),
+            // Nothing changes.
+            ("GET", "/api/v1/namespaces/kube-system/configmaps") if query.contains("watch=") => return None,
+            ("GET", "/api/v1/namespaces/kube-system/configmaps") => Some(json!({
+                "apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "1"}, "items": [map],
+            })),
+            ("POST", path) if path.ends_with("/subjectaccessreviews") => {
+                let mut review = body;
+                let spec = &review["spec"];
+                let namespace = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+                let allowed = match spec["user"].as_str() {
+                    Some("root") => spec["groups"][0] == "system:masters",
+                    Some("ada") => namespace == "shop",
+                    _ => false,
+                };
+                review["metadata"] = json!({});
+                review["status"] =
+                    json!({"allowed": allowed, "reason": if allowed { "" } else { "no RBAC policy matched" }});
+                Some(review)
+            }
+            _ => None,
+        }))
+    })
 }
 
 /// A CA, by which the API server is known or somebody else is.

@@ -1,6 +1,8 @@
 //! A pod and the world around it: two network namespaces with a cable between them, and a sidecar in one. Needs root.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+#[path = "../../../discovery/tests/support/certificate.rs"]
+pub mod certificate;
 pub mod http2;
 pub mod mesh;
 pub mod operator;

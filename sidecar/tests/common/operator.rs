@@ -19,7 +19,7 @@ use weft_model::{
     Change, MeshNamespace, MeshTrust, Report, Resource, Revocations, Serial, SpiffeId, Stage, TrustDomain,
 };
 
-use super::{Namespace, at};
+use super::{Namespace, at, certificate::certificate};
 
 const NAME: &str = "operator.weft.dev";
 const PORT: u16 = 15010;
@@ -147,22 +147,15 @@ impl Hear for Shared {
 impl Operator {
     /// Serves in a network at one of its addresses.
     pub fn start(network: &Namespace, ip: &str) -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
-        let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
+        let (tls, roots) = certificate(NAME);
         let folder = tempfile::tempdir().expect("a folder");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
-        fs::write(folder.path().join("ca.crt"), made.cert.pem()).expect("written");
-        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut tls = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .expect("a configuration");
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        fs::write(folder.path().join("ca.crt"), roots).expect("written");
         let operator = Self {
             runtime,
             network: network.clone(),
@@ -178,7 +171,7 @@ impl Operator {
                 requests: Mutex::default(),
             }),
             publisher: Publisher::new(),
-            tls: Arc::new(tls),
+            tls,
             serving: Mutex::default(),
             folder,
         };

@@ -8,7 +8,6 @@ use std::{
     ops::Deref,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
-    sync::Arc,
 };
 
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ use tokio::{runtime::Runtime, sync::watch};
 use weft_discovery::{Authenticate, DataPlane, Denied, Publisher, Server};
 use weft_model::{Change, Key, Resource};
 
-use crate::common::{Meshed, Namespace, Network, WORLD, at};
+use crate::common::{Meshed, Namespace, Network, WORLD, at, certificate::certificate};
 
 const NAME: &str = "operator.test";
 const PORT: u16 = 15010;
@@ -69,13 +68,7 @@ impl Operator {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let _ = provider.install_default();
         let folder = Self::folder(network);
-        let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
-        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut tls = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .expect("a configuration");
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let (tls, roots) = certificate(NAME);
         let listener = network.world.listen(at(WORLD[0], PORT));
         listener.set_nonblocking(true).expect("it is open");
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -89,13 +82,10 @@ impl Operator {
         let (stop, stopped) = watch::channel(false);
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("it is open");
-            server
-                .listen(listener, Arc::new(tls), stopped)
-                .await
-                .expect("it serves");
+            server.listen(listener, tls, stopped).await.expect("it serves");
         });
         // Last, since a sidecar may be waiting for them.
-        fs::write(folder.join("ca.crt"), made.cert.pem()).expect("there is room");
+        fs::write(folder.join("ca.crt"), roots).expect("there is room");
         let token = format!("token of {}", DataPlane::sidecar("shop", "web-1"));
         fs::write(folder.join("token"), token).expect("there is room");
         Self {

@@ -1,6 +1,6 @@
 //! An operator, whole but for the API server, and a gateway that is connected to it.
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::Path, time::Duration};
 
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::{
@@ -22,7 +22,7 @@ use crate::{
     infrastructure::render::Settings,
     lease::Claim,
     metrics::Metrics,
-    mock::Api,
+    mock::{Api, certificate},
     peers::Report,
     world::{Myself, World},
 };
@@ -110,20 +110,14 @@ impl Operator {
             .await
             .expect("it is ready")
             .expect("it lives");
-        let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).expect("a certificate");
-        std::fs::write(folder.join("ca.crt"), made.cert.pem()).expect("written");
+        let (tls, roots) = certificate(NAME);
+        std::fs::write(folder.join("ca.crt"), roots).expect("written");
         std::fs::write(folder.join("token"), "token").expect("written");
-        let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-        let mut tls = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![made.cert.der().clone()], key)
-            .expect("a configuration");
-        tls.alpn_protocols = vec![b"h2".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         let server = Server::new(publisher.clone(), Anyone);
         let serving = tokio::spawn(async move {
-            server.listen(listener, Arc::new(tls), stopped).await.expect("served");
+            server.listen(listener, tls, stopped).await.expect("served");
         });
         Self {
             stop,
