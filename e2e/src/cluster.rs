@@ -180,6 +180,21 @@ impl Cluster {
         .await
     }
 
+    /// Waits until a Gateway is served by all its pods.
+    pub(crate) async fn programmed(&self, namespace: &str, gateway: &str) -> anyhow::Result<()> {
+        eventually(format!("the Gateway {namespace}/{gateway} is programmed"), async || {
+            self.holds("Gateway", namespace, gateway, "Programmed").await
+        })
+        .await
+    }
+
+    /// Where a Gateway is, according to its status.
+    pub(crate) async fn gateway_address(&self, namespace: &str, gateway: &str) -> anyhow::Result<IpAddr> {
+        let gateway = self.get("Gateway", namespace, gateway).await?;
+        let address = gateway.data["status"]["addresses"][0]["value"].as_str();
+        Ok(address.context("the Gateway has no address")?.parse()?)
+    }
+
     /// Whether a condition holds of the object as it is now; of every parent, listener and ancestor of which it is said.
     pub(crate) async fn holds(&self, kind: &str, namespace: &str, name: &str, condition: &str) -> anyhow::Result<bool> {
         let object = self.get(kind, namespace, name).await?;

@@ -7,10 +7,9 @@ use serde_json::json;
 
 use crate::{
     cluster::{Cluster, address, eventually},
-    injection::fresh,
     load::{Load, Target, metrics, status},
     monitors,
-    scene::GATEWAY,
+    scene::{GATEWAY, asking, fresh, route},
 };
 
 const NAMESPACE: &str = "weft-e2e-edge";
@@ -38,13 +37,8 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     .await?;
     cluster.apply(&manifests()).await?;
     cluster.rolled_out(NAMESPACE, "web").await?;
-    eventually("the Gateway is programmed", async || {
-        cluster.holds("Gateway", NAMESPACE, GATEWAY, "Programmed").await
-    })
-    .await?;
-    let gateway = cluster.get("Gateway", NAMESPACE, GATEWAY).await?;
-    let address = gateway.data["status"]["addresses"][0]["value"].as_str();
-    let address = address.context("the Gateway has no address")?.parse()?;
+    cluster.programmed(NAMESPACE, GATEWAY).await?;
+    let address = cluster.gateway_address(NAMESPACE, GATEWAY).await?;
     let target = Target {
         address: SocketAddr::new(address, 80),
         host: "web.example".to_owned(),
@@ -117,23 +111,8 @@ apiVersion: v1
 kind: Service
 metadata: {{name: web, namespace: {NAMESPACE}}}
 spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: web, namespace: {NAMESPACE}}}
-spec:
-  selector: {{matchLabels: {{app: web}}}}
-  template:
-    metadata: {{labels: {{app: web}}}}
-    spec:
-      terminationGracePeriodSeconds: 2
-      containers:
-      - name: web
-        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
-        args: [--port=8080]
-        readinessProbe: {{exec: {{command: [/usr/local/bin/client, "http://127.0.0.1:8080/"]}}, periodSeconds: 1, timeoutSeconds: 10}}
----
-{}"#,
-        crate::scene::route(NAMESPACE, "web", "web.example", "web")
+---{}---{}"#,
+        asking("web", NAMESPACE, "http://127.0.0.1:8080/"),
+        route(NAMESPACE, "web", "web.example", "web")
     )
 }

@@ -11,7 +11,7 @@ use crate::{
     edge,
     failures::control::scale_operator,
     load,
-    scene::{OPERATOR, SYSTEM},
+    scene::{OPERATOR, SYSTEM, asking, fresh},
     seeing,
 };
 
@@ -60,16 +60,6 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     without
 }
 
-/// Makes a namespace anew, in a stage if one is said.
-pub(crate) async fn fresh(cluster: &Cluster, namespace: &str, stage: &str) -> anyhow::Result<()> {
-    cluster.without(namespace).await?;
-    let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    if !stage.is_empty() {
-        object["metadata"]["labels"] = json!({"weft.dev/mesh": stage});
-    }
-    cluster.apply_object(object).await
-}
-
 /// Sidecars find the roots of the operator's certificates; nobody else does.
 async fn roots(cluster: &Cluster) -> anyhow::Result<()> {
     for namespace in [OBSERVED, SECURE] {
@@ -93,6 +83,7 @@ async fn roots(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 fn workloads() -> String {
+    let client = asking("client", OBSERVED, &format!("http://web.{OBSERVED}/"));
     format!(
         r#"
 apiVersion: v1
@@ -117,22 +108,7 @@ spec:
         - {{name: NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}
         startupProbe: {{tcpSocket: {{port: 3000}}, periodSeconds: 1}}
         readinessProbe: {{httpGet: {{path: /health, port: 3000}}, periodSeconds: 1}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {{name: client, namespace: {OBSERVED}}}
-spec:
-  selector: {{matchLabels: {{app: client}}}}
-  template:
-    metadata: {{labels: {{app: client}}}}
-    spec:
-      terminationGracePeriodSeconds: 2
-      containers:
-      - name: client
-        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
-        args: [--port=8080]
-        readinessProbe: {{exec: {{command: [/usr/local/bin/client, http://web.{OBSERVED}/]}}, periodSeconds: 1, timeoutSeconds: 10}}
----
+---{client}---
 apiVersion: batch/v1
 kind: Job
 metadata: {{name: once, namespace: {OBSERVED}}}

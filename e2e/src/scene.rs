@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
+use serde_json::json;
 
 use crate::{
     cluster::{Cluster, eventually},
@@ -35,13 +36,8 @@ impl Scene {
         let namespace = format!("{PREFIX}{name}");
         cluster.without(&namespace).await?;
         cluster.apply(&manifests(&namespace, gateways, backends)).await?;
-        eventually(format!("the Gateway {namespace}/{GATEWAY} is programmed"), async || {
-            cluster.holds("Gateway", &namespace, GATEWAY, "Programmed").await
-        })
-        .await?;
-        let gateway = cluster.get("Gateway", &namespace, GATEWAY).await?;
-        let address = gateway.data["status"]["addresses"][0]["value"].as_str();
-        let address = address.context("the Gateway has no address")?.parse()?;
+        cluster.programmed(&namespace, GATEWAY).await?;
+        let address = cluster.gateway_address(&namespace, GATEWAY).await?;
         let scene = Self {
             cluster: cluster.clone(),
             namespace,
@@ -84,16 +80,43 @@ impl Scene {
 }
 
 fn manifests(namespace: &str, gateways: u32, backends: u32) -> String {
+    let gateway = gateway(namespace, gateways, &[HTTP]);
+    let (web, route) = (web(namespace, backends), route(namespace, "web", "web.example", "web"));
+    format!("{}---{gateway}---{web}---{route}", self::namespace(namespace))
+}
+
+/// Makes a namespace anew, in a stage if one is said.
+pub(crate) async fn fresh(cluster: &Cluster, namespace: &str, stage: &str) -> anyhow::Result<()> {
+    cluster.without(namespace).await?;
+    let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    if !stage.is_empty() {
+        object["metadata"]["labels"] = json!({"weft.dev/mesh": stage});
+    }
+    cluster.apply_object(object).await
+}
+
+/// A namespace that is not in the mesh.
+pub(crate) fn namespace(name: &str) -> String {
     format!(
         r#"
 apiVersion: v1
 kind: Namespace
-metadata: {{name: {namespace}}}
----
+metadata: {{name: {name}}}
+"#
+    )
+}
+
+/// A listener of every host.
+pub(crate) const HTTP: &str = "{name: http, protocol: HTTP, port: 80}";
+
+/// A Gateway of several pods.
+pub(crate) fn gateway(namespace: &str, pods: u32, listeners: &[&str]) -> String {
+    format!(
+        r#"
 apiVersion: weft.dev/v1alpha1
 kind: GatewayParameters
 metadata: {{name: some, namespace: {namespace}}}
-spec: {{replicas: {gateways}}}
+spec: {{replicas: {pods}}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -101,13 +124,9 @@ metadata: {{name: {GATEWAY}, namespace: {namespace}}}
 spec:
   gatewayClassName: weft
   infrastructure: {{parametersRef: {{group: weft.dev, kind: GatewayParameters, name: some}}}}
-  listeners: [{{name: http, protocol: HTTP, port: 80}}]
----
-{}
----
-{}"#,
-        web(namespace, backends),
-        route(namespace, "web", "web.example", "web")
+  listeners: [{}]
+"#,
+        listeners.join(", ")
     )
 }
 
@@ -150,6 +169,28 @@ spec:
         # It ends at once when it is told to: first all who might still ask have to hear of it.
         lifecycle: {{preStop: {{sleep: {{seconds: 5}}}}}}
         resources: {{requests: {{cpu: 10m}}}}
+"#
+    )
+}
+
+/// A pod that answers at 8080, asks by itself, and is ready as soon as it is answered.
+pub(crate) fn asking(app: &str, namespace: &str, url: &str) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {app}, namespace: {namespace}}}
+spec:
+  selector: {{matchLabels: {{app: {app}}}}}
+  template:
+    metadata: {{labels: {{app: {app}}}}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+      - name: {app}
+        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
+        args: [--port=8080]
+        readinessProbe: {{exec: {{command: [/usr/local/bin/client, "{url}"]}}, periodSeconds: 1, timeoutSeconds: 10}}
 "#
     )
 }

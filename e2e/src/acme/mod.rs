@@ -18,11 +18,13 @@ use tokio_rustls::TlsConnector;
 use self::pebble::Pebble;
 use crate::{
     cluster::{Cluster, eventually, name},
-    scene::PREFIX,
+    scene::{self, GATEWAY, HTTP, PREFIX, gateway},
 };
 
 /// The Secret that the listener refers to.
 const SECRET: &str = "served";
+/// The pods of each Gateway.
+const PODS: u32 = 2;
 /// Connections that are made, so that each pod gets one.
 const CONNECTIONS: usize = 10;
 
@@ -71,13 +73,10 @@ async fn ordered(cluster: &Cluster, pebble: &Pebble, namespace: &str, challenge:
     .await?;
     // The name leads there before the CA is told to come, as a user would have it.
     eventually("the Gateway has an address", async || {
-        let gateway = cluster.get("Gateway", namespace, "edge").await?;
-        Ok(gateway.data["status"]["addresses"][0]["value"].is_string())
+        cluster.gateway_address(namespace, GATEWAY).await.map(|_| true)
     })
     .await?;
-    let gateway = cluster.get("Gateway", namespace, "edge").await?;
-    let address = gateway.data["status"]["addresses"][0]["value"].as_str();
-    let address = address.context("the Gateway has no address")?.parse()?;
+    let address = cluster.gateway_address(namespace, GATEWAY).await?;
     pebble.name(&host, address).await?;
     // Its pods are ready, and everybody knows.
     eventually("the Gateway is reached", async || {
@@ -86,7 +85,7 @@ async fn ordered(cluster: &Cluster, pebble: &Pebble, namespace: &str, challenge:
     })
     .await?;
     let annotation = json!({"metadata": {"annotations": {"weft.dev/acme-issuer": "pebble"}}});
-    cluster.merge("Gateway", namespace, "edge", &annotation).await?;
+    cluster.merge("Gateway", namespace, GATEWAY, &annotation).await?;
     eventually("the certificate is there", async || {
         let secret = cluster.api("Secret", namespace)?.get_opt(SECRET).await?;
         Ok(secret.is_some_and(|secret| secret.data["type"] == "kubernetes.io/tls"))
@@ -99,13 +98,10 @@ async fn ordered(cluster: &Cluster, pebble: &Pebble, namespace: &str, challenge:
             .context("it has no certificate")?,
     )?;
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>()?;
-    eventually("the listener is programmed", async || {
-        cluster.holds("Gateway", namespace, "edge", "Programmed").await
-    })
-    .await?;
-    let label = "gateway.networking.k8s.io/gateway-name=edge";
-    let pods = cluster.list("Pod", namespace, label).await?;
-    ensure!(pods.len() == 2, "the Gateway has {} pods", pods.len());
+    cluster.programmed(namespace, GATEWAY).await?;
+    let label = format!("gateway.networking.k8s.io/gateway-name={GATEWAY}");
+    let pods = cluster.list("Pod", namespace, &label).await?;
+    ensure!(pods.len() == PODS as usize, "the Gateway has {} pods", pods.len());
     eventually("it is served", async || {
         served(address, &host, &chain).await.map(|()| true)
     })
@@ -143,26 +139,9 @@ async fn served(address: IpAddr, host: &str, chain: &[CertificateDer<'static>]) 
 }
 
 fn manifests(namespace: &str, host: &str) -> String {
-    format!(
-        r#"
-apiVersion: v1
-kind: Namespace
-metadata: {{name: {namespace}}}
----
-apiVersion: weft.dev/v1alpha1
-kind: GatewayParameters
-metadata: {{name: two, namespace: {namespace}}}
-spec: {{replicas: 2}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: edge, namespace: {namespace}}}
-spec:
-  gatewayClassName: weft
-  infrastructure: {{parametersRef: {{group: weft.dev, kind: GatewayParameters, name: two}}}}
-  listeners:
-  - {{name: http, protocol: HTTP, port: 80}}
-  - {{name: https, protocol: HTTPS, port: 443, hostname: {host}, tls: {{certificateRefs: [{{name: {SECRET}}}]}}}}
-"#
-    )
+    let https = format!(
+        "{{name: https, protocol: HTTPS, port: 443, hostname: {host}, tls: {{certificateRefs: [{{name: {SECRET}}}]}}}}"
+    );
+    let gateway = gateway(namespace, PODS, &[HTTP, &https]);
+    format!("{}---{gateway}", scene::namespace(namespace))
 }
