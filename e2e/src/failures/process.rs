@@ -2,42 +2,16 @@
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
-use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
+use weft_xtask::record::{self, Record};
 
 use crate::cluster::eventually;
 
-/// Where the cluster keeps its state.
-const RUN: &str = "/var/lib/weft-cluster";
 /// One that is never started anew.
 const OTHER: &str = "containerd";
-
-/// A process that was started under a name: its number, the command, and what the command was started by.
-struct Recorded {
-    file: PathBuf,
-    pid: Pid,
-    command: String,
-    config: String,
-}
-
-impl Recorded {
-    fn read(name: &str) -> anyhow::Result<Self> {
-        let file = Path::new(RUN).join("pid").join(name);
-        let text = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
-        let mut parts = text.splitn(3, '\n');
-        let mut part = || parts.next().context("the record of a process is not whole");
-        Ok(Self {
-            pid: Pid::from_raw(part()?.parse()?).context("it is no process")?,
-            command: part()?.to_owned(),
-            config: part()?.to_owned(),
-            file: file.clone(),
-        })
-    }
-}
 
 /// A process that stands still until this is dropped: it accepts connections and answers nothing, which is worse than to be
 /// gone.
@@ -45,7 +19,7 @@ pub(super) struct Stopped(Pid);
 
 impl Stopped {
     pub(super) fn new(name: &str) -> anyhow::Result<Self> {
-        let process = Recorded::read(name)?.pid;
+        let process = Record::read(name)?.pid;
         kill_process(process, Signal::STOP)?;
         Ok(Self(process))
     }
@@ -64,29 +38,14 @@ fn runs(pid: Pid) -> bool {
 
 /// Ends a process as a crash does, and starts it anew.
 pub(super) async fn restart(name: &str) -> anyhow::Result<()> {
-    let Recorded {
-        file,
-        pid,
-        command,
-        config,
-    } = Recorded::read(name)?;
+    let Record { pid, command, config } = Record::read(name)?;
     kill_process(pid, Signal::KILL)?;
     eventually(format!("{name} has ended"), async || Ok(!runs(pid))).await?;
-    let log = File::options()
-        .append(true)
-        .open(Path::new(RUN).join("log").join(name))?;
+    let log = File::options().append(true).open(record::log(name))?;
     // In a session of its own, since it is to outlive this. It is in the cluster's network already; its mounts are to be those
     // that the others see.
-    let mounts = format!("--mount=/proc/{}/ns/mnt", Recorded::read(OTHER)?.pid.as_raw_pid());
-    let process = Command::new("nsenter")
-        .args([&mounts, "--", "setsid"])
-        .args(command.split('\0'))
-        .current_dir(RUN)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .with_context(|| format!("{name} could not be started"))?;
-    fs::write(file, format!("{}\n{command}\n{config}", process.id()))?;
-    Ok(())
+    let mounts = format!("--mount=/proc/{}/ns/mnt", Record::read(OTHER)?.pid.as_raw_pid());
+    let mut by = Command::new("nsenter");
+    by.args([&mounts, "--", "setsid"]);
+    record::start(name, &mut by, log, &command, &config)
 }

@@ -28,6 +28,7 @@ use anyhow::{Context as _, bail, ensure};
 pub(crate) use down::down;
 pub(crate) use install::Definitions;
 pub(crate) use lifecycle::run as lifecycle;
+use weft_xtask::record::RUN;
 
 use crate::{
     conformance, e2e, packages,
@@ -37,8 +38,6 @@ use crate::{
 
 /// The network namespace of the cluster.
 const NAMESPACE: &str = "weft";
-/// All of a running cluster. Not in a home folder, which others may not enter.
-const RUN: &str = "/var/lib/weft-cluster";
 /// The node's address.
 const NODE: &str = "198.18.0.2";
 /// The addresses of pods.

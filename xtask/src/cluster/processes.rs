@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
-    process::Stdio,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use rustix::process::{Pid, Signal, kill_process};
+use weft_xtask::record::{self, Record, log};
 
 use super::{RUN, inside};
 
@@ -19,28 +19,17 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Starts a process in the cluster's network, unless it runs with just this command and configuration; another of its name is
 /// ended first.
 pub(super) fn start(name: &str, command: &[String], config: &str) -> anyhow::Result<()> {
-    let (log, pid) = (log(name), pid_file(name));
-    for file in [&log, &pid] {
-        fs::create_dir_all(file.parent().unwrap_or(Path::new(RUN)))?;
-    }
+    let log = log(name);
+    fs::create_dir_all(log.parent().unwrap_or(Path::new(RUN)))?;
     let command_line = command.join("\0");
-    let known = recorded(name).is_some_and(|known| known.command == command_line && known.config == config);
+    let known = Record::read(name).is_ok_and(|known| known.command == command_line && known.config == config);
     if known && started(name).is_some() {
         return Ok(());
     }
     end(started(name).as_slice(), Signal::TERM);
     let log = File::create(log)?;
     // With a session of its own it is not ended with the terminal. Neither program forks: the process is the command's.
-    let process = inside("setsid")
-        .args(command)
-        .current_dir(RUN)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .with_context(|| format!("{name} could not be started"))?;
-    fs::write(pid, format!("{}\n{command_line}\n{config}", process.id()))?;
-    Ok(())
+    record::start(name, &mut inside("setsid"), log, &command_line, config)
 }
 
 /// Fails when the process has ended.
@@ -57,7 +46,7 @@ pub(super) fn must_live(name: &str) -> anyhow::Result<()> {
 
 /// The process that was started under a name, if it is still that one.
 pub(super) fn started(name: &str) -> Option<Pid> {
-    let Recorded { pid, command, .. } = recorded(name)?;
+    let Record { pid, command, .. } = Record::read(name).ok()?;
     let process = format!("/proc/{}", pid.as_raw_pid());
     let running = fs::read(format!("{process}/cmdline")).ok()?;
     if running.is_empty() {
@@ -67,24 +56,6 @@ pub(super) fn started(name: &str) -> Option<Pid> {
     // The command comes last, whatever has not been through yet on the way to it.
     let running = String::from_utf8_lossy(&running);
     running.trim_end_matches('\0').ends_with(&command).then_some(pid)
-}
-
-/// What was started under a name.
-struct Recorded {
-    pid: Pid,
-    /// With a zero byte between arguments, as the kernel tells it.
-    command: String,
-    config: String,
-}
-
-fn recorded(name: &str) -> Option<Recorded> {
-    let text = fs::read_to_string(pid_file(name)).ok()?;
-    let mut parts = text.splitn(3, '\n');
-    Some(Recorded {
-        pid: Pid::from_raw(parts.next()?.parse().ok()?)?,
-        command: parts.next()?.to_owned(),
-        config: parts.next()?.to_owned(),
-    })
 }
 
 /// Ends processes, by force if they do not within some seconds.
@@ -107,12 +78,4 @@ fn lives(process: Pid) -> bool {
     // Children that are not waited for have ended, too.
     fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid()))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
-}
-
-fn log(name: &str) -> PathBuf {
-    Path::new(RUN).join("log").join(name)
-}
-
-fn pid_file(name: &str) -> PathBuf {
-    Path::new(RUN).join("pid").join(name)
 }
