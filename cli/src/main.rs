@@ -5,7 +5,6 @@ mod args;
 mod cluster;
 mod explain;
 mod inject;
-mod log;
 mod print;
 mod report;
 mod table;

@@ -5,14 +5,15 @@ use std::{io::IsTerminal as _, num::NonZeroUsize, process::ExitCode, time::Durat
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use weft_gateway::{Standalone, StandaloneOptions, files::Sources, names::NamesOptions};
+use weft_process::log::{self, Lines};
 use weft_proxy::{Limits, Options, descriptors};
 
-use crate::{analyze::summary, args::Up, log, report::Report, view::View};
+use crate::{analyze::summary, args::Up, report::Report, view::View};
 
 pub(crate) fn run(args: Up) -> anyhow::Result<ExitCode> {
     let view = std::io::stdout().is_terminal() && !args.no_view;
     if !view {
-        log::start();
+        log::start(Lines::Text, &["notify"]);
     }
     descriptors::raise();
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);

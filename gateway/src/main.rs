@@ -15,9 +15,10 @@ use weft_gateway::{
     cluster::{Cluster, ClusterOptions, listen_on},
     names::NamesOptions,
 };
+use weft_process::log::{self, Lines};
 use weft_proxy::{
     Limits, Options, SpanService,
-    command::{Log, Spans, duration, log_format, share, spans, start_logging},
+    command::{Log, Spans, duration, log_format, share, spans},
     descriptors,
 };
 
@@ -122,7 +123,7 @@ impl Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_logging();
+    log::start(Lines::Json, &[]);
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     descriptors::raise();
     // The data plane has threads of its own; this one is for the stream of the operator and the admin pages.

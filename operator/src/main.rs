@@ -29,15 +29,10 @@ mod watch;
 mod workloads;
 mod world;
 
-use std::{
-    env,
-    io::{IsTerminal as _, stderr},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use weft_process::log::{self, Lines};
 
 use crate::args::Args;
 
@@ -46,7 +41,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_logging();
+    log::start(Lines::by_terminal(), &[]);
     // Two threads: one is enough for what is watched, translated and written, the other for what is streamed meanwhile.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,16 +57,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_logging() {
-    let told = env::var("RUST_LOG").ok().and_then(|told| told.parse().ok());
-    let levels = told.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let lines = fmt::layer().with_writer(stderr).with_target(false);
-    let lines = if stderr().is_terminal() {
-        lines.boxed()
-    } else {
-        lines.json().boxed()
-    };
-    tracing_subscriber::registry().with(lines).with(levels).init();
 }

@@ -1,9 +1,6 @@
 //! What the command lines of all that run a data plane have in common.
 
-use std::{env, io, time::Duration};
-
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use std::time::Duration;
 
 use weft_model::Collector;
 
@@ -51,26 +48,6 @@ pub fn log_format(text: &str) -> Result<Log, String> {
         return Err("it is off, json, or a text with fields, like '{method} {path} {status}'".into());
     }
     Ok(Log(Some(format)))
-}
-
-/// Starts the log of a data plane about itself: lines of JSON on standard error.
-pub fn start_logging() {
-    let levels = log_levels(&Targets::new().with_default(LevelFilter::INFO));
-    let lines = fmt::layer().json().with_writer(io::stderr).with_target(false);
-    tracing_subscriber::registry().with(lines).with(levels).init();
-}
-
-/// How much the process logs about itself: as the environment's `RUST_LOG` says, like `warn` or `info,weft_proxy=debug`, or else
-/// the default. Directives for single spans or fields are none: what reads those costs more memory than all else at the start.
-pub fn log_levels(default: &Targets) -> Targets {
-    let told = env::var("RUST_LOG").unwrap_or_default();
-    if told.is_empty() {
-        return default.clone();
-    }
-    told.parse().unwrap_or_else(|error| {
-        eprintln!("RUST_LOG is not understood and left aside: {error}; write levels like info,weft_proxy=debug");
-        default.clone()
-    })
 }
 
 /// Where spans go: nowhere when off.

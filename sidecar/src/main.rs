@@ -9,7 +9,7 @@ mod told;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use weft_proxy::command::start_logging;
+use weft_process::log::{self, Lines};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -32,7 +32,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    start_logging();
+    log::start(Lines::Json, &[]);
     let result = match args.command {
         Command::Intercept(args) => intercept::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Run(args) => run::run(*args),

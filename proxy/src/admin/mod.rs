@@ -2,19 +2,12 @@
 
 mod state;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::{
-    body::{Bytes, Incoming},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Uri;
 use serde_json::json;
-use tokio::net::TcpListener;
 use weft_model::Resource;
+use weft_process::admin::{self, Page};
 
 pub use self::state::State;
 use crate::{
@@ -34,77 +27,30 @@ pub enum Pages {
     Probes,
 }
 
-/// Binds the address and serves it until the task is dropped.
+/// Binds the address and serves it for as long as the runtime is.
 ///
 /// # Errors
 /// The address cannot be bound.
 pub async fn start(address: SocketAddr, pages: Pages, state: Arc<State>) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address).await?;
-    let bound = listener.local_addr()?;
-    tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let state = state.clone();
-            tokio::spawn(async move {
-                let answer = service_fn(move |request| answer(pages, state.clone(), request));
-                let mut server = http1::Builder::new();
-                server
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(Duration::from_secs(10));
-                if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
-                    tracing::debug!(%error, "a connection to the admin address ended");
-                }
-            });
-        }
-    });
-    Ok(bound)
+    admin::start(address, move |page| answer(pages, state.clone(), page)).await
 }
 
-async fn answer(
-    pages: Pages,
-    state: Arc<State>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    const TEXT: &str = "text/plain; charset=utf-8";
-    const JSON: &str = "application/json";
-    let (status, kind, body) = match request.uri().path() {
-        "/" => (StatusCode::OK, TEXT, PAGES.to_owned()),
-        "/live" => (StatusCode::OK, TEXT, "live\n".to_owned()),
-        "/ready" => match state.not_ready() {
-            None => (StatusCode::OK, TEXT, "ready\n".to_owned()),
-            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
-        },
-        "/metrics" => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            (StatusCode::OK, kind, state.proxy().metrics().await)
-        }
+async fn answer(pages: Pages, state: Arc<State>, page: Uri) -> Page {
+    match page.path() {
+        "/" => Page::text(PAGES),
+        "/live" => Page::text("live\n"),
+        "/ready" => Page::ready(state.not_ready()),
+        "/metrics" => Page::metrics(state.proxy().metrics().await),
         "/config" if pages == Pages::All => {
             let resources = state.proxy().resources();
             let resources: Vec<Resource> = resources.iter().map(Resource::redacted).collect();
-            (
-                StatusCode::OK,
-                JSON,
-                serde_json::to_string_pretty(&resources).unwrap_or_default(),
-            )
+            Page::json(serde_json::to_string_pretty(&resources).unwrap_or_default())
         }
-        "/names" if pages == Pages::All => (StatusCode::OK, JSON, names(&state.proxy().snapshot()).to_string()),
-        "/identity" if pages == Pages::All => (StatusCode::OK, JSON, identity(state.proxy().mesh()).to_string()),
-        "/stats" if pages == Pages::All => (StatusCode::OK, JSON, stats(&state.proxy().stats().await).to_string()),
-        _ => (
-            StatusCode::NOT_FOUND,
-            TEXT,
-            format!("no such page; there are:\n{PAGES}"),
-        ),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    Ok(response)
+        "/names" if pages == Pages::All => Page::json(names(&state.proxy().snapshot()).to_string()),
+        "/identity" if pages == Pages::All => Page::json(identity(state.proxy().mesh()).to_string()),
+        "/stats" if pages == Pages::All => Page::json(stats(&state.proxy().stats().await).to_string()),
+        _ => Page::none(PAGES),
+    }
 }
 
 /// Each name with what it has come to; null as long as it has come to nothing.
