@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -26,6 +26,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tower_service::Service;
+use weft_channel::{CONNECT, Channel, KeepAlive, dial};
 
 use crate::{
     identity::{Identities, ServeIdentity},
@@ -35,12 +36,11 @@ use crate::{
     wire::{MESSAGE_BYTES, Serve},
 };
 
-/// How long a connection may take to be made, TLS included.
-const CONNECT: Duration = Duration::from_secs(5);
-/// A side that is silent this long is asked whether it is still there,
-const PING: Duration = Duration::from_secs(10);
-/// and has this long to say so.
-const PONG: Duration = Duration::from_secs(10);
+/// Both sides look after the other, so that a data plane soon has another operator.
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    ping: Duration::from_secs(10),
+    pong: Duration::from_secs(10),
+};
 /// Connections at once. A gateway has one, a sidecar one for each of the two services.
 const CONNECTIONS: usize = 4096;
 /// What the paths of calls about identity begin with.
@@ -65,24 +65,6 @@ pub enum TransportError {
     Http(String, #[source] hyper::Error),
 }
 
-/// A connection to the operator.
-#[derive(Clone)]
-pub(crate) struct Channel(SendRequest<tonic::body::Body>);
-
-impl Service<http::Request<tonic::body::Body>> for Channel {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
-
 /// Connects to the operator.
 pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, TransportError> {
     let address = &endpoint.address;
@@ -91,23 +73,17 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Channel, TransportErr
     let name = ServerName::try_from(endpoint.server_name.clone())
         .map_err(|_| TransportError::Name(endpoint.server_name.clone()))?;
     let connecting = async {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, dial(address).await?)
+            .await
     };
     let stream = timeout(CONNECT, connecting)
         .await
         .unwrap_or_else(|elapsed| Err(elapsed.into()))
         .map_err(unreached)?;
-    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PONG)
-        .handshake(TokioIo::new(stream))
+    Channel::over(stream, KEEP_ALIVE)
         .await
-        .map_err(|error| TransportError::Http(address.clone(), error))?;
-    tokio::spawn(connection);
-    Ok(Channel(sender))
+        .map_err(|error| TransportError::Http(address.clone(), error))
 }
 
 /// What requests to the operator begin with.
@@ -128,11 +104,7 @@ fn client_config(endpoint: &Endpoint) -> Result<ClientConfig, TransportError> {
     if roots.is_empty() {
         return Err(unread("it holds no certificate".to_owned()));
     }
-    let mut config = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+    Ok(weft_channel::tls(roots))
 }
 
 impl<A: Authenticate> Server<A> {
@@ -189,8 +161,8 @@ impl<A: Authenticate> Server<A> {
         };
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PONG)
+            .keep_alive_interval(KEEP_ALIVE.ping)
+            .keep_alive_timeout(KEEP_ALIVE.pong)
             .max_concurrent_streams(4)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         let mut connection = std::pin::pin!(connection);

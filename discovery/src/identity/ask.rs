@@ -3,12 +3,13 @@
 use std::{io, path::PathBuf};
 
 use tonic::{Request, Status, Streaming, metadata::MetadataValue};
+use weft_channel::Channel;
 use weft_model::SpiffeId;
 
 use super::{ANSWER_BYTES, Signed, Trust};
 use crate::{
     subscribe::Endpoint,
-    transport::{self, Channel, TransportError},
+    transport::{self, TransportError},
     wire::proto::weft::identity::v1::{self as proto, identity_client::IdentityClient as Client},
 };
 

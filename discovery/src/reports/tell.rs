@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::sleep};
 use tonic::{Code, Request, Status, metadata::MetadataValue};
+use weft_channel::Channel;
 use weft_model::Report;
 
 use super::{FASTEST, PACE, REPORT_BYTES, SLOWEST};
 use crate::{
     party::DataPlane,
-    transport::Channel,
     wire::proto::weft::reports::v1::{ReportRequest, reports_client::ReportsClient as Client},
 };
 

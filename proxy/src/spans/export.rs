@@ -9,11 +9,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tonic::Code;
+use weft_channel::Channel;
 use weft_model::{Collector, Owner};
 
 use super::{
     Counts, Recorders, SpanOptions, SpanService, SpanStats, WAITING,
-    collector::{Channel, connect},
+    collector::connect,
     otlp::{self, ExportTraceServiceResponse, TraceServiceClient},
     span::Span,
 };
