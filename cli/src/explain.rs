@@ -101,6 +101,7 @@ fn text(explanation: &Explanation, asked: &str) -> String {
 fn policy(judged: &Judged) -> String {
     let level = match judged.level {
         Level::Gateway => "for the Gateway",
+        Level::ListenerSet => "for the ListenerSet",
         Level::Route => "for the route",
     };
     let does = match (judged.action, judged.takes) {

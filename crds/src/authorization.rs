@@ -26,14 +26,14 @@ pub struct AuthorizationPolicy {
 /// the target, what no rule of any of them takes; otherwise the namespace's default decides. AUDIT policies only tell of what
 /// their rules take. For workloads of a namespace in `observe`, nothing is denied: what would be is counted and logged. Gateways
 /// decide by all that is for them and for their routes: what comes must be allowed by the policies for the Gateway and its
-/// listener, and by those for the route and its rule.
+/// listener, by those for the ListenerSet that has the listener, and by those for the route and its rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("required" = ["targetRefs", "action"]))]
 pub struct AuthorizationPolicySpec {
     /// Whom the policy protects, in its own namespace: `Pod` by a selector (an empty one is for all workloads of the
-    /// namespace), `ServiceAccount` or `Service` by name; what comes to a `Gateway`, and what an `HTTPRoute` or a `GRPCRoute`
-    /// takes of it (`gateway.networking.k8s.io`), by name.
+    /// namespace), `ServiceAccount` or `Service` by name; what comes to a `Gateway` or by a `ListenerSet` of one, and what an
+    /// `HTTPRoute`, `GRPCRoute`, `TLSRoute`, `TCPRoute` or `UDPRoute` takes of it (`gateway.networking.k8s.io`), by name.
     #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<AuthorizationTargetReference>,
     /// What becomes of what a rule takes.
@@ -50,7 +50,7 @@ pub struct AuthorizationPolicySpec {
 #[schemars(extend("required" = ["group", "kind"], "x-kubernetes-validations" = [
     {"rule": "(self.kind == 'Pod') == has(self.selector)", "message": "a Pod has a selector, and nothing else has one"},
     {"rule": "(self.kind == 'Pod') != has(self.name)", "message": "a Pod has no name, and everything else has one"},
-    {"rule": "self.kind in ['Service', 'Gateway', 'HTTPRoute', 'GRPCRoute'] || !has(self.sectionName)", "message": "only a Service, a Gateway and a route have a sectionName"},
+    {"rule": "self.kind in ['Service', 'Gateway', 'ListenerSet', 'HTTPRoute', 'GRPCRoute', 'TLSRoute', 'TCPRoute', 'UDPRoute'] || !has(self.sectionName)", "message": "only a Service, a Gateway, a ListenerSet and a route have a sectionName"},
 ]))]
 pub struct AuthorizationTargetReference {
     /// The API group; empty for the core group.
@@ -63,8 +63,8 @@ pub struct AuthorizationTargetReference {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Of a Service, the name of one of its ports; of a Gateway, of one of its listeners; of a route, of its rules. All of them
-    /// when absent.
+    /// Of a Service, the name of one of its ports; of a Gateway or a ListenerSet, of one of its listeners; of a route, of its
+    /// rules. All of them when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub section_name: Option<String>,
@@ -85,7 +85,7 @@ pub struct AuthorizationRule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_attributes: Option<AuthorizationNetworkAttributes>,
     /// What request it is. Of a connection whose requests cannot be seen, since it is not HTTP or encrypted by the
-    /// application, an ALLOW rule with this takes nothing and a DENY rule everything.
+    /// application, and of datagrams, an ALLOW rule with this takes nothing and a DENY rule everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_attributes: Option<AuthorizationHttpAttributes>,
 }

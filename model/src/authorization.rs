@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GatewayKey, HostPattern, ListenerKey, NamespaceKey, PathMatch, PolicyKey, RouteKind, ServiceKey, SpiffeId,
-    StringMatch, WorkloadKey,
+    GatewayKey, HostPattern, ListenerKey, ListenerSetKey, NamespaceKey, PathMatch, PolicyKey, RouteKind, ServiceKey,
+    SpiffeId, StringMatch, WorkloadKey,
 };
 
 /// What is allowed, denied or noted of what comes to its targets. It travels as it was written; whoever is told of it finds
@@ -99,12 +99,19 @@ pub enum AuthorizationTarget {
     },
     /// What comes to a Gateway, by whatever listener.
     Gateway(GatewayKey),
-    /// What comes by one listener of a Gateway.
+    /// What comes by one listener of a Gateway, or of a ListenerSet of it.
     Listener {
         /// The Gateway.
         gateway: GatewayKey,
         /// The listener.
         listener: ListenerKey,
+    },
+    /// What comes by whatever listener of a ListenerSet.
+    ListenerSet {
+        /// The Gateway to which it adds, which is told of the policy.
+        gateway: GatewayKey,
+        /// The ListenerSet.
+        set: ListenerSetKey,
     },
     /// What a route takes of what comes to Gateways.
     Route {
@@ -361,14 +368,16 @@ impl AuthorizationTarget {
             | Self::Workloads { namespace, .. }
             | Self::ServiceAccount { namespace, .. }
             | Self::Service { namespace, .. } => Some(namespace),
-            Self::Gateway(_) | Self::Listener { .. } | Self::Route { .. } => None,
+            Self::Gateway(_) | Self::Listener { .. } | Self::ListenerSet { .. } | Self::Route { .. } => None,
         }
     }
 
     /// The Gateways at which something is meant; none where it is workloads.
     pub fn gateways(&self) -> impl Iterator<Item = &GatewayKey> {
         let (one, all) = match self {
-            Self::Gateway(gateway) | Self::Listener { gateway, .. } => (Some(gateway), None),
+            Self::Gateway(gateway) | Self::Listener { gateway, .. } | Self::ListenerSet { gateway, .. } => {
+                (Some(gateway), None)
+            }
             Self::Route { gateways, .. } => (None, Some(gateways)),
             _ => (None, None),
         };

@@ -51,6 +51,10 @@ key! {
     GatewayKey
 }
 key! {
+    /// `namespace/name` of a ListenerSet.
+    ListenerSetKey
+}
+key! {
     /// What routes are attached to: `namespace/gateway/listener` of a Gateway, `ListenerSet/namespace/set/listener` of a
     /// ListenerSet, `Service/namespace/name:port` of a Service port in the mesh, with `/clients` after it where it is
     /// only for the clients in that namespace.
@@ -117,6 +121,12 @@ impl ListenerKey {
     /// The key of a listener of a ListenerSet.
     pub fn of_set(namespace: &str, set: &str, listener: &str) -> Self {
         Self(format!("{}{namespace}/{set}/{listener}", Self::SET).into())
+    }
+
+    /// The ListenerSet whose listener it is of; none if it is a Gateway's.
+    pub fn set(&self) -> Option<ListenerSetKey> {
+        let (set, _) = self.0.strip_prefix(Self::SET)?.rsplit_once('/')?;
+        Some(set.into())
     }
 
     /// The key of a Service port as all clients in the mesh see it.
@@ -231,6 +241,13 @@ mod tests {
         assert!(all.is_frontend() && one.is_frontend());
         assert!(!ListenerKey::of_gateway("n", "a", "http").is_frontend());
         assert!(!ListenerKey::of_set("n", "a", "http").is_frontend());
+    }
+
+    #[test]
+    fn listeners_of_a_set_are_told_from_those_of_a_gateway() {
+        assert_eq!(ListenerKey::of_set("n", "a", "http").set(), Some("n/a".into()));
+        assert_eq!(ListenerKey::of_gateway("n", "a", "http").set(), None);
+        assert_eq!(ListenerKey::of_service("n", "a", 80).set(), None);
     }
 
     #[test]

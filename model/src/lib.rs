@@ -40,8 +40,8 @@ pub use frontend::Frontend;
 pub use host::{HostPattern, HostPatternError};
 pub use identity::{IdentityError, MeshTrust, Revocations, Serial, SpiffeId, TrustDomain};
 pub use key::{
-    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, NamespaceKey, PolicyKey, RouteKey, ServiceKey, ServiceKind,
-    TrustBundleKey, WorkloadKey,
+    CertificateKey, ChallengeKey, GatewayKey, ListenerKey, ListenerSetKey, NamespaceKey, PolicyKey, RouteKey,
+    ServiceKey, ServiceKind, TrustBundleKey, WorkloadKey,
 };
 pub use l4::{L4Backend, L4Route};
 pub use latencies::Latencies;

@@ -48,6 +48,17 @@ pub enum ListenerProtocol {
 }
 
 impl ListenerProtocol {
+    /// Its name in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Https => "HTTPS",
+            Self::Tls => "TLS",
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
     /// What its sockets are of. A port number may be used once for each.
     pub fn transport(self) -> Transport {
         match self {

@@ -45,6 +45,8 @@ pub struct Limits {
     pub stream_idle_timeout: Duration,
     /// How long a connection whose content nobody looks at (TCPRoute, TLSRoute) may stand still.
     pub tcp_idle_timeout: Duration,
+    /// How long such a connection has to end by itself once it would not be let in any more.
+    pub denied_grace: Duration,
     /// How long a flow of datagrams lasts after the last of them.
     pub udp_idle_timeout: Duration,
     /// How long connecting to an endpoint may take.
@@ -70,6 +72,8 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             stream_idle_timeout: Duration::from_secs(300),
             tcp_idle_timeout: Duration::from_secs(3600),
+            // Several policies that belong together may come one after the other.
+            denied_grace: Duration::from_secs(5),
             udp_idle_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(2),
             // The kernel's own patience with a peer that does not answer is a little over two minutes, which is what an

@@ -19,7 +19,7 @@ use crate::{
     flag::Flag,
     h1::MessagePool,
     intercepted::{Alarms, Book, Clears},
-    l4::L4State,
+    l4::{L4State, Standing},
     log::{AccessLogger, Log, Record, now_ms},
     mesh::{Mesh, Peers},
     options::Options,
@@ -60,6 +60,8 @@ pub(crate) struct Worker {
     pub(crate) peers: Peers,
     /// Connections to the application here that other policies may end.
     pub(crate) alarms: Alarms,
+    /// Connections and flows that are passed on as they are and that other policies may end.
+    pub(crate) standing: Standing,
     /// Requests in flight.
     pub(crate) pending: Cell<usize>,
     /// Set when the process is to stop.
@@ -161,6 +163,7 @@ impl Worker {
             mesh,
             peers: Peers::default(),
             alarms: Alarms::default(),
+            standing: Standing::default(),
             pending: Cell::new(0),
             draining: Cell::new(false),
             coarse: Cell::new(Instant::now()),
@@ -301,6 +304,7 @@ impl Worker {
         self.peers.check(&self.mesh);
         self.clears.check(&self.mesh, now);
         self.alarms.check(&self.mesh);
+        self.standing.check(self, now);
         if let Some(spans) = &self.spans {
             spans.hand_over();
         }

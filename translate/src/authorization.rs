@@ -6,8 +6,9 @@
 mod edge;
 mod sources;
 mod targets;
+mod unseen;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use weft_crds::{
     AncestorStatus, AuthorizationHeader, AuthorizationHttpAttributes, AuthorizationPolicy as Spec,
@@ -22,6 +23,7 @@ use self::targets::Target;
 pub(crate) use self::{edge::routes, targets::label_condition};
 use crate::{
     diagnostic::{Code, Diagnostic, Level},
+    route::RouteResult,
     rule::{compiles, path_match},
     status::condition,
     world::Reader,
@@ -41,16 +43,19 @@ pub(crate) struct Derived {
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
-/// Derives a policy; none if there is none. `gateways_of` knows the Gateways that a route is attached to.
+/// Derives a policy; none if there is none. Of routes it must be known what they have come to.
 pub(crate) fn derive(
     reader: &Reader<'_>,
     reference: &ObjectRef,
-    gateways_of: impl Fn(&ObjectRef) -> BTreeSet<ObjectRef>,
+    routes: &HashMap<ObjectRef, RouteResult>,
 ) -> Option<Derived> {
     let policy = reader.authorization_policy(&reference.namespace, &reference.name)?;
     let mut lower = Lower {
-        action: Action::Allow,
+        reader,
+        routes,
         namespace: &reference.namespace,
+        generation: policy.metadata.generation(),
+        action: Action::Allow,
         diagnostics: Vec::new(),
     };
     let action = lower.action(policy);
@@ -62,7 +67,7 @@ pub(crate) fn derive(
         // Whatever it was to do, it is to protect: nothing is let by.
         None => Vec::new(),
     };
-    let targets = lower.targets(reader, policy, &gateways_of);
+    let targets = lower.targets(policy, &rules);
     let diagnostics = lower.diagnostics;
     let wrong: Vec<&Diagnostic> = diagnostics.iter().filter(|found| found.level == Level::Error).collect();
     let status = status(reader, policy, &targets, &wrong);
@@ -102,10 +107,12 @@ fn status(reader: &Reader<'_>, policy: &Spec, targets: &[Target], wrong: &[&Diag
         if ancestors.iter().any(|known| known.ancestor_ref == target.shown) {
             continue;
         }
+        let mut conditions = vec![accepted(target), target.enforced.clone()];
+        conditions.extend(target.unseen.clone());
         ancestors.push(AncestorStatus {
             ancestor_ref: target.shown.clone(),
             controller_name: reader.options.controller_name.clone(),
-            conditions: vec![accepted(target), target.enforced.clone()],
+            conditions,
         });
     }
     PolicyStatus { ancestors }
@@ -113,8 +120,13 @@ fn status(reader: &Reader<'_>, policy: &Spec, targets: &[Target], wrong: &[&Diag
 
 /// Lowers a policy, and gathers what is wrong with it.
 struct Lower<'p> {
-    action: Action,
+    reader: &'p Reader<'p>,
+    /// What routes have come to.
+    routes: &'p HashMap<ObjectRef, RouteResult>,
+    /// Those of the policy.
     namespace: &'p str,
+    generation: i64,
+    action: Action,
     diagnostics: Vec<Diagnostic>,
 }
 

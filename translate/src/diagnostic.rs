@@ -95,6 +95,7 @@ codes! {
     Shadowed = "W0401" Warning "a match can never win";
     PolicyTarget = "W0501" Warning "a policy names a target that it cannot hold for";
     PolicyConflict = "W0502" Warning "another policy for the same target comes first";
+    PolicyUnseen = "W0503" Warning "a rule of a policy asks for what its target does not show";
     SmiReference = "W0601" Error "an object of SMI names something that does not exist";
     SmiUnserved = "W0602" Error "something of SMI cannot be honoured";
     SmiDatagrams = "W0603" Warning "a UDPRoute of SMI allows and denies nothing";

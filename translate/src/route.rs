@@ -90,6 +90,15 @@ impl RouteResult {
             .collect()
     }
 
+    /// Whether what comes to it comes by the same listeners as to another.
+    pub(crate) fn comes_as(&self, other: &Self) -> bool {
+        let listeners = |route: &Self| -> Vec<ListenerKey> {
+            let attached = route.attached.iter();
+            attached.map(|attached| attached.listener.clone()).collect()
+        };
+        self.gateways == other.gateways && listeners(self) == listeners(other)
+    }
+
     /// Whether it counts for a listener.
     pub(crate) fn is_attached(&self, listener: &ListenerKey) -> bool {
         let found = self
@@ -173,6 +182,16 @@ impl<'w> Source<'w> {
             Self::Grpc(route) => &route.spec.hostnames,
             Self::Tls(route) => &route.spec.hostnames,
             Self::Tcp(_) | Self::Udp(_) => &[],
+        }
+    }
+
+    fn rule_names(&self) -> Vec<Option<&'w str>> {
+        match self {
+            Self::Http(route) => route.spec.rules.iter().map(|rule| rule.name.as_deref()).collect(),
+            Self::Grpc(route) => route.spec.rules.iter().map(|rule| rule.name.as_deref()).collect(),
+            Self::Tls(_) | Self::Tcp(_) | Self::Udp(_) => {
+                self.l4_rules().iter().map(|rule| rule.name.as_deref()).collect()
+            }
         }
     }
 
@@ -266,6 +285,24 @@ fn lower<'w>(reader: &Reader<'w>, reference: &ObjectRef) -> Option<Lowered<'w>> 
         rules,
         diagnostics,
         invalid,
+    })
+}
+
+/// What is to be known of a route by whoever names it.
+pub(crate) struct Outline<'w> {
+    pub(crate) kind: RouteKind,
+    pub(crate) parents: &'w [ParentReference],
+    /// The names of its rules.
+    pub(crate) rules: Vec<Option<&'w str>>,
+}
+
+/// Reads that of a route; none if there is no such route.
+pub(crate) fn outline<'w>(reader: &Reader<'w>, reference: &ObjectRef) -> Option<Outline<'w>> {
+    let route = Source::read(reader, reference)?;
+    Some(Outline {
+        kind: route.kind(),
+        parents: route.parents(),
+        rules: route.rule_names(),
     })
 }
 

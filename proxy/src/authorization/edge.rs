@@ -1,15 +1,16 @@
 //! Who may do what at a Gateway. There is nothing that could be in `observe`, and nobody's default: what no policy is for is
-//! let in. What comes by a listener that policies are for must be allowed by these, and what a rule of a route takes by those
-//! for the rule as well.
+//! let in. What comes by a listener that policies are for must be allowed by these, those of the Gateway and those of the
+//! ListenerSet each, and what a rule of a route takes by those for the rule as well.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
+use smallvec::SmallVec;
 use weft_model::{Action, Listener, PolicyKey};
 
 use super::{Doing, Policy, Proof, Protection, Request, Selected, Shown, Who, policies::in_order};
 use crate::{
-    config::{Found, Rule, Snapshot},
+    config::{Flow, Found, L4Rule, Rule, Snapshot},
     downstream::Client,
     fields::{Fields, RequestView},
     worker::Worker,
@@ -24,7 +25,7 @@ type Decision = Result<(), String>;
 pub struct Judged {
     /// The policy.
     pub policy: PolicyKey,
-    /// Whether it is for the listener by which the request comes, or for the rule that takes it.
+    /// Whether it is for the listener by which the request comes, for whoever has the listener, or for the rule that takes it.
     pub level: Level,
     /// What becomes of what its rules take.
     pub action: Action,
@@ -38,6 +39,8 @@ pub struct Judged {
 pub enum Level {
     /// A Gateway or one of its listeners.
     Gateway,
+    /// A ListenerSet or one of its listeners.
+    ListenerSet,
     /// A route or one of its rules.
     Route,
 }
@@ -112,7 +115,7 @@ pub(crate) fn request<F: Fields>(
     let doing = Doing::Request(&asked);
     let port = snapshot.port(client.port);
     for listener in port.into_iter().flat_map(|port| port.by(view.host, rule)) {
-        if let Some(protection) = snapshot.guards().of_listener(listener) {
+        for (_, protection) in snapshot.guards().of_listener(listener) {
             protection.decide(client.peer, who, &doing, None)?;
         }
     }
@@ -122,30 +125,51 @@ pub(crate) fn request<F: Fields>(
     }
 }
 
-/// Whether a connection, or a flow of datagrams, may come by a listener that does not look at what it carries; if not, why.
-pub(crate) fn opaque(
-    snapshot: &Snapshot,
-    listener: &Listener,
-    client: SocketAddr,
-    shown: Option<&Rc<Shown>>,
-) -> Decision {
-    match snapshot.guards().of_listener(listener) {
-        Some(protection) => {
-            let who = who(client, listener.port, shown.map(|shown| &**shown));
-            protection.decide(client, who, &Doing::Opaque, None)
-        }
-        None => Ok(()),
-    }
+/// The way of a connection, or of a flow of datagrams, at which nobody looks at what it carries. Whoever protects any part of
+/// it is asked as long as it is open.
+pub(crate) struct Passage {
+    listeners: SmallVec<[Arc<Listener>; 1]>,
+    rule: Arc<L4Rule>,
 }
 
-/// Whether a flow that is open would not be let in any more. Nothing is counted.
-pub(crate) fn bars(snapshot: &Snapshot, listener: &Listener, client: SocketAddr) -> bool {
-    let protection = snapshot.guards().of_listener(listener);
-    protection.is_some_and(|protection| {
-        protection
-            .ask(&who(client, listener.port, None), &Doing::Opaque)
-            .denies()
-    })
+impl Passage {
+    pub(crate) fn of(flow: Flow<'_>) -> Self {
+        Self {
+            listeners: flow.listeners().cloned().collect(),
+            rule: flow.rule.clone(),
+        }
+    }
+
+    /// The number of its port in manifests.
+    pub(crate) fn port(&self) -> u16 {
+        self.listeners.first().map_or(0, |listener| listener.port)
+    }
+
+    fn guards<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Arc<Protection>> {
+        let guards = snapshot.guards();
+        let of_listeners = self.listeners.iter().flat_map(|listener| guards.of_listener(listener));
+        let of_listeners = of_listeners.map(|(_, protection)| protection);
+        of_listeners.chain(guards.of_l4_rule(&self.rule))
+    }
+
+    /// Whether anybody is to be asked.
+    pub(crate) fn is_guarded(&self, snapshot: &Snapshot) -> bool {
+        self.guards(snapshot).next().is_some()
+    }
+
+    /// Whether a client may go this way; if not, why.
+    pub(crate) fn decide(&self, snapshot: &Snapshot, client: SocketAddr, shown: Option<&Shown>) -> Decision {
+        let who = who(client, self.port(), shown);
+        self.guards(snapshot)
+            .try_for_each(|protection| protection.decide(client, who, &Doing::Opaque, None))
+    }
+
+    /// Whether a client that goes this way would not be let in any more. Nothing is counted.
+    pub(crate) fn is_barred(&self, snapshot: &Snapshot, client: SocketAddr, shown: Option<&Shown>) -> bool {
+        let who = who(client, self.port(), shown);
+        self.guards(snapshot)
+            .any(|protection| protection.ask(&who, &Doing::Opaque).denies())
+    }
 }
 
 /// Somebody who has shown this, or nothing.

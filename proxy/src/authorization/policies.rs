@@ -181,6 +181,7 @@ fn reach(policy: &AuthorizationPolicy, own: &WorkloadKey, member: Option<&Member
             AuthorizationTarget::ServiceAccount { .. }
             | AuthorizationTarget::Gateway(_)
             | AuthorizationTarget::Listener { .. }
+            | AuthorizationTarget::ListenerSet { .. }
             | AuthorizationTarget::Route { .. } => {}
         }
     }

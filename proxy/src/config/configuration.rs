@@ -252,7 +252,17 @@ mod tests {
             read(
                 serde_json::json!({"kind": "authorization", "key": "AuthorizationPolicy/n/p", "action": "allow", "targets": [
                     {"gateway": format!("g/{version}")}, {"listener": {"gateway": "g/g", "listener": listener}},
+                    {"listenerSet": {"gateway": "g/g", "set": format!("n/{version}")}},
+                    {"route": {"kind": "TCPRoute", "namespace": "n", "name": "t"}},
                     {"route": {"kind": "HTTPRoute", "namespace": "n", "name": "r"}}]}),
+            ),
+            read(
+                serde_json::json!({"kind": "listener", "key": "ListenerSet/n/1/l", "gateway": "g/g", "port": 540 + version,
+                "protocol": "TCP"}),
+            ),
+            read(
+                serde_json::json!({"kind": "l4Route", "key": "t", "listeners": ["ListenerSet/n/1/l"],
+                "owner": {"kind": "TCPRoute", "namespace": "n", "name": "t", "rule": 0, "created": i64::from(version)}}),
             ),
         ]
     }
@@ -263,7 +273,7 @@ mod tests {
         for version in [1, 2, 1, 2] {
             let applied = configuration.apply(everything(version));
             assert_eq!(applied.rejected, []);
-            assert_eq!(applied.snapshot.resources().len(), 7);
+            assert_eq!(applied.snapshot.resources().len(), 9);
         }
         let keys: Vec<_> = configuration.current.resources().iter().map(Resource::key).collect();
         for key in keys {

@@ -26,7 +26,7 @@ use super::{
     table::{Affix, Segments},
 };
 use crate::{
-    authorization::{Doing, edge::Judged},
+    authorization::edge::Judged,
     fields::{Fields, RequestView},
 };
 
@@ -293,7 +293,7 @@ pub fn explain<F: Fields>(
             None => nothing(Verdict::Closed),
             Some(flow) => {
                 let mut jury = Jury::new(snapshot, port, asker);
-                jury.hear(flow.listener, &Doing::Opaque);
+                jury.hear_connection(flow);
                 jury.tell(Explanation {
                     listeners: vec![flow.listener.key.clone()],
                     hostname: flow.listener.hostname.clone(),

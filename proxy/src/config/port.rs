@@ -79,6 +79,16 @@ pub struct Flow<'s> {
     pub rule: &'s Arc<L4Rule>,
     /// The listener by which it comes. TLS is terminated if that one says so, and else passed through.
     pub listener: &'s Arc<Listener>,
+    group: &'s Group,
+}
+
+impl<'s> Flow<'s> {
+    /// All listeners by which it comes to the rule: one, unless several Gateways share the port.
+    pub(crate) fn listeners(self) -> impl Iterator<Item = &'s Arc<Listener>> {
+        let named = &self.rule.route.listeners;
+        let listeners = self.group.listeners.iter().map(|served| &served.listener);
+        listeners.filter(|listener| named.contains(&listener.key))
+    }
 }
 
 /// The listeners that a request is for.
@@ -263,7 +273,11 @@ impl Group {
         let rule = self.rules.flow(host.as_str())?;
         let mut listeners = self.listeners.iter().map(|served| &served.listener);
         let listener = listeners.find(|listener| rule.route.listeners.contains(&listener.key))?;
-        Some(Flow { rule, listener })
+        Some(Flow {
+            rule,
+            listener,
+            group: self,
+        })
     }
 
     pub(super) fn attach(&mut self, rule: &Attached) {

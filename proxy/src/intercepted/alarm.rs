@@ -18,7 +18,7 @@ pub(crate) struct Alarms {
 
 /// What wakes one of them.
 #[derive(Default)]
-pub(super) struct Alarm(RefCell<Option<Waker>>);
+pub(crate) struct Alarm(RefCell<Option<Waker>>);
 
 impl Alarms {
     /// One for a connection, for as long as it is held.
@@ -62,14 +62,14 @@ pub(crate) async fn barred(worker: &Worker, guard: &Guard) {
 
 impl Alarm {
     /// Wakes whoever waits.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if let Some(waker) = self.0.take() {
             waker.wake();
         }
     }
 
     /// Whoever polls is woken when it is time to look.
-    pub(super) fn wake(&self, cx: &Context<'_>) {
+    pub(crate) fn wake(&self, cx: &Context<'_>) {
         let mut waiting = self.0.borrow_mut();
         if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waiting = Some(cx.waker().clone());

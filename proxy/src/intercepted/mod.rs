@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 
 pub use self::outbound::Outcome;
 pub(crate) use self::{
-    alarm::{Alarms, barred},
+    alarm::{Alarm, Alarms, barred},
     book::{Book, Seen},
     clear::Clears,
     outbound::Outbound,

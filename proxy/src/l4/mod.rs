@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 pub(crate) mod hello;
 pub(crate) mod relay;
+mod standing;
 pub(crate) mod tcp;
 pub(crate) mod tls;
 pub(crate) mod udp;
@@ -17,6 +18,7 @@ use std::{
 
 use weft_model::ServiceKey;
 
+pub(crate) use self::standing::Standing;
 use crate::{
     balance::Weighted,
     config::L4Rule,

@@ -2,8 +2,10 @@
 
 use std::{
     cell::Cell,
+    future::poll_fn,
     net::Shutdown,
     pin::{Pin, pin},
+    task::Poll,
     time::Duration,
 };
 
@@ -11,7 +13,7 @@ use futures::future::{self, Either};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{Ended, Story};
+use super::{Ended, Story, standing::Admitted};
 use crate::{
     body::{BodyError, Broken},
     copy::copy,
@@ -21,7 +23,8 @@ use crate::{
     worker::Worker,
 };
 
-/// Copies both ways until both sides have ended, one of them fails, or nothing moves for `idle`. A side that has ended may
+/// Copies both ways until both sides have ended, one of them fails, nothing moves for `idle`, or it would not be let in any
+/// more and has had its time. A side that has ended may
 /// still be sent to (half-close). `first` was read from the client already.
 pub(super) async fn relay<A: Stream, B: Stream>(
     worker: &Worker,
@@ -29,8 +32,9 @@ pub(super) async fn relay<A: Stream, B: Stream>(
     first: Vec<u8>,
     backend: &Shared<B>,
     story: &Story,
-    idle: Duration,
+    admitted: &Admitted,
 ) -> Ended {
+    let idle = worker.options.limits.tcp_idle_timeout;
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), idle);
     let up = pin!(async {
@@ -42,7 +46,18 @@ pub(super) async fn relay<A: Stream, B: Stream>(
         one_way(worker, client, backend, &story.received, &watchdog).await
     });
     let down = pin!(one_way(worker, backend, client, &story.sent, &watchdog));
-    let ended = both(client, backend, up, down).await;
+    let mut both = pin!(both(client, backend, up, down));
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = both.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        admitted.poll_over(cx).map(|ended| {
+            client.tcp(abort);
+            backend.tcp(abort);
+            ended
+        })
+    })
+    .await;
     match ended.flag {
         Flag::Idle => Ended::new(Flag::Idle, format!("nothing moved for {} s", idle.as_secs())),
         _ => ended,

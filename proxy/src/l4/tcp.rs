@@ -7,12 +7,13 @@ use tokio::net::TcpStream;
 use super::{
     Ended, Story,
     backend::{self, Security},
-    relay::{abort, relay},
+    relay::relay,
+    standing::Admitted,
 };
 use crate::{
-    authorization::{Shown, edge},
+    authorization::edge::Passage,
     balance::InFlight,
-    config::{Flow, Port, Snapshot},
+    config::{Flow, Port},
     flag::Flag,
     io::{Shared, Stream},
     upstream::BackendStream,
@@ -24,7 +25,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let story = Story::new(peer, port, "TCP");
     // Boxed, so that a connection does not hold the space for what comes before it for its whole life.
     let ended = match Box::pin(backend_for(&worker, &stream, port, &story)).await {
-        Ok((backend, _load)) => joined(&worker, stream, Vec::new(), backend, &story).await,
+        Ok((admitted, backend, _load)) => joined(&worker, stream, Vec::new(), backend, &story, &admitted).await,
         Err(ended) => ended,
     };
     story.close(&worker, &ended);
@@ -34,31 +35,18 @@ async fn backend_for(
     worker: &Worker,
     stream: &TcpStream,
     port: u16,
-    story: &Story,
-) -> Result<(BackendStream, InFlight), Ended> {
+    story: &Rc<Story>,
+) -> Result<(Rc<Admitted>, BackendStream, InFlight), Ended> {
     let snapshot = worker.snapshot();
     let port = snapshot.port(port).filter(|_| stream.set_nodelay(true).is_ok());
     let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(None)?))) else {
         return Err(Ended::new(Flag::NoRoute, "no TCPRoute is attached to the listener"));
     };
-    admitted(&snapshot, flow, stream, story, None)?;
+    let admitted = worker.standing.admit(worker, Passage::of(flow), stream, story, None)?;
     let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
     let security = Security::Service(identity(port, flow));
-    backend::connect(worker, &entry, security, story).await
-}
-
-/// Whether policies let a connection in. If not, its client gets a reset.
-pub(super) fn admitted(
-    snapshot: &Snapshot,
-    flow: Flow<'_>,
-    stream: &TcpStream,
-    story: &Story,
-    shown: Option<&Rc<Shown>>,
-) -> Result<(), Ended> {
-    edge::opaque(snapshot, flow.listener, story.client, shown).map_err(|reason| {
-        abort(stream);
-        Ended::new(Flag::PolicyDenied, reason)
-    })
+    let (backend, load) = backend::connect(worker, &entry, security, story).await?;
+    Ok((admitted, backend, load))
 }
 
 /// What a backend that asks for a certificate is shown.
@@ -73,15 +61,8 @@ pub(super) async fn joined<A: Stream, B: Stream>(
     first: Vec<u8>,
     backend: B,
     story: &Story,
+    admitted: &Admitted,
 ) -> Ended {
     let (client, backend) = (Shared::new(client), Shared::new(backend));
-    relay(
-        worker,
-        &client,
-        first,
-        &backend,
-        story,
-        worker.options.limits.tcp_idle_timeout,
-    )
-    .await
+    relay(worker, &client, first, &backend, story, admitted).await
 }

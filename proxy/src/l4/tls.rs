@@ -10,9 +10,11 @@ use super::{
     backend::{self, Security},
     hello::{Hello, HelloError},
     relay,
-    tcp::{admitted, identity, joined},
+    standing::Admitted,
+    tcp::{identity, joined},
 };
 use crate::{
+    authorization::edge::Passage,
     balance::InFlight,
     flag::Flag,
     io::{Prefixed, Stream as _},
@@ -28,14 +30,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, p
     let ended = match Box::pin(prepare(&worker, tls, stream, port, &story)).await {
         Ok(Prepared {
             client: Client::Through(client, first),
+            admitted,
             backend,
             load: _load,
-        }) => joined(&worker, client, first, backend, &story).await,
+        }) => joined(&worker, client, first, backend, &story, &admitted).await,
         Ok(Prepared {
             client: Client::Terminated(client),
+            admitted,
             backend,
             load: _load,
-        }) => joined(&worker, client, Vec::new(), backend, &story).await,
+        }) => joined(&worker, client, Vec::new(), backend, &story, &admitted).await,
         Err(ended) => ended,
     };
     story.close(&worker, &ended);
@@ -44,6 +48,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, p
 /// A client and its backend, to be joined.
 struct Prepared {
     client: Client,
+    admitted: Rc<Admitted>,
     backend: BackendStream,
     load: InFlight,
 }
@@ -59,7 +64,7 @@ async fn prepare(
     tls: PortTls,
     mut stream: TcpStream,
     port: u16,
-    story: &Story,
+    story: &Rc<Story>,
 ) -> Result<Prepared, Ended> {
     if let Err(error) = stream.set_nodelay(true) {
         return Err(Ended::new(Flag::ClientGone, error.to_string()));
@@ -97,12 +102,14 @@ async fn prepare(
     let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(hello.sni.as_deref())?))) else {
         return Err(Ended::new(Flag::NoRoute, "no TLSRoute is for this SNI"));
     };
+    let (passage, standing) = (Passage::of(flow), &worker.standing);
     if flow.listener.tls.is_none() {
-        admitted(&snapshot, flow, &stream, story, None)?;
+        let admitted = standing.admit(worker, passage, &stream, story, None)?;
         let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
         let (backend, load) = backend::connect(worker, &entry, Security::Clients, story).await?;
         return Ok(Prepared {
             client: Client::Through(stream, hello.bytes),
+            admitted,
             backend,
             load,
         });
@@ -110,17 +117,17 @@ async fn prepare(
     let prefixed = Prefixed::new(hello.rest().to_vec(), stream);
     let handshake = StartHandshake::from_parts(hello.accepted, prefixed);
     // Who comes is known by its handshake: where policies ask for that, it comes before the backend.
-    if snapshot.guards().of_listener(flow.listener).is_some() {
+    if passage.is_guarded(&snapshot) {
         let (client, shown) = shaken(worker, &tls, handshake).await?;
-        let shown = shown.shown(&worker.mesh);
-        let peer = shown.as_ref().map(|shown| shown.name().to_owned());
+        let peer = shown.shown(&worker.mesh).map(|shown| shown.name().to_owned());
         story.peer.replace(peer.unwrap_or_default());
-        admitted(&snapshot, flow, client.get_ref().0.get_ref(), story, shown.as_ref())?;
+        let admitted = standing.admit(worker, passage, client.get_ref().0.get_ref(), story, Some(shown))?;
         let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
         let security = Security::Service(identity(port, flow));
         let (backend, load) = backend::connect(worker, &entry, security, story).await?;
         return Ok(Prepared {
             client: Client::Terminated(Box::new(client)),
+            admitted,
             backend,
             load,
         });
@@ -130,9 +137,14 @@ async fn prepare(
     let security = Security::Service(identity(port, flow));
     let (backend, load) = backend::connect(worker, &entry, security, story).await?;
     drop((entry, snapshot));
-    match shaken(worker, &tls, handshake).await {
-        Ok((client, _)) => Ok(Prepared {
+    let client = shaken(worker, &tls, handshake).await.and_then(|(client, shown)| {
+        let admitted = standing.admit(worker, passage, client.get_ref().0.get_ref(), story, Some(shown))?;
+        Ok((client, admitted))
+    });
+    match client {
+        Ok((client, admitted)) => Ok(Prepared {
             client: Client::Terminated(Box::new(client)),
+            admitted,
             backend,
             load,
         }),

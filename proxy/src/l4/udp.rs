@@ -21,9 +21,9 @@ use super::{
     backend::{choose, endpoint},
 };
 use crate::{
-    authorization::edge,
+    authorization::edge::Passage,
     balance::{EndpointState, InFlight, Outcome},
-    config::ServiceEntry,
+    config::{ServiceEntry, Snapshot},
     flag::Flag,
     watchdog::Watchdog,
     worker::Worker,
@@ -33,7 +33,7 @@ use crate::{
 const QUIET: Duration = Duration::from_secs(1);
 
 /// The flows of one socket.
-struct Flows {
+pub(crate) struct Flows {
     worker: Rc<Worker>,
     port: u16,
     by_client: RefCell<HashMap<SocketAddr, Rc<UdpFlow>>>,
@@ -43,6 +43,7 @@ struct Flows {
 
 struct UdpFlow {
     story: Rc<Story>,
+    passage: Passage,
     /// Connected to the endpoint: only what that one sends is taken.
     upstream: UdpSocket,
     endpoint: Rc<EndpointState>,
@@ -55,7 +56,22 @@ struct UdpFlow {
     task: Cell<Option<AbortHandle>>,
 }
 
+/// How a flow stands.
+enum Stand {
+    /// It goes on.
+    Here,
+    /// It has ended: what comes now is for another.
+    Elsewhere,
+    /// It has ended, and there is to be no other.
+    Denied,
+}
+
 impl UdpFlow {
+    /// Whether policies would not let it in any more.
+    fn is_barred(&self, snapshot: &Snapshot) -> bool {
+        self.passage.is_barred(snapshot, self.story.client, None)
+    }
+
     /// Sends a datagram to the endpoint, past the runtime: what cannot be sent now is lost, as datagrams may be.
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let sent = SockRef::from(&self.upstream).send(bytes)?;
@@ -74,6 +90,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: UdpSocket, port: u16) {
         by_client: RefCell::default(),
         told: Cell::new(None),
     });
+    worker.standing.listen(&flows);
     loop {
         let received = poll_fn(|cx| {
             loop {
@@ -98,15 +115,19 @@ impl Flows {
     fn take(self: &Rc<Self>, socket: &Rc<UdpSocket>, client: SocketAddr, bytes: &[u8]) {
         let known = self.by_client.borrow().get(&client).cloned();
         let mut failed = None;
-        if let Some(flow) = known.filter(|flow| self.holds(flow)) {
-            match flow.send(bytes) {
-                // It is of the datagram before: the endpoint's host says that nobody is there.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    self.end(&flow, &gone());
-                    failed = Some(flow.endpoint.clone());
-                }
-                Err(_) => return self.lost(),
-                Ok(()) => return,
+        if let Some(flow) = known {
+            match self.look_at(&flow) {
+                Stand::Denied => return self.lost(),
+                Stand::Elsewhere => {}
+                Stand::Here => match flow.send(bytes) {
+                    // It is of the datagram before: the endpoint's host says that nobody is there.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        self.end(&flow, &gone());
+                        failed = Some(flow.endpoint.clone());
+                    }
+                    Err(_) => return self.lost(),
+                    Ok(()) => return,
+                },
             }
         }
         match self.open(socket, client, failed.as_ref()) {
@@ -116,30 +137,48 @@ impl Flows {
         }
     }
 
-    /// Whether a flow still goes where it should: to an endpoint that its Service has. One that does not is ended.
-    fn holds(&self, flow: &Rc<UdpFlow>) -> bool {
+    /// Looks whether a flow may still be, and goes where it should: to an endpoint that its Service has. Else it is ended.
+    fn look_at(&self, flow: &Rc<UdpFlow>) -> Stand {
         let snapshot = self.worker.snapshot();
         if flow.generation.replace(snapshot.generation) == snapshot.generation {
-            return true;
+            return Stand::Here;
+        }
+        if flow.is_barred(&snapshot) {
+            self.deny(flow, &snapshot);
+            return Stand::Denied;
         }
         let service = flow.story.service.borrow();
         let entry = service.as_ref().and_then(|key| snapshot.service(key));
         let address = flow.endpoint.address;
-        let holds = entry.is_some_and(|entry| entry.endpoints.iter().any(|endpoint| endpoint.address == address));
-        let listener = snapshot.udp_port(self.port).and_then(|port| port.flow(None));
-        let barred = listener.is_some_and(|by| edge::bars(&snapshot, by.listener, flow.story.client));
-        let holds = holds && !barred;
-        if !holds {
-            self.end(flow, &Ended::well());
+        if entry.is_some_and(|entry| entry.endpoints.iter().any(|endpoint| endpoint.address == address)) {
+            return Stand::Here;
         }
-        holds
+        self.end(flow, &Ended::well());
+        Stand::Elsewhere
+    }
+
+    /// Ends those that would not be let in any more.
+    pub(super) fn bar(&self, snapshot: &Snapshot) {
+        let flows = self.by_client.borrow();
+        let barred: Vec<_> = flows
+            .values()
+            .filter(|flow| flow.is_barred(snapshot))
+            .cloned()
+            .collect();
+        drop(flows);
+        barred.iter().for_each(|flow| self.deny(flow, snapshot));
+    }
+
+    fn deny(&self, flow: &Rc<UdpFlow>, snapshot: &Snapshot) {
+        let decided = flow.passage.decide(snapshot, flow.story.client, None);
+        self.end(flow, &Ended::new(Flag::PolicyDenied, decided.err().unwrap_or_default()));
     }
 
     /// Ends a flow that has not ended yet.
     fn end(&self, flow: &Rc<UdpFlow>, ended: &Ended) {
         let Some(load) = flow.load.take() else { return };
         let outcome = match ended.flag {
-            Flag::None => Outcome::Cancelled,
+            Flag::None | Flag::PolicyDenied => Outcome::Cancelled,
             _ => Outcome::ConnectFailed,
         };
         load.finish(Instant::now(), outcome);
@@ -181,8 +220,9 @@ impl Flows {
         let Some(flow) = snapshot.udp_port(self.port).and_then(|port| port.flow(None)) else {
             return Err(Ended::new(Flag::NoRoute, "no UDPRoute is attached to the listener"));
         };
-        edge::opaque(&snapshot, flow.listener, story.client, None)
-            .map_err(|reason| Ended::new(Flag::PolicyDenied, reason))?;
+        let passage = Passage::of(flow);
+        let decided = passage.decide(&snapshot, story.client, None);
+        decided.map_err(|reason| Ended::new(Flag::PolicyDenied, reason))?;
         let entry: Arc<ServiceEntry> = choose(worker, &snapshot, flow.rule, story)?;
         let endpoint = endpoint(&worker.upstream(&entry), failed, story)?;
         let upstream = connected(endpoint.address)
@@ -192,6 +232,7 @@ impl Flows {
         let load = EndpointState::start(&endpoint, story.started);
         Ok(UdpFlow {
             story: story.clone(),
+            passage,
             upstream,
             endpoint,
             watchdog,

@@ -231,3 +231,62 @@ fn policies_that_are_asked_are_named_with_what_they_say() {
     );
     assert_eq!(ask("a.com/other", "192.0.2.7").0, Verdict::NoRoute);
 }
+
+#[test]
+fn of_a_connection_all_who_are_asked_are_named() {
+    let read = |json: serde_json::Value| weft_model::Change::Upsert(serde_json::from_value(json).expect("a resource"));
+    let from = |range: &str| json!([{"from": [{"address": {"ranges": [range]}}]}]);
+    let target = |of: serde_json::Value| [of];
+    let key = "ListenerSet/default/more/tcp";
+    let snapshot = Configuration::new()
+        .apply(vec![
+            read(json!({"kind": "listener", "key": key, "gateway": "default/gateway", "port": 9000, "protocol": "TCP"})),
+            read(json!({"kind": "l4Route", "key": "TCPRoute/default/r/0", "listeners": [key],
+                "owner": {"kind": "TCPRoute", "namespace": "default", "name": "r", "rule": 0, "created": 0}})),
+            policy("edge", &target(json!({"gateway": "default/gateway"})), "allow", &from("192.0.2.0/24")),
+            policy(
+                "set",
+                &target(json!({"listenerSet": {"gateway": "default/gateway", "set": "default/more"}})),
+                "allow",
+                &from("192.0.2.0/25"),
+            ),
+            policy(
+                "route",
+                &target(json!({"route": {"kind": "TCPRoute", "namespace": "default", "name": "r"}})),
+                "deny",
+                &json!([{"to": [{"traffic": {"http": {"methods": ["PUT"]}}}], "from": [{"address": {"ranges": ["192.0.2.7/32"]}}]}]),
+            ),
+        ])
+        .snapshot;
+    let ask = |address: &str| {
+        let asker = Asker {
+            address: address.parse().expect("an address"),
+            certificate: None,
+        };
+        let explanation = explain(&snapshot, 9000, None, &request("a.com/", &[]).view(), &asker);
+        let judged = explanation.policies.iter().map(|judged| {
+            let (_, _, name) = judged.policy.parts();
+            format!("{name} {:?} {}", judged.level, judged.takes)
+        });
+        (explanation.verdict, judged.collect::<Vec<_>>().join(", "))
+    };
+    for (address, verdict, judged) in [
+        (
+            "192.0.2.1",
+            Verdict::Opaque,
+            "edge Gateway true, set ListenerSet true, route Route false",
+        ),
+        (
+            "192.0.2.200",
+            Verdict::Denied,
+            "edge Gateway true, set ListenerSet false, route Route false",
+        ),
+        (
+            "192.0.2.7",
+            Verdict::Denied,
+            "edge Gateway true, set ListenerSet true, route Route true",
+        ),
+    ] {
+        assert_eq!(ask(address), (verdict, judged.to_owned()), "{address}");
+    }
+}

@@ -48,7 +48,7 @@ const PATHS: [&str; 12] = [
     "/b",
 ];
 const REQUESTED: [&str; 8] = ["/", "/a", "/a/", "/a/b", "/a/b/c/d", "/ab", "/b/c", "*"];
-const LISTENERS: [&str; 5] = ["g/a/1", "g/a/2", "g/b/1", "g/b/2", "g/c/1"];
+const LISTENERS: [&str; 6] = ["g/a/1", "g/a/2", "g/b/1", "g/b/2", "g/c/1", "ListenerSet/n/s/1"];
 
 fn listeners() -> impl Strategy<Value = Change> {
     (
@@ -106,6 +106,8 @@ fn policies() -> impl Strategy<Value = Change> {
         json!({"gateway": "g/b"}),
         json!({"listener": {"gateway": "g/a", "listener": "g/a/1"}}),
         json!({"listener": {"gateway": "g/c", "listener": "g/c/1"}}),
+        json!({"listenerSet": {"gateway": "g/a", "set": "n/s"}}),
+        json!({"listener": {"gateway": "g/a", "listener": "ListenerSet/n/s/1"}}),
         json!({"route": {"kind": "HTTPRoute", "namespace": "n", "name": "r"}}),
         json!({"route": {"kind": "HTTPRoute", "namespace": "n-m", "name": "r", "rule": "one"}}),
     ]);

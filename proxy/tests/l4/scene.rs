@@ -273,6 +273,11 @@ impl Certified {
 
     /// A client that asks for a name and trusts this certificate alone.
     pub(crate) fn client(&self, port: u16, sni: &str) -> StreamOwned<ClientConnection, TcpStream> {
+        self.client_on(connect(port), sni)
+    }
+
+    /// One that has connected already.
+    pub(crate) fn client_on(&self, stream: TcpStream, sni: &str) -> StreamOwned<ClientConnection, TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).expect("a root");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -283,6 +288,6 @@ impl Certified {
             .with_no_client_auth();
         let name = sni.to_owned().try_into().expect("a name");
         let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
-        StreamOwned::new(connection, connect(port))
+        StreamOwned::new(connection, stream)
     }
 }

@@ -4,15 +4,19 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use weft_model::{BackendProtocol, Change, ClientValidationMode, Key, MeshTrust, Resource, Route, TrustDomain};
+use weft_model::{
+    BackendProtocol, Change, ClientValidationMode, Key, Listener, ListenerProtocol, MeshTrust, Resource, Route,
+    TrustDomain,
+};
 use weft_proxy::{Flag, LogFormat, LogOutput};
 
 use crate::{
-    common::{Backend1, Fixture, PATIENCE, free_port, route, service},
+    common::{Backend1, Fixture, PATIENCE, eventually, free_port, route, service},
     scene::{Authority, Client, bundle, client_config, get, listener, validation},
 };
 
@@ -55,6 +59,7 @@ impl Scene {
             options.access_log.format = Some(LogFormat::Json);
             options.access_log.sample = 1.0;
             options.access_log.output = LogOutput::Channel(lines);
+            options.limits.denied_grace = Duration::ZERO;
         });
         let (backend, edge, https) = (Backend1::echo(), Authority::new(), free_port());
         let mut resources = vec![edge.server(&["a.example"]).resource("default/edge")];
@@ -400,4 +405,45 @@ fn preflights_that_the_gateway_answers_are_no_requests_to_the_route() {
     assert_eq!(ask(""), 403);
     scene.put(vec![policy("g", &gateway(), "allow", &get_only)]);
     assert_eq!(ask(preflight), 403, "they are requests to the Gateway");
+}
+
+#[test]
+fn whoever_is_open_on_a_connection_that_is_carried_is_asked_again() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let scene = Scene::new(vec![bundle(ROOTS, &[&ours])], None);
+    let tls = free_port();
+    let Resource::Listener(https) = listener("tls", tls, Some("a.example"), validation(ROOTS, STRICT)) else {
+        panic!("it is a listener");
+    };
+    let route = json!({"kind": "l4Route", "key": "TLSRoute/default/t/0", "listeners": ["default/gateway/tls"],
+        "owner": {"kind": "TLSRoute", "namespace": "default", "name": "t", "rule": 0, "created": 0},
+        "backends": [{"weight": 1, "target": {"service": "default/web:80"}}]});
+    scene.put(vec![
+        Resource::Listener(Arc::new(Listener {
+            protocol: ListenerProtocol::Tls,
+            ..(*https).clone()
+        })),
+        serde_json::from_value(route).expect("a route"),
+    ]);
+    let of_route = json!({"route": {"kind": "TLSRoute", "namespace": "default", "name": "t"}});
+    let from = |name: &str| json!([{"from": [{"certificate": {"dns": name}}]}]);
+    let connect = |name: &str| {
+        let config = client_config(&scene.edge, Some(&ours.client(name)));
+        let mut client = Client::connect(tls, "a.example", &config).ok()?;
+        (client.get("a.example").ok() == Some(200)).then_some(client)
+    };
+    let (mut front, mut back) = (
+        connect("front").expect("it is let in"),
+        connect("back").expect("it is let in"),
+    );
+    scene.put(vec![policy("p", &of_route, "allow", &from("front"))]);
+    assert!(connect("back").is_none() && connect("front").is_some());
+    eventually("the end", || back.get("a.example").is_err());
+    assert_eq!(front.get("a.example").ok(), Some(200), "it may stay");
+    // Nobody stays whose certificate is not believed any more.
+    scene.fixture.change(vec![Change::Remove(Key::Authorization(
+        "AuthorizationPolicy/default/p".into(),
+    ))]);
+    scene.put(vec![bundle(ROOTS, &[&theirs])]);
+    eventually("the end", || front.get("a.example").is_err());
 }

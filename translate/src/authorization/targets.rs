@@ -1,14 +1,15 @@
 //! Whom a policy protects.
 
-use std::collections::BTreeSet;
-
 use weft_crds::{
     AuthorizationPolicy as Spec, AuthorizationTargetReference as TargetSpec, Condition, Kind, LabelSelector,
     MESH_LABEL, ObjectRef, ParentReference, SelectorRequirement, Stage,
 };
-use weft_model::{AuthorizationTarget, LabelCondition, LabelOperator};
+use weft_model::{AuthorizationRule, AuthorizationTarget, LabelCondition, LabelOperator};
 
-use super::{Lower, TARGETS};
+use super::{
+    Lower, TARGETS,
+    edge::{self, Aim},
+};
 use crate::{
     diagnostic::{Code, Diagnostic},
     status::condition,
@@ -24,6 +25,8 @@ pub(super) struct Target {
     /// What is said where it can.
     pub(super) holds: &'static str,
     pub(super) enforced: Condition,
+    /// What rules ask for that the target does not show, if they do.
+    pub(super) unseen: Option<Condition>,
 }
 
 /// What a target is.
@@ -43,8 +46,8 @@ fn sort(target: &TargetSpec) -> Sort {
         ("", "ServiceAccount") => Sort::ServiceAccount,
         ("", "Service") => Sort::Service,
         (group, kind) => {
-            let mut edge = [Kind::Gateway, Kind::HttpRoute, Kind::GrpcRoute].into_iter();
-            let known = edge.find(|known| known.group() == group && known.name() == kind);
+            let mut kinds = edge::KINDS.into_iter();
+            let known = kinds.find(|known| known.group() == group && known.name() == kind);
             known.map_or(Sort::Unknown, Sort::Edge)
         }
     }
@@ -102,12 +105,8 @@ pub(super) fn in_force(generation: i64) -> Condition {
 }
 
 impl Lower<'_> {
-    pub(super) fn targets(
-        &mut self,
-        reader: &Reader<'_>,
-        policy: &Spec,
-        gateways_of: &impl Fn(&ObjectRef) -> BTreeSet<ObjectRef>,
-    ) -> Vec<Target> {
+    /// The targets of a policy that has these rules.
+    pub(super) fn targets(&mut self, policy: &Spec, rules: &[AuthorizationRule]) -> Vec<Target> {
         let targets = &policy.spec.target_refs;
         if !(1..=TARGETS).contains(&targets.len()) {
             let message = format!(
@@ -121,7 +120,7 @@ impl Lower<'_> {
                 "spread them over several policies",
             );
         }
-        let (of_workloads, unmeshed) = enforced(reader, policy);
+        let (of_workloads, unmeshed) = enforced(self.reader, policy);
         if targets.iter().any(|target| !matches!(sort(target), Sort::Edge(_))) {
             self.diagnostics.extend(unmeshed);
         }
@@ -141,29 +140,15 @@ impl Lower<'_> {
                 amiss: None,
                 holds: "The policy holds",
                 enforced: of_workloads.clone(),
+                unseen: None,
             };
-            self.target(
-                reader,
-                spec,
-                &path,
-                &mut target,
-                policy.metadata.generation(),
-                gateways_of,
-            );
+            self.target(spec, &path, rules, &mut target);
             found.push(target);
         }
         found
     }
 
-    fn target(
-        &mut self,
-        reader: &Reader<'_>,
-        spec: &TargetSpec,
-        path: &str,
-        found: &mut Target,
-        generation: i64,
-        gateways_of: &impl Fn(&ObjectRef) -> BTreeSet<ObjectRef>,
-    ) {
+    fn target(&mut self, spec: &TargetSpec, path: &str, rules: &[AuthorizationRule], found: &mut Target) {
         let sort = sort(spec);
         let named = !spec.name.is_empty();
         let pods = sort == Sort::Pods;
@@ -173,7 +158,8 @@ impl Lower<'_> {
             self.wrong(Code::Invalid, format!("{path}.selector"), message, remedy);
         }
         if spec.section_name.is_some() && !matches!(sort, Sort::Service | Sort::Edge(_)) {
-            let message = "only Services have ports, Gateways listeners and routes rules that can be named";
+            let message =
+                "only Services have ports, Gateways and ListenerSets listeners and routes rules that can be named";
             self.wrong(Code::Invalid, format!("{path}.sectionName"), message, "remove it");
         }
         if !pods && !named && sort != Sort::Unknown {
@@ -192,7 +178,7 @@ impl Lower<'_> {
                 namespace: self.namespace.into(),
                 name: spec.name.clone(),
             }),
-            Sort::Service if named => match self.service(reader, spec) {
+            Sort::Service if named => match self.service(spec) {
                 Ok(model) => Some(model),
                 Err((field, missing)) => {
                     let remedy = "create it, or correct the reference";
@@ -204,20 +190,22 @@ impl Lower<'_> {
             Sort::ServiceAccount | Sort::Service => None,
             Sort::Edge(kind) => {
                 if named {
-                    self.edge(reader, kind, spec, path, found, generation, gateways_of);
+                    let reference = ObjectRef::new(kind, self.namespace, &spec.name);
+                    let aim = Aim { reference, spec, path };
+                    self.edge(&aim, rules, found);
                 }
                 return;
             }
             Sort::Unknown => {
                 let message = format!("a target of kind {} in group {:?} is not served", spec.kind, spec.group);
                 let remedy =
-                    "name Pods by a selector, a ServiceAccount, a Service, a Gateway, an HTTPRoute or a GRPCRoute";
+                    "name Pods by a selector, a ServiceAccount, a Service, a Gateway, a ListenerSet or a route of one";
                 self.wrong(Code::Invalid, format!("{path}.kind"), message, remedy);
                 None
             }
         };
         // Where there is no mesh there are no workloads that could decide.
-        found.model = model.filter(|_| reader.options.mesh);
+        found.model = model.filter(|_| self.reader.options.mesh);
     }
 
     fn pods(&mut self, target: &TargetSpec, path: &str) -> AuthorizationTarget {
@@ -263,9 +251,9 @@ impl Lower<'_> {
     }
 
     /// What a Service comes to; or what of the reference is wrong, and why.
-    fn service(&self, reader: &Reader<'_>, target: &TargetSpec) -> Result<AuthorizationTarget, (&'static str, String)> {
+    fn service(&self, target: &TargetSpec) -> Result<AuthorizationTarget, (&'static str, String)> {
         let full = format!("{}/{}", self.namespace, target.name);
-        let service = reader.service(self.namespace, &target.name);
+        let service = self.reader.service(self.namespace, &target.name);
         let service = service.ok_or_else(|| ("name", format!("there is no Service {full}")))?;
         if service.spec.selector.is_empty() {
             return Err((

@@ -31,11 +31,7 @@ impl Translator {
 
     fn authorization(&mut self, run: &mut Run, node: &Node, reference: &ObjectRef) {
         let routes = std::mem::take(&mut self.routes);
-        let gateways = |route: &ObjectRef| -> BTreeSet<ObjectRef> {
-            let found = routes.get(route).into_iter();
-            found.flat_map(|route| route.gateways.iter().cloned()).collect()
-        };
-        let derived = self.read(node, |reader| authorization::derive(reader, reference, gateways));
+        let derived = self.read(node, |reader| authorization::derive(reader, reference, &routes));
         self.routes = routes;
         let (namespace, name) = (&reference.namespace, &reference.name);
         let key = Key::Authorization(PolicyKey::of(reference.kind.name(), namespace, name));

@@ -35,7 +35,7 @@ impl Translator {
         };
         self.outcome.share(run, &frontends(&before), frontends(&after));
         self.count_ancestors(run, &before, &after);
-        if before.gateways != after.gateways {
+        if !before.comes_as(&after) {
             let policies = self.world.policies(reference).cloned();
             run.dirty.extend(policies.map(Node::Policy));
         }

@@ -6,10 +6,11 @@ use std::{
 };
 
 use weft_model::{
-    AuthorizationPolicy, AuthorizationTarget, GatewayKey, Listener, ListenerKey, PolicyKey, Route, RouteKey, RouteKind,
+    AuthorizationPolicy, AuthorizationTarget, GatewayKey, Listener, ListenerKey, ListenerSetKey, PolicyKey, RouteKey,
+    RouteKind, RouteOwner,
 };
 
-use super::{Configuration, Index, remove_from};
+use super::{super::table::Table, Configuration, Index, remove_from};
 use crate::authorization::{Policy, Protection};
 
 /// A route by its object.
@@ -24,10 +25,13 @@ struct Object {
 #[derive(Default)]
 pub(super) struct Guarding {
     of_gateway: Index<GatewayKey, PolicyKey>,
+    of_set: Index<ListenerSetKey, PolicyKey>,
     of_listener: Index<ListenerKey, PolicyKey>,
     of_route: Index<Object, PolicyKey>,
     /// The listeners of a Gateway.
     listeners: Index<GatewayKey, ListenerKey>,
+    /// The listeners of a ListenerSet.
+    members: Index<ListenerSetKey, ListenerKey>,
     /// The rules of a route.
     rules: Index<Object, RouteKey>,
     touched_listeners: HashSet<ListenerKey>,
@@ -35,8 +39,7 @@ pub(super) struct Guarding {
 }
 
 impl Object {
-    fn of(route: &Route) -> Self {
-        let owner = &route.owner;
+    fn of(owner: &RouteOwner) -> Self {
         Self {
             kind: owner.kind,
             namespace: owner.namespace.as_str().into(),
@@ -59,13 +62,13 @@ impl Object {
 }
 
 /// Whether a policy is for a rule of a route that it is for.
-fn is_for(policy: &AuthorizationPolicy, route: &Route) -> bool {
-    let object = Object::of(route);
+fn is_for(policy: &AuthorizationPolicy, owner: &RouteOwner) -> bool {
+    let object = Object::of(owner);
     policy.targets.iter().any(|target| {
         let AuthorizationTarget::Route { rule, .. } = target else {
             return false;
         };
-        Object::of_target(target).as_ref() == Some(&object) && (rule.is_none() || *rule == route.owner.rule_name)
+        Object::of_target(target).as_ref() == Some(&object) && (rule.is_none() || *rule == owner.rule_name)
     })
 }
 
@@ -111,6 +114,11 @@ impl Configuration {
                     let listeners = guarding.listeners.get(gateway).into_iter().flatten();
                     guarding.touched_listeners.extend(listeners.cloned());
                 }
+                AuthorizationTarget::ListenerSet { set: of, .. } => {
+                    set(&mut guarding.of_set, of, &policy.key, put);
+                    let listeners = guarding.members.get(of).into_iter().flatten();
+                    guarding.touched_listeners.extend(listeners.cloned());
+                }
                 AuthorizationTarget::Listener { listener, .. } => {
                     set(&mut guarding.of_listener, listener, &policy.key, put);
                     guarding.touched_listeners.insert(listener.clone());
@@ -127,12 +135,15 @@ impl Configuration {
 
     pub(super) fn guard_listener(&mut self, listener: &Listener, put: bool) {
         set(&mut self.guarding.listeners, &listener.gateway, &listener.key, put);
+        if let Some(of) = listener.key.set() {
+            set(&mut self.guarding.members, &of, &listener.key, put);
+        }
         self.guarding.touched_listeners.insert(listener.key.clone());
     }
 
-    pub(super) fn guard_route(&mut self, route: &Route, put: bool) {
-        let object = Object::of(route);
-        set(&mut self.guarding.rules, &object, &route.key, put);
+    pub(super) fn guard_route(&mut self, key: &RouteKey, owner: &RouteOwner, put: bool) {
+        let object = Object::of(owner);
+        set(&mut self.guarding.rules, &object, key, put);
         if self.guarding.of_route.contains_key(&object) {
             self.guarding.touched_routes.insert(object);
         }
@@ -140,35 +151,53 @@ impl Configuration {
 
     /// Gives listeners and rules what policies there are for them now.
     pub(super) fn settle_guards(&mut self) {
-        for key in std::mem::take(&mut self.guarding.touched_listeners) {
-            let listener = self.next.listeners.get(&key);
-            let protection = listener.and_then(|listener| {
-                let of_gateway = self.guarding.of_gateway.get(&listener.gateway).into_iter().flatten();
-                let of_listener = self.guarding.of_listener.get(&key).into_iter().flatten();
-                let policies: BTreeSet<&PolicyKey> = of_gateway.chain(of_listener).collect();
-                Protection::at_edge(self.policies(policies, |_| true))
-            });
-            match protection {
-                Some(protection) => drop(self.next.guards.listeners.insert(key, protection)),
-                None => drop(self.next.guards.listeners.remove(&key)),
+        let listeners = std::mem::take(&mut self.guarding.touched_listeners);
+        let routes = std::mem::take(&mut self.guarding.touched_routes);
+        if !listeners.is_empty() || !routes.is_empty() {
+            self.next.guards.generation += 1;
+        }
+        for key in listeners {
+            self.settle_listener(&key);
+        }
+        for object in routes {
+            self.settle_route(&object);
+        }
+    }
+
+    /// What the owner of the Gateway asks and what the owner of the ListenerSet asks stay apart: neither allows what the
+    /// other does not.
+    fn settle_listener(&mut self, key: &ListenerKey) {
+        let guarding = &self.guarding;
+        let of_listener = guarding.of_listener.get(key).into_iter().flatten();
+        let (mut of_gateway, mut of_set) = (BTreeSet::new(), BTreeSet::new());
+        if let Some(listener) = self.next.listeners.get(key) {
+            of_gateway.extend(guarding.of_gateway.get(&listener.gateway).into_iter().flatten());
+            match key.set() {
+                None => of_gateway.extend(of_listener),
+                Some(set) => of_set.extend(of_listener.chain(guarding.of_set.get(&set).into_iter().flatten())),
             }
         }
-        for object in std::mem::take(&mut self.guarding.touched_routes) {
-            let rules = self.guarding.rules.get(&object).cloned();
-            for rule in rules
-                .iter()
-                .flatten()
-                .filter_map(|key| self.next.routes.get(key))
-                .cloned()
-                .collect::<Vec<_>>()
-            {
-                let policies = self.guarding.of_route.get(&object).into_iter().flatten();
-                let policies = self.policies(policies, |policy| is_for(&policy.source, &rule.route));
-                match Protection::at_edge(policies) {
-                    Some(protection) => drop(self.next.guards.rules.insert(rule.id, protection)),
-                    None => drop(self.next.guards.rules.remove(&rule.id)),
+        let of_gateway = Protection::at_edge(self.policies(of_gateway, |_| true));
+        let of_set = Protection::at_edge(self.policies(of_set, |_| true));
+        put(&mut self.next.guards.listeners, key.clone(), of_gateway);
+        put(&mut self.next.guards.sets, key.clone(), of_set);
+    }
+
+    fn settle_route(&mut self, object: &Object) {
+        let keys = self.guarding.rules.get(object).into_iter().flatten();
+        let rules: Vec<(u64, RouteOwner)> = keys
+            .filter_map(|key| match self.next.routes.get(key) {
+                Some(rule) => Some((rule.id, rule.route.owner.clone())),
+                None => {
+                    let rule = self.next.l4_routes.get(key)?;
+                    Some((rule.id, rule.route.owner.clone()))
                 }
-            }
+            })
+            .collect();
+        for (id, owner) in rules {
+            let policies = self.guarding.of_route.get(object).into_iter().flatten();
+            let policies = self.policies(policies, |policy| is_for(&policy.source, &owner));
+            put(&mut self.next.guards.rules, id, Protection::at_edge(policies));
         }
     }
 
@@ -184,8 +213,9 @@ impl Configuration {
     #[cfg(test)]
     pub(super) fn guards_nothing(&self) -> bool {
         let guarding = &self.guarding;
-        let pointing = guarding.of_gateway.len() + guarding.of_listener.len() + guarding.of_route.len();
-        pointing + guarding.listeners.len() + guarding.rules.len() == 0
+        let of_listeners = guarding.of_gateway.len() + guarding.of_set.len() + guarding.of_listener.len();
+        let members = guarding.listeners.len() + guarding.members.len();
+        of_listeners + members + guarding.of_route.len() + guarding.rules.len() == 0
             && self.next.guards.is_empty()
             && self.next.guards.policies.is_empty()
     }
@@ -197,5 +227,17 @@ fn set<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(index: &mut Index<K, V>,
         index.entry(key.clone()).or_default().insert(value.clone());
     } else {
         remove_from(index, key, value);
+    }
+}
+
+/// Gives something what protects it, or nothing.
+fn put<K: std::hash::Hash + Eq + Clone>(
+    table: &mut Table<K, Arc<Protection>>,
+    key: K,
+    protection: Option<Arc<Protection>>,
+) {
+    match protection {
+        Some(protection) => drop(table.insert(key, protection)),
+        None => drop(table.remove(&key)),
     }
 }

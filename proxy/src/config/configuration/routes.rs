@@ -36,9 +36,9 @@ impl Configuration {
         }
         self.attach(&Attached::Http(Arc::clone(&rule)));
         if let Some(old) = self.next.routes.insert(key, rule) {
-            self.guard_route(&old.route, false);
+            self.guard_route(&old.route.key, &old.route.owner, false);
         }
-        self.guard_route(&route, true);
+        self.guard_route(&route.key, &route.owner, true);
         Ok(true)
     }
 
@@ -46,7 +46,7 @@ impl Configuration {
         let Some(old) = self.next.routes.remove(key) else {
             return false;
         };
-        self.guard_route(&old.route, false);
+        self.guard_route(&old.route.key, &old.route.owner, false);
         self.next.guards.rules.remove(&old.id);
         self.detach(&Attached::Http(old));
         true
@@ -64,12 +64,15 @@ impl Configuration {
         }
         let id = old.as_ref().map_or_else(|| self.new_id(), |old| old.id);
         let id_of = |service: &ServiceKey| self.names.get(service).map_or(ServiceId(0), |name| name.id);
-        let rule = Arc::new(L4Rule::new(id, route, &id_of));
+        let rule = Arc::new(L4Rule::new(id, Arc::clone(&route), &id_of));
         if let Some(old) = old {
             self.detach(&Attached::L4(old));
         }
         self.attach(&Attached::L4(Arc::clone(&rule)));
-        self.next.l4_routes.insert(key, rule);
+        if let Some(old) = self.next.l4_routes.insert(key, rule) {
+            self.guard_route(&old.route.key, &old.route.owner, false);
+        }
+        self.guard_route(&route.key, &route.owner, true);
         true
     }
 
@@ -77,6 +80,8 @@ impl Configuration {
         let Some(old) = self.next.l4_routes.remove(key) else {
             return false;
         };
+        self.guard_route(&old.route.key, &old.route.owner, false);
+        self.next.guards.rules.remove(&old.id);
         self.detach(&Attached::L4(old));
         true
     }

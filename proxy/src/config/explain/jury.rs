@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use weft_model::Listener;
 
-use super::{Asker, Explanation, Match, Port, Snapshot, Verdict};
+use super::{Asker, Explanation, Flow, Match, Port, Snapshot, Verdict};
 use crate::{
     authorization::{
-        Doing, Request, Shown, Who,
+        Doing, Protection, Request, Shown, Who,
         edge::{self, Judged, Level},
     },
     fields::{Fields, RequestView},
@@ -42,13 +42,21 @@ impl<'s> Jury<'s> {
     }
 
     /// Asks those for a listener.
-    pub(super) fn hear(&mut self, listener: &Listener, doing: &Doing<'_>) {
-        let Some(protection) = self.snapshot.guards().of_listener(listener) else {
-            return;
-        };
-        let mut judged = Vec::new();
-        let decided = protection.judge(self.who(), doing, Level::Gateway, &mut judged);
-        self.note(judged, decided);
+    fn hear(&mut self, listener: &Listener, doing: &Doing<'_>) {
+        let snapshot = self.snapshot;
+        for (level, protection) in snapshot.guards().of_listener(listener) {
+            self.ask(protection, doing, level);
+        }
+    }
+
+    /// Asks those for the listeners by which a connection comes, and for the rule that takes it.
+    pub(super) fn hear_connection(&mut self, flow: Flow<'_>) {
+        for listener in flow.listeners() {
+            self.hear(listener, &Doing::Opaque);
+        }
+        if let Some(protection) = self.snapshot.guards().of_l4_rule(flow.rule) {
+            self.ask(protection, &Doing::Opaque, Level::Route);
+        }
     }
 
     /// Asks those for the listeners by which a request comes, and for the rule that takes it.
@@ -66,13 +74,13 @@ impl<'s> Jury<'s> {
             self.hear(listener, &doing);
         }
         if let Some(protection) = rule.and_then(|rule| edge::of_rule(self.snapshot, rule, request)) {
-            let mut judged = Vec::new();
-            let decided = protection.judge(self.who(), &doing, Level::Route, &mut judged);
-            self.note(judged, decided);
+            self.ask(protection, &doing, Level::Route);
         }
     }
 
-    fn note(&mut self, judged: Vec<Judged>, decided: Result<(), String>) {
+    fn ask(&mut self, protection: &Protection, doing: &Doing<'_>, level: Level) {
+        let mut judged = Vec::new();
+        let decided = protection.judge(self.who(), doing, level, &mut judged);
         self.judged.extend(judged);
         if let Err(reason) = decided {
             self.denied.get_or_insert(reason);

@@ -81,6 +81,10 @@ pub(super) fn authorization_policies() -> impl Strategy<Value = Object> {
         json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g2", "sectionName": "http"}),
         json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "r1"}),
         json!({"group": "gateway.networking.k8s.io", "kind": "GRPCRoute", "name": "r1", "sectionName": "a"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "ListenerSet", "name": "q1"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "ListenerSet", "name": "q2", "sectionName": "l1"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "TCPRoute", "name": "r1"}),
+        json!({"group": "gateway.networking.k8s.io", "kind": "TLSRoute", "name": "r1"}),
     ]);
     let rule = select(vec![
         json!({}),
