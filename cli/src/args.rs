@@ -125,7 +125,7 @@ pub(crate) struct Translate {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Explain {
-    /// Like http://shop.example:8080/cart?id=1; the port is that of the manifests.
+    /// Like http://shop.example:8080/cart?id=1 or udp://names.example:53; the port is that of the manifests.
     pub(crate) url: String,
     /// Files or folders of manifests, or - for standard input.
     #[arg(required = true, value_name = "PATH")]

@@ -6,7 +6,7 @@ use weft_gateway::{
     explain::{Question, explain},
     files::Sources,
 };
-use weft_model::{Action, BackendTarget};
+use weft_model::{Action, BackendTarget, Transport};
 use weft_proxy::config::{Explanation, Judged, Level, Share, Verdict};
 
 use crate::{
@@ -20,9 +20,13 @@ pub(crate) fn run(args: &Explain) -> anyhow::Result<ExitCode> {
         .asked_by(Some(args.client), args.client_certificate.as_deref())?;
     let loaded = Sources::new(&args.paths).load()?;
     let explanation = explain(&loaded, &question);
+    let asked = match question.url.scheme_str() {
+        Some("udp") => question.url.to_string(),
+        _ => format!("{} {}", question.method, question.url),
+    };
     print(&match args.output {
         Report::Json => serde_json::to_string_pretty(&explanation)? + "\n",
-        Report::Text => text(&explanation, &format!("{} {}", question.method, question.url)),
+        Report::Text => text(&explanation, &asked),
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -39,8 +43,9 @@ fn text(explanation: &Explanation, asked: &str) -> String {
         lines.push(format!("  listener  {} ({hostname})", listeners.join(", ")));
     }
     if let Some(why) = &explanation.denied {
-        let how = match explanation.opaque {
-            Some(_) => "resets the connection",
+        let how = match explanation.opaque.as_ref().map(|opaque| opaque.transport) {
+            Some(Transport::Tcp) => "resets the connection",
+            Some(Transport::Udp) => "drops the datagrams",
             None => "answers   403",
         };
         lines.push(format!("  {how}: {why}"));
@@ -65,14 +70,13 @@ fn text(explanation: &Explanation, asked: &str) -> String {
             .push("  answers   421: the host belongs to another listener than the name of the TLS connection".into()),
         (Verdict::Opaque | Verdict::Denied, _) => {
             if let Some(opaque) = &explanation.opaque {
-                let how = if opaque.terminated { "TLS ends here" } else { "as it is" };
-                lines.push(format!("  route     {}, the whole connection, {how}", opaque.route));
-                lines.extend(
-                    opaque
-                        .backends
-                        .iter()
-                        .map(|share| backend(share, "closes the connection")),
-                );
+                let (how, otherwise) = match (opaque.transport, opaque.terminated) {
+                    (Transport::Udp, _) => ("all datagrams of a client, as they are", "drops the datagrams"),
+                    (_, true) => ("the whole connection, TLS ends here", "closes the connection"),
+                    (_, false) => ("the whole connection, as it is", "closes the connection"),
+                };
+                lines.push(format!("  route     {}, {how}", opaque.route));
+                lines.extend(opaque.backends.iter().map(|share| backend(share, otherwise)));
             }
         }
         (Verdict::Closed, _) => lines.push("  closed    no route takes its connection".into()),

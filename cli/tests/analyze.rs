@@ -547,3 +547,36 @@ fn what_policies_would_decide_is_said_and_what_is_wrong_with_them_too() {
     let text = stdout(&run(&["translate", &*path]));
     assert!(text.contains("AuthorizationPolicy/default/read-only"), "{text}");
 }
+
+#[test]
+fn rules_that_ask_for_what_connections_do_not_show_are_told_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let manifests = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  gatewayClassName: weft
+  listeners: [{name: mqtt, protocol: TCP, port: 1883}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: mqtt}
+spec:
+  parentRefs: [{name: edge}]
+  rules: [{backendRefs: [{name: mqtt, port: 1883}]}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: mqtt}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: TCPRoute, name: mqtt}]
+  action: ALLOW
+  rules:
+  - httpAttributes: {methods: [GET]}
+";
+    fs::write(folder.path().join("mqtt.yaml"), manifests).expect("written");
+    let text = stdout(&run(&["analyze", &folder.path().to_string_lossy()]));
+    let said = "warning[W0503]: the rule asks for requests, which nobody sees at port 1883 (TCP) of the TCPRoute default/mqtt: \
+                there it allows nothing";
+    assert!(text.contains(said) && text.contains("mqtt.yaml:22:5"), "{text}");
+}

@@ -460,7 +460,12 @@ fn streams_go_as_they_are() {
     fs::write(&slices, stated).expect("written");
     let part = |name: &str| Path::new("examples/streams").join(name);
     let weft = Weft::up(
-        &[&part("gateway.yaml"), &part("routes.yaml"), &slices],
+        &[
+            &part("gateway.yaml"),
+            &part("routes.yaml"),
+            &part("policies.yaml"),
+            &slices,
+        ],
         &[9000, 9053, 8443],
         &[],
     );
@@ -522,4 +527,18 @@ fn streams_go_as_they_are() {
         "{ended}"
     );
     assert!(explained("https://other.example:8443/").contains("  closed    "));
+    let asked = [
+        "explain",
+        "https://db.example:8443/",
+        "examples/streams",
+        "--client",
+        "192.0.2.7",
+    ];
+    let denied = support::stdout(&support::run(&asked));
+    for line in [
+        "  resets the connection: no rule allows it of AuthorizationPolicy/default/database\n",
+        "    AuthorizationPolicy/default/database  for the route, does not allow it\n",
+    ] {
+        assert!(denied.contains(line), "{denied}");
+    }
 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use weft_model::ListenerProtocol;
 use weft_proxy::{
-    config::{Asker, Configuration, Explanation, explain as explain_config},
+    config::{Asker, Configuration, Explanation, explain as explain_config, explain_datagrams},
     fields::RequestView,
 };
 use weft_translate::Edit;
@@ -34,7 +34,7 @@ pub struct Question {
 #[derive(Debug, thiserror::Error)]
 pub enum QuestionError {
     /// The URL is not one.
-    #[error("{0:?} is not a URL: write it like http://shop.example:8080/cart?id=1")]
+    #[error("{0:?} is not a URL: write it like http://shop.example:8080/cart?id=1, or udp://names.example:53")]
     Url(String),
     /// A header is not one.
     #[error("{0:?} is not a header: write it like 'name: value'")]
@@ -59,7 +59,7 @@ impl Question {
             format!("http://{url}")
         };
         let parsed: Uri = full.parse().map_err(|_| QuestionError::Url(url.to_owned()))?;
-        if parsed.host().is_none() || !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        if parsed.host().is_none() || !matches!(parsed.scheme_str(), Some("http" | "https" | "udp")) {
             return Err(QuestionError::Url(url.to_owned()));
         }
         let mut fields = HeaderMap::new();
@@ -105,7 +105,17 @@ impl Question {
     }
 
     fn port(&self) -> u16 {
-        self.url.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
+        let usual = match self.url.scheme_str() {
+            Some("https") => 443,
+            Some("udp") => 53,
+            _ => 80,
+        };
+        self.url.port_u16().unwrap_or(usual)
+    }
+
+    /// Whether it is about datagrams.
+    fn is_udp(&self) -> bool {
+        self.url.scheme_str() == Some("udp")
     }
 
     fn is_tls(&self) -> bool {
@@ -122,6 +132,10 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
         .objects()
         .map(|located| Edit::Put(located.object.clone()))
         .collect();
+    if question.is_udp() && question.from.is_some() {
+        // The mesh carries none.
+        return mesh::unrouted();
+    }
     let changes = translator(question.from.is_some()).apply(edits).changes;
     let changes = match &question.from {
         None => changes,
@@ -131,6 +145,9 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
         },
     };
     let snapshot = configuration.apply(changes).snapshot;
+    if question.is_udp() {
+        return explain_datagrams(&snapshot, question.port(), &question.asker);
+    }
     let host = question
         .headers
         .get(http::header::HOST)
@@ -174,6 +191,8 @@ mod tests {
             (80, Some("id=1"), false)
         );
         assert_eq!(question.headers["x-a"], "b");
+        let datagrams = Question::new("udp://names.example", "GET", &[]).expect("a question");
+        assert_eq!((datagrams.port(), datagrams.is_udp()), (53, true));
         assert!(Question::new("ftp://a", "GET", &[]).is_err());
         assert!(Question::new("http://a", "GET", &["nothing".into()]).is_err());
         assert!(Question::new("http://a", "G ET", &[]).is_err());

@@ -90,6 +90,21 @@ fn put(kind: Kind, name: &str, spec: Value) -> Edit {
     Edit::Put(Object::from_value(kind, value).expect("an object"))
 }
 
+/// A ListenerSet that adds a port to that Gateway, where it is allowed to, and sends its requests elsewhere too.
+fn listener_set(port: u16, more: u16) -> Vec<Edit> {
+    let allowed = json!({"gatewayClassName": "weft", "allowedListeners": {"namespaces": {"from": "Same"}},
+        "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}]});
+    let set = json!({"parentRef": {"name": "edge"}, "listeners": [{"name": "http", "port": more, "protocol": "HTTP"}]});
+    let redirect =
+        json!({"type": "RequestRedirect", "requestRedirect": {"hostname": "elsewhere.example", "statusCode": 302}});
+    let route = json!({"parentRefs": [{"kind": "ListenerSet", "name": "more"}], "rules": [{"filters": [redirect]}]});
+    vec![
+        put(Kind::Gateway, "edge", allowed),
+        put(Kind::ListenerSet, "more", set),
+        put(Kind::HttpRoute, "more", route),
+    ]
+}
+
 /// A Gateway whose every request is sent elsewhere, which needs no backend.
 fn gateway(port: u16) -> Vec<Edit> {
     let redirect =
@@ -358,17 +373,23 @@ async fn policies_for_its_listeners_and_routes_reach_it_and_outlast_the_operator
     edits.push(policy("one", "HTTPRoute", "all", "/admin"));
     // Another Gateway's is none of its business.
     edits.push(policy("other", "Gateway", "inner", "/"));
+    let more = free_port();
+    edits.extend(listener_set(port, more));
+    edits.push(policy("set", "ListenerSet", "more", "/set"));
     let cluster = start(folder.path(), address).await;
     operator.publisher.publish(translator.apply(edits).changes);
     let status = async |path: &str, wanted: &str| get(port, path).await.is_some_and(|line| line.contains(wanted));
     until("it serves", async || status("/", "302").await).await;
     // Policies come before what they protect.
     assert!(status("/secret", "403").await && status("/admin", "403").await);
+    let on_set = async |path: &str| get(more, path).await.unwrap_or_default();
+    assert!(on_set("/set").await.contains("403") && on_set("/secret").await.contains("403"));
+    assert!(on_set("/").await.contains("302") && status("/set", "302").await);
     let told = cluster.state().proxy().resources();
     let policies = told
         .iter()
         .filter(|resource| matches!(resource, Resource::Authorization(_)));
-    assert_eq!(policies.count(), 2);
+    assert_eq!(policies.count(), 3);
 
     let changes = translator
         .apply(vec![policy("all", "Gateway", "edge", "/other")])

@@ -633,6 +633,33 @@ mod tests {
     }
 
     #[test]
+    fn that_datagrams_are_not_for_the_mesh_to_let_in_is_said_by_an_event() {
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "uid": "n", "labels": {"weft.dev/mesh": "secure"}},
+        });
+        let object = serde_json::from_value(namespace).expect("an object");
+        let (seen, object) = object::read(Kind::Namespace, object).expect("readable");
+        let namespace = (Watched::Kind(Kind::Namespace), News::Put(Box::new(seen), object));
+        let route = put(Kind::SmiUdpRoute, "dns", json!({"spec": {"matches": {"ports": [53]}}}));
+        let target = json!({
+            "destination": {"kind": "ServiceAccount", "name": "dns", "namespace": "n"},
+            "sources": [{"kind": "ServiceAccount", "name": "web", "namespace": "n"}],
+            "rules": [{"kind": "UDPRoute", "name": "dns"}],
+        });
+        let target = put(Kind::TrafficTarget, "t", json!({"spec": target}));
+        let (world, effects) = listed(vec![namespace, route, target]);
+        let [(of, said)] = &effects.wrong[..] else {
+            panic!("{:?}", effects.wrong);
+        };
+        assert_eq!(
+            (of.to_string().as_str(), said.code.as_str(), said.level),
+            ("TrafficTarget n/t", "W0603", Level::Warning)
+        );
+        assert!(said.message.contains("carries no UDP"), "{}", said.message);
+        assert_eq!(world.all_wrong(), effects.wrong, "who leads later says it too");
+    }
+
+    #[test]
     fn what_is_not_in_a_later_list_is_gone_and_what_cannot_be_read_stays() {
         let (mut world, _) = listed(vec![class(), gateway("a"), gateway("b"), gateway("c")]);
         assert_eq!(world.translator.size(), 3);

@@ -92,11 +92,9 @@ impl RouteResult {
 
     /// Whether what comes to it comes by the same listeners as to another.
     pub(crate) fn comes_as(&self, other: &Self) -> bool {
-        let listeners = |route: &Self| -> Vec<ListenerKey> {
-            let attached = route.attached.iter();
-            attached.map(|attached| attached.listener.clone()).collect()
-        };
-        self.gateways == other.gateways && listeners(self) == listeners(other)
+        let listeners = self.attached.iter().map(|attached| &attached.listener);
+        let others = other.attached.iter().map(|attached| &attached.listener);
+        self.gateways == other.gateways && listeners.eq(others)
     }
 
     /// Whether it counts for a listener.

@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use serde::{Serialize, Serializer};
 use weft_model::{
     BackendTarget, HeaderMatch, HostPattern, ListenerKey, ListenerProtocol, NamedEndpoint, PathMatch, QueryMatch,
-    RouteKey, RouteMatch, StringMatch,
+    RouteKey, RouteMatch, StringMatch, Transport,
 };
 
 use self::jury::Jury;
@@ -76,12 +76,14 @@ impl Default for Asker {
     }
 }
 
-/// The rule of a TLSRoute or TCPRoute that takes a connection.
+/// The rule of a TLSRoute or TCPRoute that takes a connection, or that of a UDPRoute that takes datagrams.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Opaque {
     /// The listener through which it is attached.
     pub listener: ListenerKey,
+    /// Whether it is a connection, or datagrams.
+    pub transport: Transport,
     /// Whether TLS ends there.
     pub terminated: bool,
     /// The rule.
@@ -104,11 +106,11 @@ pub enum Verdict {
     Misdirected,
     /// Nothing listens on the port.
     NoPort,
-    /// The port passes connections on as they are, and a TLSRoute or TCPRoute takes this one.
+    /// The port passes connections or datagrams on as they are, and a TLSRoute, TCPRoute or UDPRoute takes this one.
     Opaque,
-    /// The port passes connections on as they are, and nobody takes this one: it is closed.
+    /// The port passes connections or datagrams on as they are, and nobody takes this one: it is closed, or dropped.
     Closed,
-    /// A policy does not let it pass, or none does: 403. Of a whole connection: it is reset.
+    /// A policy does not let it pass, or none does: 403. A whole connection is reset, datagrams are dropped.
     Denied,
     /// In the mesh, no route is for what is asked: it goes where it was going.
     Unrouted,
@@ -266,16 +268,6 @@ pub fn explain<F: Fields>(
     request: &RequestView<'_, F>,
     asker: &Asker,
 ) -> Explanation {
-    let nothing = |verdict| Explanation {
-        verdict,
-        listeners: vec![],
-        hostname: None,
-        taken: None,
-        opaque: None,
-        passed: vec![],
-        policies: vec![],
-        denied: None,
-    };
     let of = |group: &Group| Explanation {
         listeners: group
             .listeners
@@ -289,19 +281,7 @@ pub fn explain<F: Fields>(
         return nothing(Verdict::NoPort);
     };
     if !matches!(port.protocol, ListenerProtocol::Http | ListenerProtocol::Https) {
-        return match port.flow(sni) {
-            None => nothing(Verdict::Closed),
-            Some(flow) => {
-                let mut jury = Jury::new(snapshot, port, asker);
-                jury.hear_connection(flow);
-                jury.tell(Explanation {
-                    listeners: vec![flow.listener.key.clone()],
-                    hostname: flow.listener.hostname.clone(),
-                    opaque: Some(opaque(snapshot, flow)),
-                    ..nothing(Verdict::Opaque)
-                })
-            }
-        };
+        return explain_flow(snapshot, port, sni, asker);
     }
     let host = Host::new(request.host);
     let group = match port.select(&host, sni) {
@@ -343,6 +323,41 @@ pub fn explain<F: Fields>(
     })
 }
 
+/// Explains who takes datagrams that come to `port`.
+pub fn explain_datagrams(snapshot: &Snapshot, port: u16, asker: &Asker) -> Explanation {
+    match snapshot.udp_port(port) {
+        Some(port) => explain_flow(snapshot, port, None, asker),
+        None => nothing(Verdict::NoPort),
+    }
+}
+
+fn nothing(verdict: Verdict) -> Explanation {
+    Explanation {
+        verdict,
+        listeners: vec![],
+        hostname: None,
+        taken: None,
+        opaque: None,
+        passed: vec![],
+        policies: vec![],
+        denied: None,
+    }
+}
+
+fn explain_flow(snapshot: &Snapshot, port: &Port, sni: Option<&str>, asker: &Asker) -> Explanation {
+    let Some(flow) = port.flow(sni) else {
+        return nothing(Verdict::Closed);
+    };
+    let mut jury = Jury::new(snapshot, port, asker);
+    jury.hear_connection(flow);
+    jury.tell(Explanation {
+        listeners: flow.listeners().map(|listener| listener.key.clone()).collect(),
+        hostname: flow.listener.hostname.clone(),
+        opaque: Some(opaque(snapshot, flow)),
+        ..nothing(Verdict::Opaque)
+    })
+}
+
 fn opaque(snapshot: &Snapshot, flow: Flow<'_>) -> Opaque {
     let route = &flow.rule.route;
     let terminated = flow.listener.tls.is_some();
@@ -361,6 +376,7 @@ fn opaque(snapshot: &Snapshot, flow: Flow<'_>) -> Opaque {
         });
     Opaque {
         listener: flow.listener.key.clone(),
+        transport: flow.listener.protocol.transport(),
         terminated,
         route: route.key.clone(),
         backends: backends.collect(),

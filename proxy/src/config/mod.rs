@@ -30,7 +30,9 @@ mod trust;
 pub use crate::authorization::edge::{Judged, Level};
 pub(crate) use auth::{Ask, Auth};
 pub use configuration::{Applied, Configuration};
-pub use explain::{Asker, Explanation, Opaque, Passed, Reason, Share, Step, Taken, Verdict, explain};
+pub use explain::{
+    Asker, Explanation, Opaque, Passed, Reason, Share, Step, Taken, Verdict, explain, explain_datagrams,
+};
 pub(crate) use filters::HOP;
 pub use filters::{Answer, Filters, MirrorTarget};
 pub use frontend::FrontendEntry;

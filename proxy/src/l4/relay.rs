@@ -13,7 +13,7 @@ use futures::future::{self, Either};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{Ended, Story, standing::Admitted};
+use super::{Ended, standing::Admitted};
 use crate::{
     body::{BodyError, Broken},
     copy::copy,
@@ -31,12 +31,11 @@ pub(super) async fn relay<A: Stream, B: Stream>(
     client: &Shared<A>,
     first: Vec<u8>,
     backend: &Shared<B>,
-    story: &Story,
     admitted: &Admitted,
 ) -> Ended {
-    let idle = worker.options.limits.tcp_idle_timeout;
+    let story = admitted.story();
     let watchdog = worker.watchdogs.watch();
-    watchdog.arm(worker.coarse_now(), idle);
+    watchdog.arm(worker.coarse_now(), worker.options.limits.tcp_idle_timeout);
     let up = pin!(async {
         if !first.is_empty() {
             story.received.set(first.len() as u64);
@@ -47,19 +46,21 @@ pub(super) async fn relay<A: Stream, B: Stream>(
     });
     let down = pin!(one_way(worker, backend, client, &story.sent, &watchdog));
     let mut both = pin!(both(client, backend, up, down));
-    let ended = poll_fn(|cx| {
-        if let Poll::Ready(ended) = both.as_mut().poll(cx) {
-            return Poll::Ready(ended);
-        }
-        admitted.poll_over(cx).map(|ended| {
-            client.tcp(abort);
-            backend.tcp(abort);
-            ended
-        })
+    let ended = poll_fn(|cx| match both.as_mut().poll(cx) {
+        Poll::Pending => admitted.poll_over(cx),
+        ended => ended,
     })
     .await;
     match ended.flag {
-        Flag::Idle => Ended::new(Flag::Idle, format!("nothing moved for {} s", idle.as_secs())),
+        Flag::Idle => {
+            let idle = worker.options.limits.tcp_idle_timeout;
+            Ended::new(Flag::Idle, format!("nothing moved for {} s", idle.as_secs()))
+        }
+        Flag::PolicyDenied => {
+            client.tcp(abort);
+            backend.tcp(abort);
+            ended
+        }
         _ => ended,
     }
 }

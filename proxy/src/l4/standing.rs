@@ -37,7 +37,7 @@ pub(crate) struct Admitted {
     story: Rc<Story>,
     passage: Passage,
     /// Where TLS ends here: what the client has shown.
-    tls: Option<Tls>,
+    tls: Option<Box<Tls>>,
     /// Since when it would not be let in.
     barred: Cell<Option<Instant>>,
     /// Why there is no more time.
@@ -60,7 +60,7 @@ impl Standing {
         let admitted = Admitted {
             story: story.clone(),
             passage,
-            tls,
+            tls: tls.map(Box::new),
             barred: Cell::new(None),
             over: RefCell::default(),
             alarm: Alarm::default(),
@@ -123,6 +123,10 @@ impl Standing {
 }
 
 impl Admitted {
+    pub(super) fn story(&self) -> &Story {
+        &self.story
+    }
+
     /// Whether it may be there; if not, why.
     fn decide(&self, worker: &Worker, snapshot: &Snapshot) -> Result<(), String> {
         let shown = self.tls.as_ref().and_then(|tls| tls.shown(&worker.mesh));
@@ -132,7 +136,7 @@ impl Admitted {
     /// Notes whether it would be let in now.
     fn judge(&self, worker: &Worker, snapshot: &Snapshot, now: Instant) {
         let is_trusted = |tls: &Tls| tls.is_trusted(snapshot, self.passage.port());
-        let trusted = self.tls.as_ref().is_none_or(is_trusted);
+        let trusted = self.tls.as_deref().is_none_or(is_trusted);
         let shown = self.tls.as_ref().and_then(|tls| tls.shown(&worker.mesh));
         let barred = !trusted || self.passage.is_barred(snapshot, self.story.client(), shown.as_deref());
         let since = self.barred.get().unwrap_or(now);

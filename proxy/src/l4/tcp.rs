@@ -25,7 +25,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let story = Story::new(peer, port, "TCP");
     // Boxed, so that a connection does not hold the space for what comes before it for its whole life.
     let ended = match Box::pin(backend_for(&worker, &stream, port, &story)).await {
-        Ok((admitted, backend, _load)) => joined(&worker, stream, Vec::new(), backend, &story, &admitted).await,
+        Ok((admitted, backend, _load)) => joined(&worker, stream, Vec::new(), backend, &admitted).await,
         Err(ended) => ended,
     };
     story.close(&worker, &ended);
@@ -60,9 +60,8 @@ pub(super) async fn joined<A: Stream, B: Stream>(
     client: A,
     first: Vec<u8>,
     backend: B,
-    story: &Story,
     admitted: &Admitted,
 ) -> Ended {
     let (client, backend) = (Shared::new(client), Shared::new(backend));
-    relay(worker, &client, first, &backend, story, admitted).await
+    relay(worker, &client, first, &backend, admitted).await
 }

@@ -33,13 +33,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, p
             admitted,
             backend,
             load: _load,
-        }) => joined(&worker, client, first, backend, &story, &admitted).await,
+        }) => joined(&worker, client, first, backend, &admitted).await,
         Ok(Prepared {
             client: Client::Terminated(client),
             admitted,
             backend,
             load: _load,
-        }) => joined(&worker, client, Vec::new(), backend, &story, &admitted).await,
+        }) => joined(&worker, client, Vec::new(), backend, &admitted).await,
         Err(ended) => ended,
     };
     story.close(&worker, &ended);

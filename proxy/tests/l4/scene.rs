@@ -1,6 +1,8 @@
 //! A proxy with listeners that do not look into what they carry, and backends that speak before they are spoken to.
 
 use std::{
+    cell::RefCell,
+    collections::VecDeque,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, mpsc},
@@ -86,6 +88,8 @@ pub(crate) fn service(name: &str, transport: Transport, addresses: &[SocketAddr]
 pub(crate) struct Scene {
     pub(crate) fixture: Fixture,
     log: mpsc::Receiver<String>,
+    /// What of it came with a line before.
+    lines: RefCell<VecDeque<String>>,
 }
 
 impl Scene {
@@ -101,7 +105,11 @@ impl Scene {
             options.access_log.output = LogOutput::Channel(lines);
             change(options);
         });
-        Self { fixture, log }
+        Self {
+            fixture,
+            log,
+            lines: RefCell::default(),
+        }
     }
 
     pub(crate) fn apply(&self, resources: impl IntoIterator<Item = Resource>) {
@@ -140,8 +148,13 @@ impl Scene {
 
     /// The next line of the log.
     pub(crate) fn logged(&self) -> serde_json::Value {
-        let line = self.log.recv_timeout(PATIENCE).expect("a line is written");
-        serde_json::from_str(&line).expect("one line at a time")
+        let mut lines = self.lines.borrow_mut();
+        while lines.is_empty() {
+            let piece = self.log.recv_timeout(PATIENCE).expect("a line is written");
+            lines.extend(piece.lines().map(str::to_owned));
+        }
+        let line = lines.pop_front().expect("there is one");
+        serde_json::from_str(&line).expect("JSON")
     }
 }
 

@@ -65,7 +65,8 @@ fn lacking<'s>(action: Action, rule: &AuthorizationRule, sights: &'s [Sight]) ->
     let operations = rule.to.as_deref().unwrap_or_default();
     let ports: Vec<u16> = operations.iter().flat_map(|to| to.ports.iter().copied()).collect();
     let here = |sight: &&Sight| ports.is_empty() || ports.contains(&sight.port);
-    let here: Vec<&Sight> = sights.iter().filter(here).collect();
+    let mut here: Vec<&Sight> = sights.iter().filter(here).collect();
+    here.sort_by_key(|sight| sight.port);
     let proof = rule.from.as_deref().is_some_and(needs_proof);
     if proof && !here.is_empty() && here.iter().all(|sight| sight.is_anonymous()) {
         return Some((Lack::Proof, here));
