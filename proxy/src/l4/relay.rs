@@ -23,9 +23,8 @@ use crate::{
     worker::Worker,
 };
 
-/// Copies both ways until both sides have ended, one of them fails, nothing moves for `idle`, or it would not be let in any
-/// more and has had its time. A side that has ended may
-/// still be sent to (half-close). `first` was read from the client already.
+/// Copies both ways until both sides have ended, one of them fails, nothing moves for too long, or it would not be let in any
+/// more and has had its time. A side that has ended may still be sent to (half-close). `first` was read from the client already.
 pub(super) async fn relay<A: Stream, B: Stream>(
     worker: &Worker,
     client: &Shared<A>,
@@ -33,20 +32,19 @@ pub(super) async fn relay<A: Stream, B: Stream>(
     backend: &Shared<B>,
     admitted: &Admitted,
 ) -> Ended {
-    let story = admitted.story();
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), worker.options.limits.tcp_idle_timeout);
     let up = pin!(async {
         if !first.is_empty() {
-            story.received.set(first.len() as u64);
+            admitted.story().received.set(first.len() as u64);
             backend.write_all(&first).await.map_err(Broken::client)?;
         }
         drop(first);
-        one_way(worker, client, backend, &story.received, &watchdog).await
+        one_way(worker, client, backend, &admitted.story().received, &watchdog).await
     });
-    let down = pin!(one_way(worker, backend, client, &story.sent, &watchdog));
+    let down = pin!(one_way(worker, backend, client, &admitted.story().sent, &watchdog));
     let mut both = pin!(both(client, backend, up, down));
-    let ended = poll_fn(|cx| match both.as_mut().poll(cx) {
+    let ended = poll_fn(move |cx| match both.as_mut().poll(cx) {
         Poll::Pending => admitted.poll_over(cx),
         ended => ended,
     })

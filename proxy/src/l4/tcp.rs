@@ -15,7 +15,7 @@ use crate::{
     balance::InFlight,
     config::{Flow, Port},
     flag::Flag,
-    io::{Shared, Stream},
+    io::Shared,
     upstream::BackendStream,
     worker::Worker,
 };
@@ -25,7 +25,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let story = Story::new(peer, port, "TCP");
     // Boxed, so that a connection does not hold the space for what comes before it for its whole life.
     let ended = match Box::pin(backend_for(&worker, &stream, port, &story)).await {
-        Ok((admitted, backend, _load)) => joined(&worker, stream, Vec::new(), backend, &admitted).await,
+        Ok((admitted, backend, _load)) => {
+            let (client, backend) = (Shared::new(stream), Shared::new(backend));
+            relay(&worker, &client, Vec::new(), &backend, &admitted).await
+        }
         Err(ended) => ended,
     };
     story.close(&worker, &ended);
@@ -52,16 +55,4 @@ async fn backend_for(
 /// What a backend that asks for a certificate is shown.
 pub(super) fn identity<'p>(port: &'p Port, flow: Flow<'_>) -> Option<&'p std::sync::Arc<rustls::sign::CertifiedKey>> {
     port.identity(flow.listener)
-}
-
-/// Joins client and backend until they have ended.
-pub(super) async fn joined<A: Stream, B: Stream>(
-    worker: &Worker,
-    client: A,
-    first: Vec<u8>,
-    backend: B,
-    admitted: &Admitted,
-) -> Ended {
-    let (client, backend) = (Shared::new(client), Shared::new(backend));
-    relay(worker, &client, first, &backend, admitted).await
 }

@@ -9,15 +9,15 @@ use super::{
     Ended, Story,
     backend::{self, Security},
     hello::{Hello, HelloError},
-    relay,
+    relay::{abort, relay},
     standing::Admitted,
-    tcp::{identity, joined},
+    tcp::identity,
 };
 use crate::{
     authorization::edge::Passage,
     balance::InFlight,
     flag::Flag,
-    io::{Prefixed, Stream as _},
+    io::{Prefixed, Shared, Stream as _},
     tls::{self, PortTls},
     upstream::BackendStream,
     worker::Worker,
@@ -33,13 +33,19 @@ pub(crate) async fn serve(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, p
             admitted,
             backend,
             load: _load,
-        }) => joined(&worker, client, first, backend, &admitted).await,
+        }) => {
+            let (client, backend) = (Shared::new(client), Shared::new(backend));
+            relay(&worker, &client, first, &backend, &admitted).await
+        }
         Ok(Prepared {
             client: Client::Terminated(client),
             admitted,
             backend,
             load: _load,
-        }) => joined(&worker, client, Vec::new(), backend, &admitted).await,
+        }) => {
+            let (client, backend) = (Shared::new(client), Shared::new(backend));
+            relay(&worker, &client, Vec::new(), &backend, &admitted).await
+        }
         Err(ended) => ended,
     };
     story.close(&worker, &ended);
@@ -150,7 +156,7 @@ async fn prepare(
         }),
         Err(ended) => {
             // It must not take this for a client that has come and gone.
-            backend.tcp().map(relay::abort);
+            backend.tcp().map(abort);
             Err(ended)
         }
     }

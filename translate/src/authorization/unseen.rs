@@ -72,12 +72,12 @@ fn lacking<'s>(action: Action, rule: &AuthorizationRule, sights: &'s [Sight]) ->
         return Some((Lack::Proof, here));
     }
     let asks = operations.iter().any(|to| matches!(to.traffic, Traffic::Http(_)));
-    // One that nobody passes who asks for proof denies nobody there.
-    let blind = |sight: &&&Sight| !sight.has_requests() && !(proof && sight.is_anonymous());
-    let blind: Vec<&Sight> = here.iter().filter(blind).copied().collect();
+    // Where nobody proves anything, one that asks for proof denies nobody either.
+    let unconcerned = |sight: &Sight| sight.has_requests() || (proof && sight.is_anonymous());
+    let blind: Vec<&Sight> = here.iter().copied().filter(|sight| !unconcerned(sight)).collect();
     // A rule that allows, or tells of, requests at some listeners is not expected to do so at the others.
-    let all = blind.len() == here.len();
-    (asks && !blind.is_empty() && (all || action == Action::Deny)).then_some((Lack::Requests, blind))
+    let nowhere = !here.iter().any(|sight| sight.has_requests());
+    (asks && !blind.is_empty() && (nowhere || action == Action::Deny)).then_some((Lack::Requests, blind))
 }
 
 /// Whether only who has proven something is meant by these.
