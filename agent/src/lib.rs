@@ -1,6 +1,7 @@
 //! A data plane at its operator: it has who it is signed there, serves what it is told, and goes on with both while the
 //! operator is away, across restarts of its container too. Gateways and sidecars are the same in this.
 
+mod asks;
 mod identity;
 mod seen;
 mod store;
@@ -12,7 +13,7 @@ use weft_discovery::{DataPlane, Endpoint, Sink, Subscriber};
 use weft_model::{Change, Key, Rejected};
 use weft_proxy::Proxy;
 
-use self::{identity::Keeper, seen::Seen, store::Store};
+use self::{asks::Asking, identity::Keeper, seen::Seen, store::Store};
 
 /// Which data plane it is, and where its operator is.
 #[derive(Clone, Debug)]
@@ -45,16 +46,28 @@ impl Agent {
         let (changed, changes) = watch::channel(());
         let applier = Applier {
             proxy: proxy.clone(),
-            changed,
+            changed: changed.clone(),
             synced,
         };
+        let is_sidecar = matches!(data_plane, DataPlane::Sidecar { .. });
         let mut subscriber = Subscriber::new(operator.clone(), data_plane, applier);
         subscriber.observe(Arc::new(Seen(proxy.clone())));
+        if is_sidecar {
+            subscriber.ask(Arc::new(Asking {
+                mesh: proxy.mesh().clone(),
+                changed,
+            }));
+        }
         let mut keeper = Keeper::new(operator, proxy.mesh().clone(), store.clone());
         let mut tasks = JoinSet::new();
+        if is_sidecar {
+            tasks.spawn(asks::leave(proxy.mesh().clone()));
+        }
         let mut has_resumed = false;
         if let Some(store) = store {
             keeper.resume();
+            // Before anything is told: what is not asked for when it connects is taken away.
+            proxy.mesh().resume_talks(store.talks());
             let kept = store.load();
             has_resumed = !kept.is_empty();
             if has_resumed {

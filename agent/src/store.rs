@@ -12,6 +12,7 @@ use weft_proxy::Proxy;
 /// It is written at most this often, whatever changes.
 const PACE: Duration = Duration::from_secs(2);
 const CONFIGURATION: &str = "configuration.json";
+const TALKS: &str = "talks.json";
 const IDENTITY: &str = "identity.json";
 
 /// Keeps what a data plane goes on with in a folder.
@@ -52,6 +53,11 @@ impl Store {
             .collect()
     }
 
+    /// The namespaces that it talked to.
+    pub(crate) fn talks(&self) -> Vec<String> {
+        self.read(TALKS).unwrap_or_default()
+    }
+
     /// Who it was.
     pub(crate) fn identity(&self) -> Option<KeptIdentity> {
         self.read(IDENTITY)
@@ -65,8 +71,13 @@ impl Store {
     /// Keeps what is in use whenever that changes, until it is dropped.
     pub(crate) async fn keep(self: Arc<Self>, proxy: Arc<Proxy>, mut changes: watch::Receiver<()>) {
         while changes.changed().await.is_ok() {
-            let (store, resources) = (self.clone(), proxy.resources());
-            let saved = tokio::task::spawn_blocking(move || store.save(&resources)).await;
+            let (store, resources, talks) = (self.clone(), proxy.resources(), proxy.mesh().told_of());
+            let save = move || {
+                // First: of what is kept of a namespace that is not named here nothing would stay.
+                store.write(TALKS, &talks)?;
+                store.save(&resources)
+            };
+            let saved = tokio::task::spawn_blocking(save).await;
             if let Ok(Err(error)) = saved {
                 tracing::warn!(%error, "the configuration cannot be kept: a restart while the operator is away would serve nothing");
             }
@@ -164,6 +175,8 @@ mod tests {
         assert_eq!((other.load(), other.identity()), (vec![], None));
         let files: Vec<_> = fs::read_dir(folder.path()).expect("a folder").flatten().collect();
         assert_eq!(files.len(), 2);
+        own.write(TALKS, &["shop"]).expect("saved");
+        assert_eq!((own.talks(), other.talks()), (vec!["shop".to_owned()], vec![]));
         for file in files {
             let mode = file.metadata().expect("a file").permissions().mode();
             assert_eq!(mode & 0o777, 0o600);

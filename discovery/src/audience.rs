@@ -4,8 +4,8 @@
 //! the routes attached to it, the services these routes use, the workloads that answer for them, the certificates that are shown and
 //! the roots by which either side is trusted. So an audience flows along the links from the listeners down, and a change re-does only what lies below it.
 //!
-//! What is said of the mesh is for all sidecars. Gateways are told which of their workloads have a sidecar, and how far the
-//! namespaces of these are.
+//! What is said of the mesh is for the sidecars that talk to the namespace it is said of. Gateways are told which of their
+//! workloads have a sidecar, and how far the namespaces of these are, and so is whoever has routes to workloads elsewhere.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -130,9 +130,10 @@ impl Audiences {
         if known.owners.is_empty() {
             return audiences.cloned().collect();
         }
-        // Sidecars are told by what they are.
+        // Sidecars are told by what they are, but who has a workload needs to know what is there, whatever its namespace.
+        let is_peer = matches!(key, Key::Peer(_));
         audiences
-            .filter(|party| matches!(party, Party::Gateway(_)))
+            .filter(|party| is_peer || matches!(party, Party::Gateway(_)))
             .chain(&known.owners)
             .cloned()
             .collect()
@@ -177,9 +178,11 @@ fn owners(resource: &Resource) -> BTreeSet<Party> {
         Resource::Challenge(challenge) => Party::Gateway(challenge.gateway.clone()),
         Resource::Frontend(frontend) => match &frontend.clients {
             Some(namespace) => Party::Sidecars(namespace.as_str().into()),
-            None => Party::Mesh,
+            None => return talking(frontend.service.parts().0),
         },
-        Resource::MeshNamespace(_) | Resource::Peer(_) | Resource::MeshService(_) => Party::Mesh,
+        Resource::Peer(peer) => return talking(peer.namespace.as_str()),
+        Resource::MeshService(service) => return talking(service.key.parts().0),
+        Resource::MeshNamespace(_) => Party::Mesh,
         Resource::Member(member) => Party::Sidecar(member.key.clone()),
         Resource::Authorization(policy) => {
             let namespaces = policy.targets.iter().filter_map(AuthorizationTarget::workloads_of);
@@ -190,6 +193,11 @@ fn owners(resource: &Resource) -> BTreeSet<Party> {
         _ => return BTreeSet::new(),
     };
     BTreeSet::from([one])
+}
+
+/// Those that are told what is said of a namespace: who talks to it, and who is told everything.
+fn talking(namespace: &str) -> BTreeSet<Party> {
+    BTreeSet::from([Party::Everything, Party::Talking(namespace.into())])
 }
 
 /// How far below listeners and frontends a kind is.

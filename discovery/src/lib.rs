@@ -6,9 +6,13 @@
 //! named before it is there, and never more than the data plane has said it took. What the data plane said last is in
 //! [`Publisher::replicas`], for the statuses.
 //!
+//! A sidecar is told of its own namespace and of those that it talks to: when it meets an address of which it knows nothing, it
+//! asks whose that is ([`Asks`]), and is told of that namespace from then on.
+//!
 //! The same server says to workloads who they are and whom to believe, and signs their keys ([`Identify`]), and hears what
 //! data planes have seen ([`Hear`]).
 
+mod asks;
 mod audience;
 mod identity;
 mod party;
@@ -17,8 +21,10 @@ mod reports;
 mod session;
 mod subscribe;
 mod transport;
+mod whose;
 mod wire;
 
+pub use asks::{Asks, Say};
 pub use identity::{Identify, IdentityClient, IdentityError, Refused, Signed, Trust, Trusts};
 pub use party::DataPlane;
 pub use publisher::{Epoch, Publisher, Replica, Replicas};

@@ -1,6 +1,6 @@
 //! Who is told what: data planes by the names they give themselves, and the parties that resources are for.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use weft_model::{GatewayKey, WorkloadKey};
@@ -38,6 +38,10 @@ pub(crate) enum Party {
     Gateway(GatewayKey),
     /// All sidecars in the mesh.
     Mesh,
+    /// The sidecars that talk to a namespace.
+    Talking(Arc<str>),
+    /// The sidecars of a version that does not say whom it talks to, and is told of all.
+    Everything,
     /// The sidecars in a namespace, as far as it is in the mesh.
     Sidecars(Arc<str>),
     /// The sidecar of a pod, as far as its namespace is in the mesh.
@@ -116,15 +120,25 @@ impl DataPlane {
         }
     }
 
-    /// What it belongs to.
-    pub(crate) fn parties(&self) -> Vec<Party> {
+    /// What it belongs to. `talks` are the namespaces that a sidecar talks to beside its own, if it says so.
+    pub(crate) fn parties(&self, talks: Option<&[String]>) -> BTreeSet<Party> {
         match self {
-            Self::Gateway { gateway, .. } => vec![Party::Gateway(gateway.clone())],
-            Self::Sidecar { namespace, pod } => vec![
-                Party::Mesh,
-                Party::Sidecars(namespace.as_str().into()),
-                Party::Sidecar(format!("{namespace}/{pod}").into()),
-            ],
+            Self::Gateway { gateway, .. } => BTreeSet::from([Party::Gateway(gateway.clone())]),
+            Self::Sidecar { namespace, pod } => {
+                let mut parties = BTreeSet::from([
+                    Party::Mesh,
+                    Party::Sidecars(namespace.as_str().into()),
+                    Party::Sidecar(format!("{namespace}/{pod}").into()),
+                ]);
+                match talks {
+                    Some(talks) => {
+                        let all = talks.iter().chain([namespace]);
+                        parties.extend(all.map(|namespace| Party::Talking(namespace.as_str().into())));
+                    }
+                    None => drop(parties.insert(Party::Everything)),
+                }
+                parties
+            }
         }
     }
 }

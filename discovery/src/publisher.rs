@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,6 +12,7 @@ use weft_model::{Change, GatewayKey, Key, Resource};
 use crate::{
     audience::Audiences,
     party::{DataPlane, Party},
+    whose::{Asked, Directory},
     wire::Encoded,
 };
 
@@ -55,6 +57,9 @@ struct State {
     mailboxes: HashMap<u64, Mailbox>,
     /// Who looks into which.
     of_party: HashMap<Party, BTreeSet<u64>>,
+    directory: Directory,
+    /// Who has asked about which address.
+    askers: HashMap<IpAddr, BTreeSet<u64>>,
     /// The namespaces in the mesh.
     mesh: BTreeSet<String>,
     /// What sidecars refuse: how many, and in the words of the last.
@@ -66,8 +71,36 @@ struct State {
 /// bounded by what there is.
 struct Mailbox {
     of: DataPlane,
+    /// What it belongs to.
+    parties: BTreeSet<Party>,
     changed: BTreeSet<Key>,
+    asked: Asked,
+    /// Addresses that it has asked about and that have become somebody's.
+    found: Vec<Found>,
     mail: Arc<Notify>,
+}
+
+/// Whose an address is.
+pub(crate) struct Found {
+    pub(crate) address: IpAddr,
+    pub(crate) namespaces: Vec<Arc<str>>,
+    /// What is to be told before that is said, as far as it has not been told.
+    pub(crate) keys: BTreeSet<Key>,
+}
+
+/// What came of a question.
+pub(crate) struct Answer {
+    pub(crate) found: Found,
+    /// An address that nobody remembers any more to have been asked about.
+    pub(crate) forgotten: Option<IpAddr>,
+}
+
+/// What has changed for a session.
+pub(crate) struct Mail {
+    pub(crate) changed: BTreeSet<Key>,
+    pub(crate) found: Vec<Found>,
+    /// All up to there.
+    pub(crate) epoch: Epoch,
 }
 
 /// One session's view: what its data plane uses.
@@ -139,7 +172,18 @@ impl Publisher {
                 }
             }
         }
-        for (id, mailbox) in mailboxes {
+        let mut new = Vec::new();
+        for (key, resource) in &changed {
+            new.extend(state.directory.update(key, resource.as_ref()));
+        }
+        for (address, namespace) in new {
+            let askers: Vec<u64> = state.askers.get(&address).into_iter().flatten().copied().collect();
+            for id in askers {
+                state.join(id, address, vec![namespace.clone()]);
+                due.insert(id);
+            }
+        }
+        for (id, mailbox) in &mut state.mailboxes {
             // Data planes of Gateways for which nothing has changed have taken the epoch at once, which they learn here too.
             if due.contains(id) || matches!(mailbox.of, DataPlane::Gateway { .. }) {
                 mailbox.mail.notify_one();
@@ -163,8 +207,7 @@ impl Publisher {
             let of = Party::Sidecars(namespace.as_str().into());
             for id in of_party.get(&of).into_iter().flatten() {
                 if let Some(mailbox) = mailboxes.get_mut(id) {
-                    let parties = mailbox.of.parties();
-                    let used = parties.iter().flat_map(|party| audiences.used_by(party));
+                    let used = mailbox.parties.iter().flat_map(|party| audiences.used_by(party));
                     mailbox.changed.extend(used.cloned());
                     mailbox.mail.notify_one();
                 }
@@ -187,23 +230,27 @@ impl Publisher {
         self.0.replicas.subscribe()
     }
 
-    /// Opens a session's view, everything that the data plane uses being mail to begin with.
-    pub(crate) fn subscribe(&self, of: DataPlane) -> Subscription {
+    /// Opens a session's view, everything that the data plane uses being mail to begin with. `talks` are the namespaces that a
+    /// sidecar talks to beside its own; one that does not say so is told of all.
+    pub(crate) fn subscribe(&self, of: DataPlane, talks: Option<&[String]>) -> Subscription {
         let mail = Arc::new(Notify::new());
         let mut state = self.state();
-        let parties = of.parties();
+        let parties = of.parties(talks);
         let used = parties.iter().flat_map(|party| state.audiences.used_by(party));
         let changed = used.cloned().collect();
         state.last_mailbox += 1;
         let id = state.last_mailbox;
-        for party in parties {
-            state.of_party.entry(party).or_default().insert(id);
+        for party in &parties {
+            state.of_party.entry(party.clone()).or_default().insert(id);
         }
         state.mailboxes.insert(
             id,
             Mailbox {
                 of: of.clone(),
+                parties,
                 changed,
+                asked: Asked::default(),
+                found: Vec::new(),
                 mail: mail.clone(),
             },
         );
@@ -263,19 +310,99 @@ impl Publisher {
     }
 }
 
+impl State {
+    /// Has a session belong to those who talk to some namespaces, and says so once what is told of them has been.
+    fn join(&mut self, id: u64, address: IpAddr, namespaces: Vec<Arc<str>>) {
+        let Some(mailbox) = self.mailboxes.get_mut(&id) else {
+            return;
+        };
+        let mut keys = BTreeSet::new();
+        for namespace in &namespaces {
+            let party = Party::Talking(namespace.clone());
+            let used: Vec<Key> = self.audiences.used_by(&party).cloned().collect();
+            // Who is told of everything asks nothing, but then it is told of these too.
+            if mailbox.parties.insert(party.clone()) {
+                mailbox.changed.extend(used.iter().cloned());
+                self.of_party.entry(party).or_default().insert(id);
+            }
+            keys.extend(used);
+        }
+        mailbox.found.push(Found {
+            address,
+            namespaces,
+            keys,
+        });
+    }
+
+    fn not_of(&mut self, id: u64, party: &Party) {
+        if let Some(ids) = self.of_party.get_mut(party) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.of_party.remove(party);
+            }
+        }
+    }
+
+    fn no_asker(&mut self, id: u64, address: IpAddr) {
+        if let Some(ids) = self.askers.get_mut(&address) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.askers.remove(&address);
+            }
+        }
+    }
+}
+
 impl Subscription {
     /// Waits until something may have changed.
     pub(crate) fn mail(&self) -> Arc<Notify> {
         self.mail.clone()
     }
 
-    /// What has changed since it was last asked, and the epoch up to which that is all.
-    pub(crate) fn take(&self) -> (BTreeSet<Key>, Epoch) {
+    /// What has changed since it was last asked.
+    pub(crate) fn take(&self) -> Mail {
         let mut state = self.publisher.state();
         let epoch = state.epoch;
         let mailbox = state.mailboxes.get_mut(&self.id);
-        let changed = mailbox.map(|mailbox| std::mem::take(&mut mailbox.changed));
-        (changed.unwrap_or_default(), epoch)
+        let taken = mailbox.map(|mailbox| (std::mem::take(&mut mailbox.changed), std::mem::take(&mut mailbox.found)));
+        let (changed, found) = taken.unwrap_or_default();
+        Mail { changed, found, epoch }
+    }
+
+    /// Says whose an address is, and has the sidecar belong from now on to those who talk to these namespaces: what is told of
+    /// them is among its mail.
+    pub(crate) fn ask(&self, address: IpAddr) -> Option<Answer> {
+        let address = address.to_canonical();
+        let mut state = self.publisher.state();
+        let mailbox = state.mailboxes.get_mut(&self.id)?;
+        let forgotten = mailbox.asked.remember(address);
+        state.askers.entry(address).or_default().insert(self.id);
+        if let Some(forgotten) = forgotten {
+            state.no_asker(self.id, forgotten);
+        }
+        let namespaces = state.directory.namespaces(address).cloned().collect();
+        state.join(self.id, address, namespaces);
+        let found = state.mailboxes.get_mut(&self.id)?.found.pop()?;
+        Some(Answer { found, forgotten })
+    }
+
+    /// The sidecar does not talk to a namespace any more, which is not its own: what is told of that alone is not for it.
+    pub(crate) fn leave(&self, namespace: &str) {
+        if matches!(&self.of, DataPlane::Sidecar { namespace: own, .. } if own == namespace) {
+            return;
+        }
+        let party = Party::Talking(namespace.into());
+        let mut state = self.publisher.state();
+        let State {
+            audiences, mailboxes, ..
+        } = &mut *state;
+        let Some(mailbox) = mailboxes.get_mut(&self.id) else {
+            return;
+        };
+        if mailbox.parties.remove(&party) {
+            mailbox.changed.extend(audiences.used_by(&party).cloned());
+            state.not_of(self.id, &party);
+        }
     }
 
     /// Who subscribes.
@@ -289,14 +416,9 @@ impl Subscription {
         let users = state.audiences.of(key)?;
         let used = match &self.of {
             DataPlane::Gateway { gateway, .. } => users.contains(&Party::Gateway(gateway.clone())),
-            DataPlane::Sidecar { namespace, pod } => {
-                let own = |party: &Party| match party {
-                    Party::Gateway(_) => false,
-                    Party::Mesh => true,
-                    Party::Sidecars(of) => **of == **namespace,
-                    Party::Sidecar(of) => of.as_str().split_once('/') == Some((namespace, pod)),
-                };
-                state.mesh.contains(namespace) && users.iter().any(own)
+            DataPlane::Sidecar { namespace, .. } => {
+                let mailbox = state.mailboxes.get(&self.id)?;
+                state.mesh.contains(namespace) && !users.is_disjoint(&mailbox.parties)
             }
         };
         used.then(|| state.resources.get(key).cloned()).flatten()
@@ -329,13 +451,12 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.publisher.state();
-        state.mailboxes.remove(&self.id);
-        for party in self.of.parties() {
-            if let Some(ids) = state.of_party.get_mut(&party) {
-                ids.remove(&self.id);
-                if ids.is_empty() {
-                    state.of_party.remove(&party);
-                }
+        if let Some(mailbox) = state.mailboxes.remove(&self.id) {
+            for party in &mailbox.parties {
+                state.not_of(self.id, party);
+            }
+            for address in mailbox.asked.iter() {
+                state.no_asker(self.id, *address);
             }
         }
         self.publisher.count_sidecars(&state);

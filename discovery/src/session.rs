@@ -3,25 +3,34 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
 };
 
 use futures::Stream;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming, metadata::MetadataMap};
+use tonic::{
+    Status, Streaming,
+    metadata::{MetadataMap, MetadataValue},
+};
 use weft_model::Key;
 
 use crate::{
     identity::{Identify, bearer},
     party::DataPlane,
-    publisher::{Epoch, Publisher, Replica, Subscription},
+    publisher::{Epoch, Found, Publisher, Replica, Subscription},
     reports::Hear,
-    wire::{self, Delivered, Node, RESPONSE_BYTES, Request, Response, TypeUrl, Version},
+    wire::{self, CAN_ANSWER, Delivered, Node, RESPONSE_BYTES, Request, Response, Talks, TypeUrl, Version, Whose},
 };
 
 /// Responses that may wait for an answer. Until then what changes is gathered, each name once.
 const WINDOW: usize = 8;
+
+/// Answers that may wait to be said.
+const FOUND: usize = 8192;
+/// Namespaces that a sidecar may name at first; it asks for others.
+const TALKS: usize = 4096;
 
 /// Decides who may subscribe to what.
 pub trait Authenticate: Send + Sync + 'static {
@@ -130,7 +139,11 @@ impl<A: Authenticate> wire::Service for Server<A> {
         let data_plane = self.admit(&metadata, first.node.as_ref()).await?;
         tracing::info!(%data_plane, "a data plane has connected");
         let (sender, mut receiver) = mpsc::channel(1);
-        let session = Session::new(self.publisher.subscribe(data_plane.clone()));
+        let talks = first
+            .talks
+            .as_ref()
+            .map(|talks| &talks.namespaces[..talks.namespaces.len().min(TALKS)]);
+        let session = Session::new(self.publisher.subscribe(data_plane.clone(), talks));
         tokio::spawn(async move {
             let ended = session.run(first, requests, &sender).await;
             if let Err(status) = ended {
@@ -139,7 +152,11 @@ impl<A: Authenticate> wire::Service for Server<A> {
             }
         });
         let responses = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
-        Ok(tonic::Response::new(Box::pin(responses)))
+        let mut response = tonic::Response::new(Box::pin(responses) as Responses);
+        response
+            .metadata_mut()
+            .insert(CAN_ANSWER, MetadataValue::from_static("1"));
+        Ok(response)
     }
 }
 
@@ -155,6 +172,10 @@ struct Session {
     gone: BTreeSet<Key>,
     /// Kinds whose first response is still due: it is sent even if it holds nothing.
     greet: BTreeSet<TypeUrl>,
+    /// What was found, each to be said once what it is about has been told.
+    found: Vec<Found>,
+    /// Addresses that were asked about too long ago.
+    forgotten: Vec<IpAddr>,
     unanswered: VecDeque<Sent>,
     nonce: u64,
     /// All mail up to here was taken out.
@@ -177,6 +198,8 @@ impl Session {
             changed: BTreeSet::new(),
             gone: BTreeSet::new(),
             greet: BTreeSet::new(),
+            found: Vec::new(),
+            forgotten: Vec::new(),
             unanswered: VecDeque::new(),
             nonce: 0,
             epoch: 0,
@@ -215,18 +238,72 @@ impl Session {
     }
 
     fn take_mail(&mut self) {
-        let (changed, epoch) = self.subscription.take();
-        self.changed.extend(changed);
-        self.epoch = epoch;
+        let mail = self.subscription.take();
+        self.changed.extend(mail.changed);
+        for found in mail.found {
+            self.found(found);
+        }
+        for found in &mut self.found {
+            found.keys.retain(|key| self.changed.contains(key));
+        }
+        self.epoch = mail.epoch;
+    }
+
+    /// Takes whom a sidecar talks to.
+    fn talks(&mut self, talks: &Talks) -> Result<(), Status> {
+        for namespace in &talks.left {
+            self.subscription.leave(namespace);
+        }
+        for address in &talks.asked {
+            let wrong = |_| Status::invalid_argument(format!("{address:?} is no address"));
+            let answer = self.subscription.ask(address.parse().map_err(wrong)?);
+            if let Some(answer) = answer {
+                self.found(answer.found);
+                self.forgotten.extend(answer.forgotten);
+            }
+        }
+        if self.found.len() > FOUND {
+            return Err(Status::resource_exhausted("it asks, and does not take the answers"));
+        }
+        // What has come by this has to be told before it is answered.
+        self.take_mail();
+        Ok(())
+    }
+
+    /// Whose an address is, is to be said once.
+    fn found(&mut self, found: Found) {
+        match self.found.iter_mut().find(|known| known.address == found.address) {
+            Some(known) => {
+                known.namespaces.extend(found.namespaces);
+                known.namespaces.sort_unstable();
+                known.namespaces.dedup();
+                known.keys.extend(found.keys);
+            }
+            None => self.found.push(found),
+        }
+    }
+
+    /// Whether something that was found can be said.
+    fn is_found(&self) -> bool {
+        !self.forgotten.is_empty() || self.found.iter().any(|found| found.keys.is_empty())
     }
 
     fn is_due(&self) -> bool {
         let subscribed = |key: &Key| self.subscribed.contains(&TypeUrl::of(key));
-        !self.greet.is_empty() || self.changed.iter().any(subscribed) || self.gone.iter().any(subscribed)
+        !self.greet.is_empty()
+            || self.is_found()
+            || self.changed.iter().any(subscribed)
+            || self.gone.iter().any(subscribed)
     }
 
     /// Takes a request: a subscription, an ACK or a NACK.
     fn heed(&mut self, request: Request) -> Result<(), Status> {
+        if let Some(talks) = &request.talks {
+            self.talks(talks)?;
+            if request.type_url.is_empty() {
+                return Ok(());
+            }
+        }
         let Some(kind) = TypeUrl::parse(&request.type_url) else {
             let known = TypeUrl::ALL.map(TypeUrl::as_str).join(", ");
             let text = format!(
@@ -302,20 +379,27 @@ impl Session {
                 self.changed.insert(key);
                 continue;
             }
-            let Some(encoded) = self.subscription.get(&key) else {
+            let told = self.subscription.get(&key);
+            let full = |encoded: &wire::Encoded| bytes > 0 && bytes + encoded.json.len() > RESPONSE_BYTES;
+            let is_new = told
+                .as_ref()
+                .is_some_and(|encoded| self.known.get(&key) != Some(&Some(encoded.version)));
+            if is_new && (kind.is_some_and(|kind| kind != this) || told.as_deref().is_some_and(full)) {
+                self.changed.insert(key);
+                break;
+            }
+            for found in &mut self.found {
+                found.keys.remove(&key);
+            }
+            let Some(encoded) = told else {
                 if self.known.contains_key(&key) {
                     self.gone.insert(key);
                 }
                 continue;
             };
             self.gone.remove(&key);
-            if self.known.get(&key) == Some(&Some(encoded.version)) {
+            if !is_new {
                 continue;
-            }
-            let full = bytes > 0 && bytes + encoded.json.len() > RESPONSE_BYTES;
-            if kind.is_some_and(|kind| kind != this) || full {
-                self.changed.insert(key);
-                break;
             }
             kind = Some(this);
             bytes += encoded.json.len();
@@ -333,7 +417,9 @@ impl Session {
                 .iter()
                 .any(|key| self.subscribed.contains(&TypeUrl::of(key)))
         }) else {
-            let kind = self.greet.pop_first()?;
+            // What was found may stand alone.
+            let found = self.is_found().then_some(TypeUrl::MeshNamespace);
+            let kind = self.greet.pop_first().or(found)?;
             return Some(self.response(kind, Vec::new(), Vec::new()));
         };
         let removed: Vec<Key> = self.gone.extract_if(.., |key| TypeUrl::of(key) == kind).collect();
@@ -352,6 +438,13 @@ impl Session {
             nonce: nonce.clone(),
             keys,
         });
+        let whose = self.found.extract_if(.., |found| found.keys.is_empty());
+        let whose = whose.map(|found| Whose {
+            address: found.address.to_string(),
+            namespaces: found.namespaces.iter().map(|name| name.to_string()).collect(),
+        });
+        let whose = whose.collect();
+        let forgotten = self.forgotten.drain(..).map(|address| address.to_string()).collect();
         let version = if self.is_due() {
             String::new()
         } else {
@@ -371,6 +464,8 @@ impl Session {
             type_url: kind.as_str().to_owned(),
             nonce,
             removed_resources: removed.iter().map(|key| wire::name(key).to_owned()).collect(),
+            whose,
+            forgotten,
         }
     }
 }

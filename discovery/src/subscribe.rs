@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     future::Future,
     io,
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,10 +15,11 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use weft_model::{Change, Key, Rejected, Resource};
 
 use crate::{
+    asks::{Asks, Say},
     party::DataPlane,
     reports::{self, Observe},
     transport::{self, TransportError},
-    wire::{self, Client, MESSAGE_BYTES, Request, Response, TypeUrl},
+    wire::{self, CAN_ANSWER, Client, MESSAGE_BYTES, Request, Response, Talks, TypeUrl, Whose},
 };
 
 /// Waits between attempts to connect double from the first to the second.
@@ -80,6 +82,7 @@ pub struct Subscriber<S> {
     /// What the operator was last told is not in use.
     refused: BTreeSet<Key>,
     observe: Option<Arc<dyn Observe>>,
+    asks: Option<Arc<dyn Asks>>,
 }
 
 impl<S: Sink> Subscriber<S> {
@@ -92,12 +95,18 @@ impl<S: Sink> Subscriber<S> {
             known: HashMap::new(),
             refused: BTreeSet::new(),
             observe: None,
+            asks: None,
         }
     }
 
     /// Reports what is seen, to whichever operator it is connected to.
     pub fn observe(&mut self, observe: Arc<dyn Observe>) {
         self.observe = Some(observe);
+    }
+
+    /// Asks whose addresses are, and is told of no more than of whom it talks to.
+    pub fn ask(&mut self, asks: Arc<dyn Asks>) {
+        self.asks = Some(asks);
     }
 
     /// Starts from what was known before, say from a file: it is compared with what the operator has, and not sent again.
@@ -111,6 +120,9 @@ impl<S: Sink> Subscriber<S> {
         loop {
             let begun = Instant::now();
             let Err(error) = self.stream().await;
+            if let Some(asks) = &self.asks {
+                asks.disconnected();
+            }
             if begun.elapsed() >= GOOD {
                 wait = BACKOFF.0;
             }
@@ -140,9 +152,15 @@ impl<S: Sink> Subscriber<S> {
         let mut client = Client::with_origin(channel.clone(), origin.clone()).max_decoding_message_size(MESSAGE_BYTES);
         let (answers, mut queue) = mpsc::channel::<Request>(ANSWERS);
         let kinds = self.of.kinds();
+        let mut talks = self.asks.as_ref().map(|asks| Talks {
+            namespaces: asks.talks(),
+            ..Talks::default()
+        });
         for kind in kinds {
-            // The queue has room for these.
-            let _ = answers.try_send(self.subscription(*kind));
+            // The queue has room for these. The first says whom it talks to.
+            let mut subscription = self.subscription(*kind);
+            subscription.talks = talks.take();
+            let _ = answers.try_send(subscription);
         }
         let requests = futures::stream::poll_fn(move |cx| queue.poll_recv(cx));
         let mut request = tonic::Request::new(requests);
@@ -150,11 +168,16 @@ impl<S: Sink> Subscriber<S> {
             request.metadata_mut().insert("authorization", bearer.clone());
         }
         let ended = |status| SubscribeError::Ended(Box::new(status));
-        let mut responses = client
-            .delta_aggregated_resources(request)
-            .await
-            .map_err(ended)?
-            .into_inner();
+        let response = client.delta_aggregated_resources(request).await.map_err(ended)?;
+        // One that does not answer tells everything.
+        let asks = self
+            .asks
+            .clone()
+            .filter(|_| response.metadata().contains_key(CAN_ANSWER));
+        let mut responses = response.into_inner();
+        if let Some(asks) = &asks {
+            asks.connected();
+        }
         tracing::info!(operator = self.endpoint.address, "connected to the operator");
         if let (Some(observe), Some(bearer)) = (&self.observe, bearer) {
             // It ends with this stream.
@@ -164,8 +187,25 @@ impl<S: Sink> Subscriber<S> {
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let response = tokio::select! {
-                response = responses.message() => response.map_err(ended)?,
+            let say = async {
+                match &asks {
+                    Some(asks) => asks.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut response = tokio::select! {
+                biased;
+                // Somebody waits for the answer.
+                say = say => {
+                    if answers.send(talks_of(say)).await.is_err() {
+                        return Err(ended(Status::unavailable("the stream is closed")));
+                    }
+                    continue;
+                }
+                response = responses.message() => match response.map_err(ended)? {
+                    Some(response) => response,
+                    None => return Err(ended(Status::unavailable("it is going away"))),
+                },
                 _ = retry.tick(), if !self.refused.is_empty() => {
                     for request in self.ask_again().await {
                         if answers.send(request).await.is_err() {
@@ -175,12 +215,16 @@ impl<S: Sink> Subscriber<S> {
                     continue;
                 }
             };
-            let Some(response) = response else {
-                return Err(ended(Status::unavailable("it is going away")));
-            };
+            let (whose, forgotten) = (
+                std::mem::take(&mut response.whose),
+                std::mem::take(&mut response.forgotten),
+            );
             told.extend(TypeUrl::parse(&response.type_url));
             let all = !response.system_version_info.is_empty() && told.len() == kinds.len();
             let answer = self.take(response).await;
+            if let Some(asks) = &asks {
+                hear(&**asks, whose, &forgotten);
+            }
             if all {
                 self.sink.synced().await;
             }
@@ -271,6 +315,30 @@ impl<S: Sink> Subscriber<S> {
             answer.error_detail = Some(wire::nack(&rejected));
         }
         answer
+    }
+}
+
+/// What is said to the operator of whom it talks to.
+fn talks_of(say: Say) -> Request {
+    Request {
+        talks: Some(Talks {
+            namespaces: Vec::new(),
+            asked: say.asked.iter().map(IpAddr::to_string).collect(),
+            left: say.left,
+        }),
+        ..Request::default()
+    }
+}
+
+/// Passes on what the operator has found.
+fn hear(asks: &dyn Asks, whose: Vec<Whose>, forgotten: &[String]) {
+    for address in forgotten.iter().filter_map(|address| address.parse().ok()) {
+        asks.forgotten(address);
+    }
+    for Whose { address, namespaces } in whose {
+        if let Ok(address) = address.parse() {
+            asks.answered(address, namespaces);
+        }
     }
 }
 

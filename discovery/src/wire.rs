@@ -51,7 +51,7 @@ pub(crate) use proto::{
     envoy::{
         config::core::v3::Node,
         service::discovery::v3::{
-            DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response, Resource as Delivered,
+            DeltaDiscoveryRequest as Request, DeltaDiscoveryResponse as Response, Resource as Delivered, Talks, Whose,
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient as Client,
             aggregated_discovery_service_server::{
                 AggregatedDiscoveryService as Service, AggregatedDiscoveryServiceServer as Serve,
@@ -67,6 +67,8 @@ pub(crate) const RESPONSE_BYTES: usize = 256 * 1024;
 pub(crate) const MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// `google.rpc.Code.INVALID_ARGUMENT`.
 pub(crate) const INVALID_ARGUMENT: i32 = 3;
+/// The metadata by which an operator says that it answers whose an address is.
+pub(crate) const CAN_ANSWER: &str = "weft-answers";
 /// What the details of a NACK are.
 const REFUSED: &str = "weft.dev/model.v1.Rejected";
 

@@ -1,6 +1,7 @@
 //! What was counted, as OpenMetrics text. The number of series is bounded, whatever the number of routes: ports and
 //! flags have series of their own, and so have the busiest services; the others are summed.
 
+mod asked;
 mod calls;
 mod edges;
 
@@ -74,6 +75,7 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot, mesh: &Mesh) -> String 
         intercepted(&mut out, &stats.intercepted);
     }
     edges::render(&mut out, stats, mesh);
+    asked::render(&mut out, mesh);
     let connections = &stats.connections;
     for (name, help, count) in [
         (

@@ -5,7 +5,7 @@ mod certificate;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -17,12 +17,12 @@ use std::{
 use certificate::certificate;
 use tokio::{
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     task::JoinHandle,
     time::timeout,
 };
 use weft_discovery::{
-    Authenticate, DataPlane, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Server, Sink, Subscriber,
+    Asks, Authenticate, DataPlane, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Say, Server, Sink, Subscriber,
 };
 use weft_model::{
     Backend, BackendProtocol, BackendTarget, Change, Frontend, GatewayKey, Key, Listener, ListenerProtocol,
@@ -175,6 +175,104 @@ impl Drop for Operator {
     }
 }
 
+/// What a sidecar asks.
+#[derive(Default)]
+pub struct Asking {
+    talks: Mutex<Vec<String>>,
+    say: Mutex<Say>,
+    due: Notify,
+    connected: AtomicUsize,
+    notes: Mutex<Option<Arc<Notes>>>,
+    /// What was answered, and what had been told by then.
+    answers: Mutex<Vec<(String, Vec<String>)>>,
+}
+
+#[weft_discovery::async_trait]
+impl Asks for Asking {
+    fn talks(&self) -> Vec<String> {
+        self.talks.lock().expect("unpoisoned").clone()
+    }
+
+    fn connected(&self) {
+        self.connected.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn disconnected(&self) {}
+
+    async fn next(&self) -> Say {
+        loop {
+            let say = std::mem::take(&mut *self.say.lock().expect("unpoisoned"));
+            if say != Say::default() {
+                return say;
+            }
+            self.due.notified().await;
+        }
+    }
+
+    fn answered(&self, address: IpAddr, namespaces: Vec<String>) {
+        let mut talks = self.talks.lock().expect("unpoisoned");
+        talks.extend(namespaces.clone());
+        let notes = self.notes.lock().expect("unpoisoned");
+        let log = notes.as_ref().expect("started").log.lock().expect("unpoisoned");
+        let told = log.iter().map(name).collect();
+        let answer = format!("{address} is of {}", namespaces.join(", "));
+        self.answers.lock().expect("unpoisoned").push((answer, told));
+    }
+
+    fn forgotten(&self, address: IpAddr) {
+        let mut answers = self.answers.lock().expect("unpoisoned");
+        answers.push((format!("{address} is forgotten"), Vec::new()));
+    }
+}
+
+impl Asking {
+    fn say(&self, change: impl FnOnce(&mut Say)) {
+        change(&mut self.say.lock().expect("unpoisoned"));
+        self.due.notify_one();
+    }
+
+    pub fn ask(&self, addresses: impl IntoIterator<Item = [u8; 4]>) {
+        self.say(|say| say.asked.extend(addresses.into_iter().map(IpAddr::from)));
+    }
+
+    pub fn leave(&self, namespace: &str) {
+        self.talks.lock().expect("unpoisoned").retain(|name| name != namespace);
+        self.say(|say| say.left.push(namespace.to_owned()));
+    }
+
+    /// Waits for an answer; returns all that had been told before it.
+    pub async fn answered(&self, answer: &str) -> Vec<String> {
+        let look = async {
+            loop {
+                if let Some(told) = self.take(answer) {
+                    return told;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let Ok(told) = timeout(PATIENCE, look).await else {
+            panic!("{answer} was not said, but {:?}", self.answers.lock());
+        };
+        told
+    }
+
+    fn take(&self, answer: &str) -> Option<Vec<String>> {
+        let mut answers = self.answers.lock().expect("unpoisoned");
+        let at = answers.iter().position(|(said, _)| said == answer)?;
+        Some(answers.remove(at).1)
+    }
+
+    /// Waits until it is connected for that time.
+    pub async fn connected(&self, times: usize) {
+        let look = async {
+            while self.connected.load(Ordering::SeqCst) < times {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, look).await.expect("connected");
+    }
+}
+
 /// A data plane.
 pub struct Proxy {
     notes: Arc<Notes>,
@@ -224,7 +322,31 @@ impl Proxy {
         Self::start(operator, DataPlane::sidecar(namespace, pod), pod, &token)
     }
 
+    /// A sidecar that asks, and talks to some namespaces already.
+    pub fn asking(operator: &Operator, namespace: &str, pod: &str, talks: &[&str]) -> (Self, Arc<Asking>) {
+        let asking = Arc::new(Asking {
+            talks: Mutex::new(talks.iter().map(|name| (*name).to_owned()).collect()),
+            ..Asking::default()
+        });
+        let token = format!("token of {namespace}/{pod}");
+        let of = DataPlane::sidecar(namespace, pod);
+        (
+            Self::start_with(operator, of, pod, &token, Some(asking.clone())),
+            asking,
+        )
+    }
+
     fn start(operator: &Operator, data_plane: DataPlane, replica: &str, token: &str) -> Self {
+        Self::start_with(operator, data_plane, replica, token, None)
+    }
+
+    fn start_with(
+        operator: &Operator,
+        data_plane: DataPlane,
+        replica: &str,
+        token: &str,
+        asking: Option<Arc<Asking>>,
+    ) -> Self {
         let file = operator.folder.join(format!("token-{replica}"));
         std::fs::write(&file, token).expect("written");
         let endpoint = Endpoint {
@@ -239,7 +361,11 @@ impl Proxy {
             busy: Arc::new(Semaphore::new(1)),
         });
         let (sender, synced) = watch::channel(false);
-        let subscriber = Subscriber::new(endpoint, data_plane, Recorder(notes.clone(), sender));
+        let mut subscriber = Subscriber::new(endpoint, data_plane, Recorder(notes.clone(), sender));
+        if let Some(asking) = asking {
+            *asking.notes.lock().expect("unpoisoned") = Some(notes.clone());
+            subscriber.ask(asking);
+        }
         Self {
             notes,
             synced,
@@ -365,6 +491,15 @@ pub fn peer(key: &str) -> Resource {
         probe_ports: Vec::new(),
         asks_only: false,
     }))
+}
+
+/// The same at an address.
+pub fn peer_at(key: &str, address: [u8; 4]) -> Resource {
+    let mut made = peer(key);
+    if let Resource::Peer(peer) = &mut made {
+        Arc::make_mut(peer).addresses = vec![address.into()];
+    }
+    made
 }
 
 pub fn mesh_namespace(key: &str) -> Resource {

@@ -1,4 +1,4 @@
-//! The mesh as workloads see each other, told to all sidecars: who is at which address, who may be behind that of a Service,
+//! The mesh as workloads see each other, told to the sidecars that talk to them: who is at which address, who may be behind that of a Service,
 //! and how far namespaces are. Gateways are told as much of it as concerns their backends. What is watched is published as it
 //! is; nothing is translated.
 

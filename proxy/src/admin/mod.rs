@@ -16,7 +16,7 @@ use crate::{
     traffic::{Stats, Traffic},
 };
 
-const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/names    the names that stand for endpoints, and their addresses, as JSON\n/identity who this is in the mesh and whom it believes, as JSON\n/stats    what was counted, as JSON\n";
+const PAGES: &str = "/metrics  what was counted, as OpenMetrics text\n/ready    200 when traffic is served, else 503 and why\n/live     200 while the process runs\n/config   the configuration in use, secrets redacted\n/names    the names that stand for endpoints, and their addresses, as JSON\n/identity who this is in the mesh, whom it believes and of which namespaces it is told, as JSON\n/stats    what was counted, as JSON\n";
 
 /// Which pages there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,8 @@ fn names(snapshot: &Snapshot) -> serde_json::Value {
     serde_json::Value::Object(names.collect())
 }
 
-/// Who this is, without its key, and whom it believes; null as long as that is not known.
+/// Who this is, without its key, and whom it believes; null as long as that is not known. And the namespaces that it is told
+/// of beside its own.
 fn identity(mesh: &Mesh) -> serde_json::Value {
     json!({
         "identity": mesh.identity().map(|identity| json!({
@@ -78,6 +79,7 @@ fn identity(mesh: &Mesh) -> serde_json::Value {
             "chainPem": identity.chain_pem(),
         })),
         "trust": mesh.trust().map(|trust| trust.source().clone()),
+        "toldOf": mesh.told_of(),
     })
 }
 

@@ -27,7 +27,7 @@ use crate::{
     flag::Flag,
     io::Prefixed,
     l4::{Ended, Story, hello::Partial, relay::abort},
-    mesh::{self, Inbound, Mutual},
+    mesh::{self, DECIDES, Inbound, Mutual, NAMES, Talking},
     traffic::Cells,
     worker::Worker,
 };
@@ -67,24 +67,27 @@ pub(super) async fn serve(
 ) {
     // Boxed, so that a connection does not hold the space for what it is not, or not any more.
     match Box::pin(admit(worker, client, peer, port, &story)).await {
-        Ok((Client::Clear(client), admitted)) => {
+        Ok((Client::Clear(client), admitted, _talking)) => {
             Box::pin(guarded::serve(worker, client, admitted, port, cells, story)).await;
         }
-        Ok((Client::Workload(client), admitted)) => {
+        Ok((Client::Workload(client), admitted, _talking)) => {
             Box::pin(guarded::serve(worker, client, admitted, port, cells, story)).await;
         }
         Err(ended) => story.close(worker, &ended),
     }
 }
 
-/// Lets somebody in. Where no policy decides what may come, where it was going is connected to meanwhile.
+/// Lets somebody in; the namespace it comes from is told of for as long as it stays. Where no policy decides what may come,
+/// where it was going is connected to meanwhile.
 async fn admit(
     worker: &Worker,
     client: TcpStream,
     peer: SocketAddr,
     port: u16,
     story: &Story,
-) -> Result<(Client, Admitted), Ended> {
+) -> Result<(Client, Admitted, Talking), Ended> {
+    // The answer comes while it is heard what the client says.
+    worker.mesh.inquire(peer.ip());
     // Until it is let in, all it gets is a reset.
     abort(&client);
     let gone = |error: io::Error| Ended::new(Flag::ClientGone, error.to_string());
@@ -104,10 +107,7 @@ async fn admit(
         client: peer,
         port: address.port(),
         identity: None,
-        supposed: match wanted {
-            Inbound::Open => worker.mesh.supposed(peer.ip()),
-            Inbound::Secure | Inbound::Strict => None,
-        },
+        supposed: None,
         judged: Cell::default(),
     };
     let mut server = match wanted {
@@ -116,10 +116,11 @@ async fn admit(
         _ if concerned => None,
         _ => Some(connect(worker, address, &destination).await?),
     };
+    let is_peer = worker.mesh.is_peer(peer.ip());
     let heard = match wanted {
         // Without a certificate nobody can be answered, and everybody may come as it is.
         Inbound::Open if !worker.mesh.can_prove() => Heard::Clear(Vec::new()),
-        Inbound::Secure if worker.mesh.is_peer(peer.ip()) => hear(&client, None, PATIENCE).await.map_err(gone)?,
+        Inbound::Secure if is_peer => hear(&client, None, PATIENCE).await.map_err(gone)?,
         Inbound::Strict => hear(&client, None, PATIENCE).await.map_err(gone)?,
         Inbound::Open | Inbound::Secure if server.is_none() => {
             match hear(&client, None, guarded::AHEAD).await.map_err(gone)? {
@@ -135,6 +136,23 @@ async fn admit(
         }
         Inbound::Open | Inbound::Secure => hear(&client, server.as_ref(), PATIENCE).await.map_err(gone)?,
     };
+    // A server that has spoken first is heard first, unless it is a workload that comes: then the client is.
+    let (heard, talking) = match heard {
+        Heard::Clear(first) if first.is_empty() && wanted == Inbound::Secure && server.is_some() && !is_peer => {
+            let talking = worker.mesh.meet(peer, DECIDES).await;
+            let heard = if worker.mesh.is_peer(peer.ip()) {
+                hear(&client, None, PATIENCE).await.map_err(gone)?
+            } else {
+                Heard::Clear(first)
+            };
+            (heard, talking)
+        }
+        // Who it is matters only to how it is counted.
+        heard => (heard, worker.mesh.meet(peer, NAMES).await),
+    };
+    if wanted == Inbound::Open {
+        guard.supposed = worker.mesh.supposed(peer.ip());
+    }
     let now = worker.coarse_now();
     let edge = |proven: Option<&SpiffeId>| {
         let edges = &worker.edges;
@@ -169,7 +187,7 @@ async fn admit(
         edge,
         server,
     };
-    Ok((client, admitted))
+    Ok((client, admitted, talking))
 }
 
 pub(super) async fn connect(

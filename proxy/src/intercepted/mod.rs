@@ -54,7 +54,7 @@ use crate::{
         Ended, Story,
         relay::{abort, both},
     },
-    mesh::{self, Carries, Reached},
+    mesh::{self, Carries, DECIDES, Reached, Talking},
     splice,
     traffic::Cells,
     upstream::BackendStream,
@@ -192,7 +192,9 @@ pub(crate) async fn serve(
         return Box::pin(inbound::serve(&worker, client, peer, port, cells, story)).await;
     }
     // Boxed, here and below, so that a connection does not hold the space for what it is not, or not any more.
-    let (client, outbound, first) = match Box::pin(way(&worker, &client, port, direction, &story)).await {
+    let mut talking = Talking::default();
+    let found = Box::pin(way(&worker, &client, port, direction, &story, &mut talking)).await;
+    let (client, outbound, first) = match found {
         Ok(Way::Requests(outbound, first)) => (client, outbound, first),
         Ok(Way::On(carried)) => match Box::pin(carry(&worker, client, carried, direction, &cells, &story)).await {
             Left::Ended(ended) => return story.close(&worker, &ended),
@@ -211,18 +213,23 @@ pub(crate) async fn serve(
     Box::pin(outbound::requests(&worker, requests, client, first)).await;
 }
 
-/// Finds the way of a connection, and connects to where it goes.
+/// Finds the way of a connection, and connects to where it goes. The namespace it goes to is told of for as long as it lasts.
 async fn way(
     worker: &Worker,
     client: &TcpStream,
     port: u16,
     direction: Direction,
     story: &Story,
+    talking: &mut Talking,
 ) -> Result<Way, Ended> {
     let address =
         original::destination(client, port, direction).map_err(|error| Ended::new(Flag::Refused, error.to_string()))?;
     story.endpoint.set(Some(address));
     tune(client).map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
+    if direction == Direction::Outbound {
+        // Whether there are routes, and who has to prove what, is known only then.
+        *talking = worker.mesh.meet(address, DECIDES).await;
+    }
     let destination = worker.book.destination(direction, address, worker.coarse_now());
     let protocol = match direction {
         Direction::Inbound => None,

@@ -17,7 +17,7 @@ use tokio::{
 };
 use weft_model::{ServiceKey, Stage, WorkloadKey};
 
-use super::{Expected, Mesh, workloads::Workloads};
+use super::{DECIDES, Expected, Mesh, workloads::Workloads};
 use crate::{dial::dial, worker::Worker};
 
 /// Endpoints that are tried for a connection before it is given up.
@@ -101,6 +101,8 @@ pub(crate) struct Reached {
 
 /// Connects to where somebody was going. An endpoint that does not answer is passed over for another, if there is a choice.
 pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<Reached> {
+    // Where an endpoint has come to be known by its name, nobody has asked yet.
+    let _talking = worker.mesh.meet(to, DECIDES).await;
     let (target, known) = worker.mesh.target(worker, to).await;
     let reached = |stream, address, service| Reached {
         stream,

@@ -1,13 +1,17 @@
 //! Who this workload is in the mesh, whom it believes, and the connections that stand by that.
 //!
+//! What is known of workloads grows with the namespaces that the pod talks to ([`talk`]): of others it is asked ([`asking`]).
+//!
 //! Somebody else gets certificate and trust from the operator, renews them and sets them here; nothing of it is ever on a
 //! disk. What is set holds for the next handshake, and a connection under way whose peer is believed no longer ends.
 
+mod asking;
 mod choice;
 mod connect;
 mod credentials;
 mod peers;
 mod stream;
+mod talk;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -26,13 +30,15 @@ use weft_model::{
     Change, Key, MeshTrust, NamespaceKey, Peer, Rejected, Resource, ServiceKey, SpiffeId, Stage, WorkloadKey,
 };
 
-use self::workloads::Workloads;
+use self::{asking::Asking, workloads::Workloads};
 pub(crate) use self::{
+    asking::{DECIDES, NAMES},
     choice::{Reached, reach},
     connect::{Carries, ToWorkload, in_words, shake},
     credentials::Credentials,
     peers::Peers,
     stream::Mutual,
+    talk::Talking,
     trust::End,
     workloads::{Expected, Inbound},
 };
@@ -65,6 +71,7 @@ pub struct Mesh {
     workloads: ArcSwap<Workloads>,
     /// How many times what is known of them has changed, for those that wait for more.
     changed: watch::Sender<u64>,
+    asking: Asking,
     policies: Mutex<Policies>,
     /// What protects the pod, as the policies and the stage of its namespace say.
     protection: ArcSwap<Protection>,
@@ -151,12 +158,16 @@ impl Mesh {
         let mut workloads = self.workloads.load_full();
         if !own.is_empty() {
             let mut changed = Workloads::clone(&workloads);
+            let removes = own.iter().any(|change| matches!(change, Change::Remove(_)));
             for change in own {
                 protects |= matches!(
                     &change,
                     Change::Upsert(Resource::MeshNamespace(_)) | Change::Remove(Key::MeshNamespace(_))
                 );
                 changed.apply(change);
+            }
+            if removes {
+                changed.tidy();
             }
             changed.generation += 1;
             workloads = Arc::new(changed);

@@ -1,17 +1,22 @@
 //! Who is at which address, and how far its namespace is: told by the operator, looked at for each connection.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use weft_model::{
     Change, DefaultAction, Key, MeshNamespace, MeshService, NamespaceKey, Peer, Resource, ServiceKey, SpiffeId, Stage,
     TrustDomain, WorkloadKey,
 };
+
+use super::talk::{Talk, Talking};
+
+/// Endpoints of a Service that are asked about at once.
+const ENDPOINTS: usize = 512;
 
 /// The workloads of the mesh. A change makes another, which shares what has not changed.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +26,8 @@ pub(crate) struct Workloads {
     namespaces: HashMap<NamespaceKey, Arc<MeshNamespace>>,
     services: HashMap<ServiceKey, Arc<Told>>,
     by: HashMap<SocketAddr, Arc<Told>>,
+    /// Connections with the namespaces of which there are peers or services.
+    talks: HashMap<NamespaceKey, Arc<Talk>>,
     /// How many times it has changed.
     pub(super) generation: u64,
 }
@@ -29,6 +36,7 @@ pub(crate) struct Workloads {
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) service: Arc<MeshService>,
+    talk: Arc<Talk>,
     /// When it was last told of an endpoint that was new.
     pub(super) since: Instant,
 }
@@ -83,6 +91,7 @@ impl Workloads {
         match change {
             Change::Upsert(Resource::Peer(peer)) => {
                 self.remove(&peer.key);
+                self.talks.entry(peer.namespace.clone()).or_default();
                 for address in &peer.addresses {
                     self.at.insert(*address, peer.clone());
                 }
@@ -95,12 +104,13 @@ impl Workloads {
             Change::Remove(Key::MeshNamespace(key)) => drop(self.namespaces.remove(&key)),
             Change::Upsert(Resource::MeshService(service)) => {
                 let before = self.remove_service(&service.key);
+                let talk = self.talks.entry(service.key.parts().0.into()).or_default().clone();
                 let same = before.filter(|before| {
                     let mut endpoints = service.endpoints.iter();
                     endpoints.all(|endpoint| before.service.endpoints.contains(endpoint))
                 });
                 let since = same.map_or_else(Instant::now, |before| before.since);
-                let told = Arc::new(Told { service, since });
+                let told = Arc::new(Told { service, talk, since });
                 for address in places(&told.service) {
                     self.by.insert(address, told.clone());
                 }
@@ -129,6 +139,56 @@ impl Workloads {
             }
         }
         Some(gone)
+    }
+
+    /// Forgets namespaces of which there is nothing any more.
+    pub(super) fn tidy(&mut self) {
+        let of_peers = self.peers.values().map(|peer| peer.namespace.as_str());
+        let of_services = self.services.keys().map(|key| key.parts().0);
+        let live: HashSet<&str> = of_peers.chain(of_services).collect();
+        self.talks.retain(|namespace, _| live.contains(namespace.as_str()));
+    }
+
+    /// A connection to or from an address begins. Returns with it the addresses on which it depends and of which nothing is
+    /// known, if these are wanted.
+    pub(super) fn meet(&self, to: SocketAddr, wanted: bool) -> (Talking, Vec<IpAddr>) {
+        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let told = self.behind_address(to);
+        let talk = match told {
+            Some(told) => Some(&told.talk),
+            None => self.at.get(&to.ip()).and_then(|peer| self.talks.get(&peer.namespace)),
+        };
+        let (talking, is_told) = talk.map(Talk::begin).unwrap_or_default();
+        let unknown = match told {
+            _ if !wanted => Vec::new(),
+            Some(told) if is_told => {
+                let endpoints = told.service.endpoints.iter().map(|endpoint| endpoint.ip());
+                let unknown = endpoints.filter(|ip| !self.at.contains_key(ip) && is_elsewhere(*ip));
+                unknown.take(ENDPOINTS).collect()
+            }
+            _ if is_told || !is_elsewhere(to.ip()) => Vec::new(),
+            _ => vec![to.ip()],
+        };
+        (talking, unknown)
+    }
+
+    /// The namespaces with which there is a connection, or was one not so long ago.
+    pub(super) fn used(&self, within: Duration) -> Vec<String> {
+        let used = self.talks.iter().filter(|(_, talk)| talk.is_used(within));
+        used.map(|(namespace, _)| namespace.to_string()).collect()
+    }
+
+    /// Leaves a namespace, unless there is a connection after all.
+    pub(super) fn leave(&self, namespace: &str, unless: Duration) -> bool {
+        let talk = self.talks.get(&NamespaceKey::from(namespace));
+        talk.is_none_or(|talk| talk.leave(unless))
+    }
+
+    /// A namespace is told of.
+    pub(super) fn is_told(&self, namespace: &str) {
+        if let Some(talk) = self.talks.get(&NamespaceKey::from(namespace)) {
+            talk.is_told();
+        }
     }
 
     /// The Service port whose address it is.
@@ -238,6 +298,15 @@ impl Workloads {
             Stage::Secure | Stage::Strict => Inbound::Secure,
         }
     }
+}
+
+/// Whether somebody else can be there: not what is in the pod, or on no wire.
+fn is_elsewhere(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !link_local && !address.is_loopback() && !address.is_unspecified() && !address.is_multicast()
 }
 
 /// Where clients find it.

@@ -31,12 +31,22 @@ pub struct Mesh {
 }
 
 impl Mesh {
+    /// Both in one namespace.
     pub fn new(stage: Stage) -> Self {
         Self::with(stage, "")
     }
 
     /// With sidecars that have these arguments too.
     pub fn with(stage: Stage, more: &str) -> Self {
+        Self::made("shop", "shop", stage, more)
+    }
+
+    /// One in each of two namespaces.
+    pub fn between(of_front: &str, of_back: &str, stage: Stage) -> Self {
+        Self::made(of_front, of_back, stage, "")
+    }
+
+    fn made(of_front: &str, of_back: &str, stage: Stage, more: &str) -> Self {
         let network = Network::new();
         // The operator shares a pod's network, as a collector may, and is none of the pod's application.
         for namespace in [&network.pod, &network.world] {
@@ -45,13 +55,15 @@ impl Mesh {
         }
         network.pod.ip(&format!("address add {OUTSIDER}/24 dev eth0"));
         let operator = Operator::start(&network.pod, POD[0]);
-        operator.stage("shop", stage);
-        operator.tell(peer("front", POD[0], "front"));
-        operator.tell(peer("back", WORLD[0], "back"));
+        for namespace in [of_front, of_back] {
+            operator.stage(namespace, stage);
+        }
+        operator.tell(peer_in(of_front, "front", POD[0], "front"));
+        operator.tell(peer_in(of_back, "back", WORLD[0], "back"));
         let state = tempfile::tempdir().expect("a folder");
         fs::set_permissions(state.path(), Permissions::from_mode(0o755)).expect("it is ours");
-        let start = |namespace: &Namespace, name: &str| {
-            let args = operator.args(&format!("shop/{name}"));
+        let start = |namespace: &Namespace, of: &str, name: &str| {
+            let args = operator.args(&format!("{of}/{name}"));
             let state = state.path().join(name);
             fs::create_dir(&state).expect("it is ours");
             // The sidecar is another user.
@@ -59,12 +71,12 @@ impl Mesh {
             let state = state.display();
             Sidecar::start(
                 namespace,
-                &format!("{args} --namespace=shop --pod={name} --state={state} --access-log=json {more}"),
+                &format!("{args} --namespace={of} --pod={name} --state={state} --access-log=json {more}"),
             )
         };
         let mesh = Self {
-            front: start(&network.pod, "front"),
-            back: start(&network.world, "back"),
+            front: start(&network.pod, of_front, "front"),
+            back: start(&network.world, of_back, "back"),
             operator,
             network,
             state,
@@ -147,10 +159,14 @@ pub fn service(address: &str, endpoints: &[SocketAddr]) -> Resource {
 }
 
 pub fn peer(name: &str, ip: &str, account: &str) -> Resource {
+    peer_in("shop", name, ip, account)
+}
+
+pub fn peer_in(namespace: &str, name: &str, ip: &str, account: &str) -> Resource {
     Resource::Peer(Arc::new(Peer {
-        key: format!("shop/{name}").into(),
+        key: format!("{namespace}/{name}").into(),
         addresses: vec![ip.parse().expect("an address")],
-        namespace: "shop".into(),
+        namespace: namespace.into(),
         account: account.to_owned(),
         owner: Some(Owner::new("Deployment", name)),
         direct_ports: vec![7009],

@@ -374,6 +374,10 @@ impl Sidecar {
         process
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// One of its pages, as its pod sees it.
     fn page(&self, port: u16, path: &str) -> io::Result<String> {
         let mut stream = self.namespace.try_connect(at("127.0.0.1", port))?;

@@ -31,6 +31,8 @@ pub struct Operator {
     ip: String,
     shared: Arc<Shared>,
     publisher: Publisher,
+    /// The namespaces in the mesh.
+    mesh: Mutex<BTreeSet<String>>,
     tls: Arc<rustls::ServerConfig>,
     serving: Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
     folder: tempfile::TempDir,
@@ -171,6 +173,7 @@ impl Operator {
                 requests: Mutex::default(),
             }),
             publisher: Publisher::new(),
+            mesh: Mutex::default(),
             tls,
             serving: Mutex::default(),
             folder,
@@ -239,7 +242,9 @@ impl Operator {
 
     /// Says how far a namespace is.
     pub fn stage(&self, namespace: &str, stage: Stage) {
-        self.publisher.set_mesh(BTreeSet::from([namespace.to_owned()]));
+        let mut mesh = self.mesh.lock().expect("nobody panics with it");
+        mesh.insert(namespace.to_owned());
+        self.publisher.set_mesh(mesh.clone());
         self.tell(Resource::MeshNamespace(Arc::new(MeshNamespace {
             key: namespace.into(),
             stage,
