@@ -105,6 +105,9 @@ async fn by_weft(namespace: &str) -> anyhow::Result<()> {
         path.contains("observe") && path.contains("secure"),
         "weft path says:\n{path}"
     );
+    let checked = weft(&["check", "--proxy", namespace]).await?;
+    let connected = "✓ they are connected to the operator";
+    ensure!(checked.contains(connected), "weft check --proxy says:\n{checked}");
     Ok(())
 }
 

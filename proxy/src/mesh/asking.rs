@@ -108,6 +108,8 @@ pub(crate) struct Asked {
     pub(crate) unanswered: u64,
     /// Namespaces that are told of beside the pod's own.
     pub(crate) namespaces: u64,
+    /// Whether there is somebody to ask.
+    pub(crate) connected: bool,
 }
 
 impl Asking {
@@ -350,6 +352,7 @@ impl Mesh {
             nobodys: count(&self.asking.answered[0]),
             unanswered: count(&self.asking.unanswered),
             namespaces: self.asking.state().joined.len() as u64,
+            connected: self.asking.is_connected.load(Ordering::Relaxed),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a sidecar has asked its operator of whom it talks to.
+//! Whether a sidecar reaches its operator, and what it has asked of whom it talks to.
 
 use super::{family, line};
 use crate::mesh::Mesh;
@@ -8,6 +8,9 @@ pub(super) fn render(out: &mut String, mesh: &Mesh) {
     if !mesh.is_in_pod() {
         return;
     }
+    let name = "weft_operator_connected";
+    family(out, name, "gauge", "Whether the operator is reached.");
+    line(out, name, &[], u8::from(asked.connected));
     let name = "weft_addresses_asked";
     family(
         out,

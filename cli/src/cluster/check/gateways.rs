@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Group,
-    operator::{image, unready},
+    operator::{image, unready, variable},
 };
 use crate::cluster::{CHILDREN, Cluster};
 
@@ -71,7 +71,9 @@ async fn pods(cluster: &Cluster, namespace: &str, group: &mut Group) -> anyhow::
         return Ok(());
     };
     let operator = cluster.operator(namespace).await?;
-    let wanted = operator.as_ref().and_then(gateway_image);
+    let wanted = operator
+        .as_ref()
+        .and_then(|operator| variable(operator, "WEFT_GATEWAY_IMAGE"));
     for deployment in api.list(&ListParams::default().labels(CHILDREN)).await? {
         let name = deployment.metadata.name.as_deref().unwrap_or_default();
         let whose = deployment.metadata.namespace.as_deref().unwrap_or_default();
@@ -96,17 +98,6 @@ async fn pods(cluster: &Cluster, namespace: &str, group: &mut Group) -> anyhow::
         }
     }
     Ok(())
-}
-
-fn gateway_image(operator: &DynamicObject) -> Option<&str> {
-    let variables = operator
-        .data
-        .pointer("/spec/template/spec/containers/0/env")?
-        .as_array()?;
-    let image = variables
-        .iter()
-        .find(|variable| variable["name"] == "WEFT_GATEWAY_IMAGE")?;
-    image["value"].as_str()
 }
 
 /// Why a condition does not hold; none if it does.

@@ -9,11 +9,8 @@ use serde_json::{Value, json};
 use weft_crds::MESH_LABEL;
 use weft_injection::{LogLevel, Namespace, Outcome, Resources, SIDECAR, Settings, Spans, inject, is_injected};
 
-use super::Group;
+use super::{Group, named};
 use crate::cluster::{AUTHORITY, Cluster, OPERATOR, OPERATOR_NAME, connection::name_of};
-
-/// Pods that are named where some have no sidecar.
-const NAMED: usize = 5;
 
 /// Whether pods of namespaces in the mesh get a sidecar, and have one.
 pub(super) async fn mesh(cluster: &Cluster, namespace: &str) -> anyhow::Result<Group> {
@@ -75,14 +72,7 @@ pub(super) async fn mesh(cluster: &Cluster, namespace: &str) -> anyhow::Result<G
     if without.is_empty() {
         group.ok("M004", what);
     } else {
-        let more = without.len().saturating_sub(NAMED);
-        without.truncate(NAMED);
-        let more = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        let cause = format!("without one: {}{more}", without.join(", "));
+        let cause = format!("without one: {}", named(&without));
         group.warn(
             "M004",
             what,

@@ -4,6 +4,7 @@ mod gateways;
 mod kubernetes;
 mod mesh;
 mod operator;
+mod sidecars;
 mod view;
 
 use std::{fmt::Write as _, process::ExitCode};
@@ -21,6 +22,9 @@ pub(crate) struct Check {
     /// Only whether the cluster is ready for an installation.
     #[arg(long)]
     pre: bool,
+    /// Only whether sidecars do what they are there for: those of a namespace, or all.
+    #[arg(long, value_name = "NAMESPACE", num_args = 0..=1, conflicts_with = "pre")]
+    proxy: Option<Option<String>>,
     /// The form of the report.
     #[arg(long, short, value_enum, default_value_t = Report::Text)]
     output: Report,
@@ -125,13 +129,14 @@ pub(crate) async fn run(args: Check) -> anyhow::Result<ExitCode> {
             vec![group]
         }
         Ok(cluster) => {
-            let mut groups = vec![
-                kubernetes::server(&cluster).await?,
-                kubernetes::gateway_api(&cluster).await?,
-            ];
-            if args.pre {
+            let mut groups = vec![kubernetes::server(&cluster).await?];
+            if let Some(of) = &args.proxy {
+                groups.push(sidecars::sidecars(&cluster, &args.place.namespace, of.as_deref()).await?);
+            } else if args.pre {
+                groups.push(kubernetes::gateway_api(&cluster).await?);
                 groups.push(kubernetes::permissions(&cluster).await?);
             } else {
+                groups.push(kubernetes::gateway_api(&cluster).await?);
                 groups.push(operator::definitions(&cluster).await?);
                 groups.push(operator::operator(&cluster, &args.place.namespace).await?);
                 groups.push(gateways::gateways(&cluster, &args.place.namespace).await?);
@@ -155,6 +160,19 @@ pub(crate) async fn run(args: Check) -> anyhow::Result<ExitCode> {
         Report::Text => print(&text(&groups))?,
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What is named where something does not hold of some.
+const NAMED: usize = 5;
+
+/// The first of many, and how many more there are.
+fn named(all: &[String]) -> String {
+    let named = all.iter().take(NAMED).map(String::as_str);
+    let named = named.collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// Ticks, and where there is none the cause and the remedy.

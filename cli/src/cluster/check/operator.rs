@@ -122,6 +122,15 @@ pub(super) fn image(deployment: &DynamicObject) -> Option<&str> {
         .as_str()
 }
 
+/// What a variable of the environment of a Deployment's first container is.
+pub(super) fn variable<'d>(deployment: &'d DynamicObject, name: &str) -> Option<&'d str> {
+    let variables = deployment
+        .data
+        .pointer("/spec/template/spec/containers/0/env")?
+        .as_array()?;
+    variables.iter().find(|variable| variable["name"] == name)?["value"].as_str()
+}
+
 /// Who holds a Lease, if its time is not over.
 fn holder(lease: &DynamicObject) -> Option<String> {
     let spec = lease.data.get("spec")?;
