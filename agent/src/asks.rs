@@ -7,7 +7,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use weft_discovery::{Asks, Say};
-use weft_proxy::mesh::Mesh;
+use weft_model::Resource;
+use weft_proxy::{Proxy, mesh::Mesh};
 
 /// How often it is looked for namespaces that are not talked to any more.
 const LOOK: Duration = Duration::from_secs(60);
@@ -27,6 +28,10 @@ impl Asks for Asking {
 
     fn connected(&self) {
         self.mesh.can_ask();
+    }
+
+    fn told_all(&self) {
+        self.mesh.need_not_ask();
     }
 
     fn disconnected(&self) {
@@ -52,11 +57,15 @@ impl Asks for Asking {
 }
 
 /// Leaves namespaces that are not talked to any more, until it is dropped.
-pub(crate) async fn leave(mesh: Arc<Mesh>) {
+pub(crate) async fn leave(proxy: Arc<Proxy>) {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        mesh.leave_unused();
+        let routed = proxy.resources().into_iter().filter_map(|resource| match resource {
+            Resource::Frontend(frontend) if frontend.clients.is_none() => Some(frontend.service.parts().0.to_owned()),
+            _ => None,
+        });
+        proxy.mesh().leave_unused(&routed.collect());
     }
 }

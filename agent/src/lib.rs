@@ -53,6 +53,7 @@ impl Agent {
         let mut subscriber = Subscriber::new(operator.clone(), data_plane, applier);
         subscriber.observe(Arc::new(Seen(proxy.clone())));
         if is_sidecar {
+            proxy.mesh().cannot_ask();
             subscriber.ask(Arc::new(Asking {
                 mesh: proxy.mesh().clone(),
                 changed,
@@ -61,7 +62,7 @@ impl Agent {
         let mut keeper = Keeper::new(operator, proxy.mesh().clone(), store.clone());
         let mut tasks = JoinSet::new();
         if is_sidecar {
-            tasks.spawn(asks::leave(proxy.mesh().clone()));
+            tasks.spawn(asks::leave(proxy.clone()));
         }
         let mut has_resumed = false;
         if let Some(store) = store {

@@ -20,6 +20,9 @@ pub trait Asks: Send + Sync + 'static {
     /// It is connected to an operator that answers. Nothing of what was asked of another is answered.
     fn connected(&self);
 
+    /// It is connected to an operator that does not answer, and has been told everything by that.
+    fn told_all(&self);
+
     /// It is not connected any more. It may not have been.
     fn disconnected(&self);
 

@@ -88,6 +88,19 @@ pub(crate) struct Found {
     pub(crate) keys: BTreeSet<Key>,
 }
 
+impl Found {
+    /// Nothing is said of a namespace that is left: what is taken back is taken back before that would be heard. Returns the
+    /// addresses of which nothing remains to be said.
+    pub(crate) fn leave(all: &mut Vec<Self>, namespace: &str) -> Vec<IpAddr> {
+        let ends = |found: &mut Self| {
+            let before = found.namespaces.len();
+            found.namespaces.retain(|name| **name != *namespace);
+            before > 0 && found.namespaces.is_empty()
+        };
+        all.extract_if(.., ends).map(|found| found.address).collect()
+    }
+}
+
 /// What came of a question.
 pub(crate) struct Answer {
     pub(crate) found: Found,
@@ -387,9 +400,10 @@ impl Subscription {
     }
 
     /// The sidecar does not talk to a namespace any more, which is not its own: what is told of that alone is not for it.
-    pub(crate) fn leave(&self, namespace: &str) {
+    /// Returns the addresses of which it would have been said that they are of that.
+    pub(crate) fn leave(&self, namespace: &str) -> Vec<IpAddr> {
         if matches!(&self.of, DataPlane::Sidecar { namespace: own, .. } if own == namespace) {
-            return;
+            return Vec::new();
         }
         let party = Party::Talking(namespace.into());
         let mut state = self.publisher.state();
@@ -397,12 +411,14 @@ impl Subscription {
             audiences, mailboxes, ..
         } = &mut *state;
         let Some(mailbox) = mailboxes.get_mut(&self.id) else {
-            return;
+            return Vec::new();
         };
+        let unsaid = Found::leave(&mut mailbox.found, namespace);
         if mailbox.parties.remove(&party) {
             mailbox.changed.extend(audiences.used_by(&party).cloned());
             state.not_of(self.id, &party);
         }
+        unsaid
     }
 
     /// Who subscribes.
@@ -477,5 +493,46 @@ impl Drop for Subscription {
             }
             gone
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::Peer;
+
+    use super::*;
+
+    #[test]
+    fn what_was_found_of_a_namespace_is_not_said_once_that_is_left() {
+        let publisher = Publisher::new();
+        publisher.set_mesh(["web", "shop"].map(str::to_owned).into());
+        let web = publisher.subscribe(DataPlane::sidecar("web", "w-1"), Some(&[]));
+        let address: IpAddr = [10, 0, 0, 1].into();
+        let tell = |key: &str, address: IpAddr| {
+            publisher.publish(vec![Change::Upsert(Resource::Peer(Arc::new(Peer {
+                key: key.into(),
+                addresses: vec![address],
+                namespace: key.split('/').next().unwrap_or_default().into(),
+                account: "default".to_owned(),
+                owner: None,
+                direct_ports: Vec::new(),
+                probe_ports: Vec::new(),
+                asks_only: false,
+            })))])
+        };
+        let answer = web.ask(address).expect("it is open");
+        assert!(answer.found.namespaces.is_empty());
+        tell("shop/a", address);
+        assert_eq!(web.leave("shop"), [address], "it has to be asked about again");
+        assert!(web.take().found.is_empty());
+        // Whose it is besides is said.
+        tell("web/w-2", address);
+        tell("shop/b", [10, 0, 0, 2].into());
+        let answer = web.ask(address).expect("it is open");
+        let mut found = vec![answer.found];
+        assert_eq!(found[0].namespaces.len(), 2);
+        assert!(Found::leave(&mut found, "shop").is_empty());
+        assert_eq!(found[0].namespaces, ["web".into()]);
+        assert!(web.leave("web").is_empty(), "its own it cannot leave");
     }
 }

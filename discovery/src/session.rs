@@ -244,7 +244,9 @@ impl Session {
             self.found(found);
         }
         for found in &mut self.found {
-            found.keys.retain(|key| self.changed.contains(key));
+            // A sidecar of an older version does not know of all kinds: these it is not told of.
+            let is_due = |key: &Key| self.changed.contains(key) && self.subscribed.contains(&TypeUrl::of(key));
+            found.keys.retain(is_due);
         }
         self.epoch = mail.epoch;
     }
@@ -252,7 +254,9 @@ impl Session {
     /// Takes whom a sidecar talks to.
     fn talks(&mut self, talks: &Talks) -> Result<(), Status> {
         for namespace in &talks.left {
-            self.subscription.leave(namespace);
+            // If these matter, they are asked about again.
+            self.forgotten.extend(self.subscription.leave(namespace));
+            self.forgotten.extend(Found::leave(&mut self.found, namespace));
         }
         for address in &talks.asked {
             let wrong = |_| Status::invalid_argument(format!("{address:?} is no address"));

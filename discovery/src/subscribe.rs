@@ -226,6 +226,9 @@ impl<S: Sink> Subscriber<S> {
                 hear(&**asks, whose, &forgotten);
             }
             if all {
+                if let (Some(known), None) = (&self.asks, &asks) {
+                    known.told_all();
+                }
                 self.sink.synced().await;
             }
             if answers.send(answer).await.is_err() {

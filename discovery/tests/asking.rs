@@ -107,6 +107,50 @@ async fn what_was_asked_about_too_long_ago_is_asked_about_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_in_many_parts_is_one_only_at_its_end() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["web", "large"]);
+    operator.publish(["web", "large"].map(mesh_namespace));
+    let (sidecar, asking) = Proxy::asking(&operator, "web", "w-1", &[]);
+    sidecar.synced().await;
+    // Some megabytes, of which it takes nothing for a while.
+    let pods = (0..8000_u16).map(|at| peer_at(&format!("large/backend-{at}"), [10, 1, (at >> 8) as u8, at as u8]));
+    operator.publish(pods.chain([mesh_service("large/backend:80")]));
+    sidecar.clear();
+    let paused = sidecar.pause().await;
+    asking.ask([SERVICE, [10, 1, 0, 7]]);
+    // What changes meanwhile does not part the answer from what it is about.
+    operator.publish([peer_at("large/late", [10, 1, 250, 1])]);
+    operator.remove([Key::Peer("large/backend-1".into())]);
+    drop(paused);
+    for answer in ["10.96.0.1 is of large", "10.1.0.7 is of large"] {
+        let told = asking.answered(answer).await;
+        assert!(told.contains(&"+service large/backend:80 in the mesh".to_owned()));
+        let pods = told.iter().filter(|name| name.starts_with("+peer large/backend-"));
+        assert!(pods.count() >= 7999, "{answer} was said before all was told");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_and_asked_about_in_one_breath_is_told_of() {
+    let operator = Operator::start().await;
+    let shop = publish(&operator);
+    let (sidecar, asking) = Proxy::asking(&operator, "web", "w-1", &["shop"]);
+    sidecar.synced().await;
+    for _ in 0..20 {
+        asking.leave("shop");
+        asking.ask([SHOP]);
+        let told = asking.answered("10.0.1.1 is of shop").await;
+        // Whatever was taken back meanwhile has been told again.
+        for name in &shop {
+            let gone = name.replace('+', "-");
+            let last = told.iter().rev().find(|told| *told == name || **told == gone);
+            assert_eq!(last.map(String::as_str), Some(*name), "{told:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_operator_tells_of_those_it_talks_to_what_has_changed() {
     let mut operator = Operator::start().await;
     let shop = publish(&operator);

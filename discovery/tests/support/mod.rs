@@ -197,6 +197,8 @@ impl Asks for Asking {
         self.connected.fetch_add(1, Ordering::SeqCst);
     }
 
+    fn told_all(&self) {}
+
     fn disconnected(&self) {}
 
     async fn next(&self) -> Say {

@@ -27,7 +27,7 @@ use crate::{
     flag::Flag,
     io::Prefixed,
     l4::{Ended, Story, hello::Partial, relay::abort},
-    mesh::{self, DECIDES, Inbound, Mutual, NAMES, Talking},
+    mesh::{self, Inbound, Mutual, NAMES, Talking},
     traffic::Cells,
     worker::Worker,
 };
@@ -139,9 +139,12 @@ async fn admit(
     // A server that has spoken first is heard first, unless it is a workload that comes: then the client is.
     let (heard, talking) = match heard {
         Heard::Clear(first) if first.is_empty() && wanted == Inbound::Secure && server.is_some() && !is_peer => {
-            let talking = worker.mesh.meet(peer, DECIDES).await;
+            let talking = worker.mesh.meet(peer, PATIENCE).await;
             let heard = if worker.mesh.is_peer(peer.ip()) {
                 hear(&client, None, PATIENCE).await.map_err(gone)?
+            } else if worker.mesh.may_be_peer(peer.ip()) {
+                // A workload would say so at once.
+                hear(&client, None, NAMES).await.map_err(gone)?
             } else {
                 Heard::Clear(first)
             };

@@ -54,7 +54,7 @@ use crate::{
         Ended, Story,
         relay::{abort, both},
     },
-    mesh::{self, Carries, DECIDES, Reached, Talking},
+    mesh::{self, Carries, DECIDES, NAMES, Reached, Talking},
     splice,
     traffic::Cells,
     upstream::BackendStream,
@@ -227,8 +227,9 @@ async fn way(
     story.endpoint.set(Some(address));
     tune(client).map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
     if direction == Direction::Outbound {
-        // Whether there are routes, and who has to prove what, is known only then.
-        *talking = worker.mesh.meet(address, DECIDES).await;
+        // Whether there are routes, and who has to prove what, is known only then; where there are, they decide.
+        let is_routed = worker.snapshot().frontend(address).is_some();
+        *talking = worker.mesh.meet(address, if is_routed { NAMES } else { DECIDES }).await;
     }
     let destination = worker.book.destination(direction, address, worker.coarse_now());
     let protocol = match direction {

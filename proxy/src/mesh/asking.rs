@@ -1,12 +1,11 @@
 //! Whose an address is of which nothing is known is asked of the operator, which tells from then on of the namespace whose it
-//! is. Connections wait for that, but not for long, and not if there is nobody to ask.
+//! is. Connections wait for that, but not for long, and not if there has been nobody to ask for some time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    mem,
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -14,31 +13,31 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::timeout,
+    time::timeout_at,
 };
 
-use super::{Mesh, talk::Talking};
+pub(crate) use super::questions::DECIDES;
+use super::{
+    Mesh,
+    questions::{Operator, Questions},
+    talk::Talking,
+    workloads::{Workloads, is_elsewhere},
+};
 
-/// How long a connection waits for an answer on which it depends what becomes of it,
-pub(crate) const DECIDES: Duration = Duration::from_secs(1);
-/// and for one that only says how it is counted.
+/// How long a connection waits for an answer that only says how it is counted, or who speaks first.
 pub(crate) const NAMES: Duration = Duration::from_millis(250);
 /// For so long a namespace is told of with which there is no connection.
 const KEPT: Duration = Duration::from_secs(3600);
-/// Answers that are remembered, in each of two ages: what is not used for one age is forgotten.
-const ANSWERED: usize = 2048;
-/// Questions that may be without an answer.
-const OPEN: usize = 1024;
-/// Addresses that are asked about in one message.
-const AT_ONCE: usize = 256;
+/// What is learned of a Service may name endpoints of which nothing is known.
+const ROUNDS: usize = 3;
 
 /// What was asked and answered.
 #[derive(Default)]
 pub(super) struct Asking {
-    /// Whether there is somebody to ask.
-    is_connected: AtomicBool,
-    state: Mutex<State>,
-    /// Told when something was answered, or nothing will be.
+    /// Whether it says nothing that nothing is known of an address.
+    asks: AtomicBool,
+    questions: Mutex<Questions>,
+    /// Told when something was answered, or there is another to ask.
     answers: watch::Sender<()>,
     /// There is something to say.
     due: Notify,
@@ -47,55 +46,13 @@ pub(super) struct Asking {
     unanswered: AtomicU64,
 }
 
-#[derive(Default)]
-struct State {
-    /// Questions without an answer, and whether somebody has waited for it in vain: nobody else does.
-    open: HashMap<IpAddr, bool>,
-    /// What is to be said.
-    ask: Vec<IpAddr>,
-    left: Vec<String>,
-    known: Ages,
-    /// The namespaces that are told of beside the pod's own, and since when.
-    joined: BTreeMap<String, Instant>,
-}
-
-/// Addresses that were asked about, with whether they are somebody's. None is kept that has not been used for long.
-#[derive(Default)]
-struct Ages {
-    young: HashMap<IpAddr, bool>,
-    old: HashMap<IpAddr, bool>,
-}
-
-impl Ages {
-    /// Whether there was an answer.
-    fn has(&mut self, address: &IpAddr) -> bool {
-        if self.young.contains_key(address) {
-            return true;
-        }
-        let Some(is_somebodys) = self.old.remove(address) else {
-            return false;
-        };
-        self.put(*address, is_somebodys);
-        true
-    }
-
-    fn put(&mut self, address: IpAddr, is_somebodys: bool) {
-        self.young.insert(address, is_somebodys);
-        if self.young.len() >= ANSWERED {
-            self.old = mem::take(&mut self.young);
-        }
-    }
-
-    fn remove(&mut self, address: &IpAddr) {
-        self.young.remove(address);
-        self.old.remove(address);
-    }
-
-    /// Of what was somebody's nothing more may be told.
-    fn keep_nobodys(&mut self) {
-        self.young.retain(|_, is_somebodys| !*is_somebodys);
-        self.old.retain(|_, is_somebodys| !*is_somebodys);
-    }
+/// What came of waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    /// There was nothing to wait for.
+    No,
+    Answered,
+    InVain,
 }
 
 /// How much was asked.
@@ -108,71 +65,59 @@ pub(crate) struct Asked {
     pub(crate) unanswered: u64,
     /// Namespaces that are told of beside the pod's own.
     pub(crate) namespaces: u64,
-    /// Whether there is somebody to ask.
+    /// Whether the operator is reached.
     pub(crate) connected: bool,
 }
 
 impl Asking {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks about those of which nothing is known; returns whether any is to be waited for.
-    fn ask(&self, addresses: &[IpAddr]) -> bool {
-        if !self.is_connected.load(Ordering::SeqCst) {
-            return false;
-        }
-        let mut waits = false;
-        let mut state = self.state();
-        // It may have been lost meanwhile, and then nothing would be answered.
-        if !self.is_connected.load(Ordering::SeqCst) {
-            return false;
-        }
-        for address in addresses {
-            if state.known.has(address) {
-                continue;
-            }
-            match state.open.get(address) {
-                Some(in_vain) => waits |= !in_vain,
-                None if state.open.len() < OPEN => {
-                    state.open.insert(*address, false);
-                    state.ask.push(*address);
-                    self.asked.fetch_add(1, Ordering::Relaxed);
-                    self.due.notify_one();
-                    waits = true;
-                }
-                None => drop(self.unanswered.fetch_add(1, Ordering::Relaxed)),
-            }
-        }
-        waits
+    fn asks(&self) -> bool {
+        self.asks.load(Ordering::Relaxed)
     }
 
-    fn is_open(&self, addresses: &[IpAddr]) -> bool {
-        let state = self.state();
-        addresses.iter().any(|address| state.open.get(address) == Some(&false))
+    /// Takes over that there is somebody else to ask, or nobody; those who wait look again.
+    fn change(&self, change: impl FnOnce(&mut Questions)) {
+        let mut questions = self.questions();
+        change(&mut questions);
+        self.asks
+            .store(questions.operator != Operator::TellsAll, Ordering::Relaxed);
+        drop(questions);
+        self.due.notify_one();
+        self.answers.send_replace(());
     }
 
-    /// Waits until there are answers, or there will be none. Who waits `longest` is the last who does.
-    async fn wait(&self, addresses: &[IpAddr], patience: Duration, longest: bool) {
+    /// Asks about those of which nothing is known; returns until when an answer is waited for, and whether some are in vain.
+    fn ask(&self, addresses: &[IpAddr]) -> (Option<Instant>, bool) {
+        let waits = self.questions().ask(addresses, Instant::now());
+        if waits.asked > 0 {
+            self.asked.fetch_add(waits.asked as u64, Ordering::Relaxed);
+            self.due.notify_one();
+        }
+        (waits.until, waits.in_vain)
+    }
+
+    /// Asks, and waits until all is answered, or nothing will be for now, or that takes too long.
+    async fn wait(&self, addresses: &[IpAddr], end: Instant) -> Waited {
         let mut answers = self.answers.subscribe();
-        let answered = async {
-            while self.is_open(addresses) {
-                if answers.changed().await.is_err() {
-                    return;
+        let mut waited = Waited::No;
+        loop {
+            let in_vain = match self.ask(addresses) {
+                (Some(until), _) => {
+                    let until = until.min(end);
+                    // The sender is there as long as this is.
+                    timeout_at(until.into(), answers.changed()).await.is_err()
                 }
+                (None, false) => return waited,
+                (None, true) => true,
+            };
+            if in_vain {
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+                return Waited::InVain;
             }
-        };
-        if timeout(patience, answered).await.is_ok() {
-            return;
-        }
-        self.unanswered.fetch_add(1, Ordering::Relaxed);
-        if longest {
-            let mut state = self.state();
-            for address in addresses {
-                if let Some(in_vain) = state.open.get_mut(address) {
-                    *in_vain = true;
-                }
-            }
+            waited = Waited::Answered;
         }
     }
 }
@@ -181,53 +126,69 @@ impl Mesh {
     /// A connection is made to an address, or comes from one, of whatever port. If nothing is known of it, it is asked about
     /// first; what is known then is all that there is, unless that takes too long.
     pub(crate) async fn meet(&self, to: SocketAddr, patience: Duration) -> Talking {
-        let asks = self.asking.is_connected.load(Ordering::Relaxed);
-        let (talking, unknown) = self.workloads.load().meet(to, asks);
+        let (talking, unknown) = self.workloads.load().meet(to, self.asking.asks());
         // Mostly there is nothing to ask.
         if unknown.is_empty() {
             return talking;
         }
-        Box::pin(self.ask_and_meet(to, talking, unknown, patience)).await
+        Box::pin(self.ask_and_meet(to, patience)).await.0
     }
 
-    async fn ask_and_meet(
-        &self,
-        to: SocketAddr,
-        mut talking: Talking,
-        mut unknown: Vec<IpAddr>,
-        patience: Duration,
-    ) -> Talking {
-        let end = Instant::now() + patience;
-        // What is learned of a Service may name endpoints of which nothing is known.
-        for _ in 0..3 {
-            if unknown.is_empty() || !self.asking.ask(&unknown) {
-                break;
-            }
-            let rest = end.saturating_duration_since(Instant::now());
-            self.asking.wait(&unknown, rest, patience >= DECIDES).await;
-            (talking, unknown) = self.workloads.load().meet(to, true);
+    /// The same, with the view of the mesh in which it is known.
+    pub(super) async fn met(&self, to: SocketAddr, patience: Duration) -> (Talking, Arc<Workloads>) {
+        let known = self.workloads.load_full();
+        let (talking, unknown) = known.meet(to, self.asking.asks());
+        if unknown.is_empty() {
+            return (talking, known);
         }
-        talking
+        Box::pin(self.ask_and_meet(to, patience)).await
+    }
+
+    async fn ask_and_meet(&self, to: SocketAddr, patience: Duration) -> (Talking, Arc<Workloads>) {
+        let end = Instant::now() + patience;
+        let mut rounds = 0;
+        loop {
+            let known = self.workloads.load_full();
+            let (talking, unknown) = known.meet(to, true);
+            if unknown.is_empty() || rounds == ROUNDS {
+                return (talking, known);
+            }
+            match self.asking.wait(&unknown, end).await {
+                // That nothing is to be waited for may be since it has been answered just now.
+                Waited::No if Arc::ptr_eq(&known, &self.workloads.load()) => return (talking, known),
+                Waited::No | Waited::Answered => rounds += 1,
+                Waited::InVain => rounds = ROUNDS,
+            }
+        }
     }
 
     /// Asks whose an address is, if nothing is known of it, and does not wait.
     pub(crate) fn inquire(&self, address: IpAddr) {
-        if self.asking.is_connected.load(Ordering::Relaxed) {
+        if self.asking.asks() {
             let (_, unknown) = self.workloads.load().meet(SocketAddr::new(address, 0), true);
-            self.asking.ask(&unknown);
+            if !unknown.is_empty() {
+                self.asking.ask(&unknown);
+            }
         }
+    }
+
+    /// Whether it may be a workload of the mesh that comes from an address: it is one, or nobody has said that it is none.
+    pub(crate) fn may_be_peer(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.is_peer(address)
+            || (self.asking.asks() && is_elsewhere(address) && !self.asking.questions().is_answered(&address))
     }
 
     /// The namespaces of which it is to be told beside its own, from what was kept of before.
     pub fn resume_talks(&self, namespaces: impl IntoIterator<Item = String>) {
         let now = Instant::now();
         let joined = namespaces.into_iter().map(|namespace| (namespace, now));
-        self.asking.state().joined.extend(joined);
+        self.asking.questions().joined.extend(joined);
     }
 
     /// The namespaces that it is told of beside its own.
     pub fn told_of(&self) -> BTreeSet<String> {
-        self.asking.state().joined.keys().cloned().collect()
+        self.asking.questions().joined.keys().cloned().collect()
     }
 
     /// The namespaces that it is to be told of beside its own, as it says when it connects. Those to which it has talked
@@ -235,56 +196,47 @@ impl Mesh {
     pub fn talks(&self) -> BTreeSet<String> {
         let workloads = self.workloads.load();
         let used = workloads.used(KEPT);
-        let mut state = self.asking.state();
+        let mut questions = self.asking.questions();
         let now = Instant::now();
         for namespace in used {
             workloads.is_told(&namespace);
-            state.joined.entry(namespace).or_insert(now);
+            questions.joined.entry(namespace).or_insert(now);
         }
         let own = self.own.get().map(|(namespace, _)| namespace.as_str());
         if let Some(own) = own {
-            state.joined.remove(own);
+            questions.joined.remove(own);
         }
-        state.joined.keys().cloned().collect()
+        questions.joined.keys().cloned().collect()
     }
 
     /// There is somebody to ask, who has not heard of anything that was asked before.
     pub fn can_ask(&self) {
-        let mut state = self.asking.state();
-        state.open.clear();
-        state.ask.clear();
-        state.left.clear();
-        state.known = Ages::default();
-        self.asking.is_connected.store(true, Ordering::SeqCst);
-        drop(state);
-        self.asking.answers.send_replace(());
+        self.asking.change(|questions| {
+            let asked = questions.can_ask(Instant::now());
+            self.asking.asked.fetch_add(asked as u64, Ordering::Relaxed);
+        });
     }
 
-    /// There is nobody to ask: nobody waits.
+    /// There is nobody to ask, since the operator has told everything.
+    pub fn need_not_ask(&self) {
+        self.asking.change(Questions::told_all);
+    }
+
+    /// There is nobody to ask any more, or not yet.
     pub fn cannot_ask(&self) {
-        let mut state = self.asking.state();
-        self.asking.is_connected.store(false, Ordering::SeqCst);
-        state.open.clear();
-        state.ask.clear();
-        drop(state);
-        self.asking.answers.send_replace(());
+        self.asking.change(|questions| questions.cannot_ask(Instant::now()));
     }
 
     /// Waits for something to say to the operator: addresses of which it is asked whose they are, and namespaces that are to be
     /// told of no longer.
     pub async fn to_say(&self) -> (Vec<IpAddr>, Vec<String>) {
         loop {
-            {
-                let mut state = self.asking.state();
-                let more = state.ask.len().saturating_sub(AT_ONCE);
-                let ask = state.ask.split_off(more);
-                let left = mem::take(&mut state.left);
-                if more > 0 {
-                    self.asking.due.notify_one();
-                }
-                if !ask.is_empty() || !left.is_empty() {
-                    return (ask, left);
-                }
+            let (asked, left, more) = self.asking.questions().to_say();
+            if more {
+                self.asking.due.notify_one();
+            }
+            if !asked.is_empty() || !left.is_empty() {
+                return (asked, left);
             }
             self.asking.due.notified().await;
         }
@@ -295,48 +247,46 @@ impl Mesh {
         let is_somebodys = !namespaces.is_empty();
         let (workloads, now) = (self.workloads.load(), Instant::now());
         let own = self.own.get().map(|(namespace, _)| namespace.as_str());
-        let mut state = self.asking.state();
+        let mut questions = self.asking.questions();
         for namespace in namespaces {
             workloads.is_told(&namespace);
             if own != Some(&*namespace) {
-                state.joined.insert(namespace, now);
+                questions.joined.insert(namespace, now);
             }
         }
-        if state.open.remove(&address).is_some() {
+        if questions.answered(address, is_somebodys) {
             self.asking.answered[usize::from(is_somebodys)].fetch_add(1, Ordering::Relaxed);
         }
-        state.known.put(address, is_somebodys);
-        drop(state);
+        drop(questions);
         self.asking.answers.send_replace(());
     }
 
     /// Nothing more will be said of an address: if it matters, it is asked about again.
     pub fn forget_answer(&self, address: IpAddr) {
-        self.asking.state().known.remove(&address);
+        self.asking.questions().forget(&address);
     }
 
-    /// Leaves namespaces to which nothing has been sent for long, and from which nothing has come.
-    pub fn leave_unused(&self) {
-        self.leave_unused_for(KEPT);
+    /// Something that was told is about to be gone.
+    pub(super) fn forget_answers(&self) {
+        self.asking.questions().forget_somebodys();
     }
 
-    fn leave_unused_for(&self, kept: Duration) {
+    /// Leaves namespaces to which nothing has been sent for long, and from which nothing has come; not those of which only
+    /// routes are known, by which somebody may still go.
+    pub fn leave_unused(&self, routed: &BTreeSet<String>) {
+        self.leave_unused_for(KEPT, routed);
+    }
+
+    fn leave_unused_for(&self, kept: Duration, routed: &BTreeSet<String>) {
         let workloads = self.workloads.load();
-        let mut state = self.asking.state();
-        if !self.asking.is_connected.load(Ordering::SeqCst) {
-            return;
-        }
-        let gone = state.joined.extract_if(.., |namespace, since| {
-            since.elapsed() >= kept && workloads.leave(namespace, kept)
+        let gone = self.asking.questions().leave(|namespace, since| {
+            let left = || workloads.leave(namespace, kept);
+            since.elapsed() >= kept && left().unwrap_or(!routed.contains(namespace))
         });
-        let gone: Vec<String> = gone.map(|(namespace, _)| namespace).collect();
-        if gone.is_empty() {
-            return;
+        if !gone.is_empty() {
+            tracing::info!(namespaces = ?gone, "nothing was sent to these or came from there for long: they are told of no longer");
+            self.asking.due.notify_one();
         }
-        tracing::info!(namespaces = ?gone, "nothing was sent to these or came from there for long: they are told of no longer");
-        state.left.extend(gone);
-        state.known.keep_nobodys();
-        self.asking.due.notify_one();
     }
 
     /// Whether it is beside a pod of the mesh.
@@ -346,33 +296,40 @@ impl Mesh {
 
     pub(crate) fn asked(&self) -> Asked {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (namespaces, operator) = {
+            let questions = self.asking.questions();
+            (questions.joined.len() as u64, questions.operator)
+        };
         Asked {
             asked: count(&self.asking.asked),
             somebodys: count(&self.asking.answered[1]),
             nobodys: count(&self.asking.answered[0]),
             unanswered: count(&self.asking.unanswered),
-            namespaces: self.asking.state().joined.len() as u64,
-            connected: self.asking.is_connected.load(Ordering::Relaxed),
+            namespaces,
+            connected: !matches!(operator, Operator::Away(_)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{pin::pin, sync::Arc, task::Poll};
+    use std::{future::Future, pin::pin};
 
     use futures::poll;
-    use weft_model::{Change, Key, Peer, Resource};
+    use weft_model::{Change, Key, MeshNamespace, MeshService, Peer, Resource, ServiceKey, Stage};
 
     use super::*;
+    use crate::worker::Worker;
 
     const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
 
-    fn peer(namespace: &str) -> Change {
+    fn peer(name: &str, address: IpAddr) -> Change {
         Change::Upsert(Resource::Peer(Arc::new(Peer {
-            key: format!("{namespace}/a").into(),
-            addresses: vec![A],
-            namespace: namespace.into(),
+            key: name.into(),
+            addresses: vec![address],
+            namespace: name.split('/').next().unwrap_or_default().into(),
             account: "default".to_owned(),
             owner: None,
             direct_ports: Vec::new(),
@@ -381,99 +338,274 @@ mod tests {
         })))
     }
 
+    fn service(endpoints: &[IpAddr]) -> Change {
+        Change::Upsert(Resource::MeshService(Arc::new(MeshService {
+            key: ServiceKey::new("shop", "back", 80),
+            addresses: vec![SERVICE],
+            endpoints: endpoints.iter().map(|ip| SocketAddr::new(*ip, 8080)).collect(),
+            leaving: Vec::new(),
+            sticky: false,
+            local: false,
+        })))
+    }
+
+    fn gone(pod: &str) -> Change {
+        Change::Remove(Key::Peer(pod.into()))
+    }
+
+    fn service_gone() -> Change {
+        Change::Remove(Key::MeshService(ServiceKey::new("shop", "back", 80)))
+    }
+
+    fn shop() -> Vec<String> {
+        vec!["shop".to_owned()]
+    }
+
     fn at() -> SocketAddr {
         SocketAddr::new(A, 80)
     }
 
-    #[tokio::test]
-    async fn a_connection_waits_for_whose_an_address_is_and_the_next_one_does_not() {
-        let mesh = Mesh::default();
+    /// Beside a pod in `web`, which knows how far `shop` is, as everybody does.
+    fn beside(mesh: &Mesh) {
         mesh.set_pod("web", "w-1");
-        // Nobody to ask.
-        let _ = mesh.meet(at(), DECIDES).await;
-        assert_eq!(mesh.asked(), Asked::default());
+        mesh.cannot_ask();
+        mesh.apply(vec![Change::Upsert(Resource::MeshNamespace(Arc::new(MeshNamespace {
+            key: "shop".into(),
+            stage: Stage::Strict,
+            default_action: weft_model::DefaultAction::default(),
+        })))]);
+    }
+
+    fn mesh() -> Mesh {
+        let mesh = Mesh::default();
+        beside(&mesh);
         mesh.can_ask();
-        let mut meeting = pin!(mesh.meet(at(), DECIDES));
-        assert!(poll!(meeting.as_mut()).is_pending());
-        assert_eq!(mesh.to_say().await, (vec![A], vec![]));
-        let mut other = pin!(mesh.meet(at(), DECIDES));
-        assert!(poll!(other.as_mut()).is_pending());
-        mesh.apply(vec![peer("shop")]);
-        mesh.answered(A, vec!["shop".to_owned()]);
-        assert!(poll!(meeting).is_ready() && poll!(other).is_ready());
-        assert_eq!(mesh.told_of(), BTreeSet::from(["shop".to_owned()]));
-        let asked = mesh.asked();
-        assert_eq!((asked.asked, asked.somebodys, asked.unanswered), (1, 1, 0));
-        assert!(poll!(pin!(mesh.meet(at(), DECIDES))).is_ready());
-        // It is asked about again only once nothing is known of it.
-        mesh.apply(vec![Change::Remove(Key::Peer("shop/a".into()))]);
-        assert!(poll!(pin!(mesh.meet(at(), DECIDES))).is_ready());
-        mesh.forget_answer(A);
-        assert!(poll!(pin!(mesh.meet(at(), DECIDES))).is_pending());
+        mesh
+    }
+
+    /// A connection that is about to be made: whether who is there has to prove it. It would go in clear otherwise.
+    async fn proof(mesh: &Mesh, to: IpAddr) -> bool {
+        let to = SocketAddr::new(to, 80);
+        let (_talking, known) = mesh.met(to, DECIDES).await;
+        known.expected(to, mesh.own_key()).is_some()
+    }
+
+    /// What comes of it at once.
+    async fn now(going: impl Future<Output = bool>) -> bool {
+        let std::task::Poll::Ready(proof) = poll!(pin!(going)) else {
+            panic!("it waits");
+        };
+        proof
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_long_nor_for_somebody_who_is_gone() {
-        let mesh = Mesh::default();
-        mesh.can_ask();
-        let _ = mesh.meet(at(), DECIDES).await;
-        assert_eq!(mesh.asked().unanswered, 1);
-        // The next one does not wait for what did not come.
-        assert!(poll!(pin!(mesh.meet(at(), DECIDES))).is_ready());
-        mesh.can_ask();
+    async fn a_connection_waits_for_whose_an_address_is_and_the_next_one_does_not() {
+        let mesh = mesh();
         let mut meeting = pin!(mesh.meet(at(), DECIDES));
         assert!(poll!(meeting.as_mut()).is_pending());
+        assert_eq!(mesh.to_say().await, (vec![A], vec![]));
+        let mut other = pin!(proof(&mesh, A));
+        assert!(poll!(other.as_mut()).is_pending());
+        mesh.apply(vec![peer("shop/a", A)]);
+        mesh.answered(A, shop());
+        assert!(poll!(meeting).is_ready() && now(other).await);
+        assert_eq!(mesh.told_of(), BTreeSet::from(["shop".to_owned()]));
+        let asked = mesh.asked();
+        assert_eq!((asked.asked, asked.somebodys, asked.unanswered), (1, 1, 0));
+        assert!(now(proof(&mesh, A)).await);
+        // It is asked about again once nothing is known of it.
+        mesh.apply(vec![gone("shop/a")]);
+        let mut later = pin!(proof(&mesh, A));
+        assert!(poll!(later.as_mut()).is_pending());
+        mesh.answered(A, vec![]);
+        assert!(!now(later).await);
+        assert!(
+            !now(proof(&mesh, A)).await,
+            "it is nobody's, which holds until more is said"
+        );
+        mesh.forget_answer(A);
+        assert!(poll!(pin!(proof(&mesh, A))).is_pending());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_long_nor_where_nobody_else_is() {
+        let mesh = mesh();
+        let _ = mesh.meet(at(), Duration::from_millis(1)).await;
+        assert_eq!(mesh.asked().unanswered, 1);
+        mesh.answered(A, vec![]);
+        assert!(!now(proof(&mesh, A)).await);
+        assert!(!now(proof(&mesh, [127, 0, 0, 1].into())).await);
+        // One that tells everything is not asked.
+        let mut other = pin!(proof(&mesh, B));
+        assert!(poll!(other.as_mut()).is_pending());
+        assert!(mesh.may_be_peer(B) && !mesh.may_be_peer(A));
+        mesh.need_not_ask();
+        assert!(!now(other).await && !now(proof(&mesh, SERVICE)).await && !mesh.may_be_peer(B));
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_parts_is_waited_for_to_its_end() {
+        let mesh = mesh();
+        let mut first = pin!(proof(&mesh, SERVICE));
+        assert!(poll!(first.as_mut()).is_pending());
+        mesh.apply(vec![peer("shop/a", A)]);
+        assert!(poll!(first.as_mut()).is_pending());
+        let mut second = pin!(proof(&mesh, SERVICE));
+        assert!(poll!(second.as_mut()).is_pending());
+        assert!(now(proof(&mesh, A)).await, "who is known is known");
+        mesh.apply(vec![peer("shop/b", B)]);
+        assert!(poll!(first.as_mut()).is_pending() && poll!(second.as_mut()).is_pending());
+        mesh.apply(vec![service(&[A, B])]);
+        mesh.answered(SERVICE, shop());
+        assert!(now(first).await && now(second).await && now(proof(&mesh, SERVICE)).await);
+        assert_eq!(mesh.asked().asked, 1);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_told_before_its_pods_waits_for_them() {
+        let mesh = mesh();
+        mesh.apply(vec![service(&[A, B])]);
+        let mut going = pin!(proof(&mesh, SERVICE));
+        assert!(poll!(going.as_mut()).is_pending());
+        let (mut said, _) = mesh.to_say().await;
+        said.sort_unstable();
+        assert_eq!(said, [A, B]);
+        mesh.apply(vec![peer("shop/a", A)]);
+        mesh.answered(A, shop());
+        assert!(poll!(going.as_mut()).is_pending());
+        mesh.apply(vec![peer("shop/b", B)]);
+        mesh.answered(B, shop());
+        assert!(now(going).await);
+        // And one of which the operator itself does not know the pods yet.
+        let other = IpAddr::from([10, 0, 0, 3]);
+        mesh.apply(vec![service(&[other])]);
+        let mut going = pin!(proof(&mesh, SERVICE));
+        assert!(poll!(going.as_mut()).is_pending());
+        mesh.answered(other, vec![]);
+        assert!(poll!(going).is_ready());
+        let worker = Worker::of_nothing();
+        let to = SocketAddr::new(SERVICE, 80);
+        let known = mesh.workloads.load_full();
+        let mut target = pin!(mesh.target(&worker, to, known));
+        assert!(poll!(target.as_mut()).is_pending());
+        mesh.apply(vec![peer("shop/c", other)]);
+        let std::task::Poll::Ready((among, known)) = poll!(target) else {
+            panic!("it waits");
+        };
+        assert!(among.is_none() && known.expected(to, None).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_one_operator_has_begun_to_tell_another_is_asked_for() {
+        let mesh = mesh();
+        let mut going = pin!(proof(&mesh, SERVICE));
+        assert!(poll!(going.as_mut()).is_pending());
+        assert_eq!(mesh.to_say().await.0, [SERVICE]);
+        mesh.apply(vec![peer("shop/a", A)]);
         mesh.cannot_ask();
-        assert!(poll!(meeting).is_ready());
-        assert!(poll!(pin!(mesh.meet(at(), DECIDES))).is_ready());
-        let local = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert!(poll!(going.as_mut()).is_pending());
+        assert!(!mesh.asked().connected);
+        // It does not know that this is talked to, and takes back what was told of it.
+        assert_eq!(mesh.talks(), BTreeSet::new());
         mesh.can_ask();
-        assert!(matches!(poll!(pin!(mesh.meet(local, DECIDES))), Poll::Ready(_)));
+        assert_eq!(mesh.to_say().await.0, [SERVICE]);
+        mesh.apply(vec![gone("shop/a")]);
+        assert!(poll!(going.as_mut()).is_pending());
+        let mut direct = pin!(proof(&mesh, A));
+        assert!(poll!(direct.as_mut()).is_pending());
+        mesh.apply(vec![peer("shop/a", A)]);
+        mesh.apply(vec![service(&[A])]);
+        mesh.answered(SERVICE, shop());
+        mesh.answered(A, shop());
+        assert!(now(going).await && now(direct).await);
+        assert_eq!(mesh.asked().unanswered, 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_holds_before_there_is_an_operator_and_the_rest_waits_for_one() {
+        let mesh = Mesh::default();
+        mesh.resume_talks(shop());
+        beside(&mesh);
+        mesh.apply(vec![peer("shop/a", A), service(&[A])]);
+        assert!(now(proof(&mesh, A)).await && now(proof(&mesh, SERVICE)).await);
+        let mut going = pin!(proof(&mesh, B));
+        assert!(poll!(going.as_mut()).is_pending());
+        // Another attempt has failed.
+        mesh.cannot_ask();
+        assert!(poll!(going.as_mut()).is_pending());
+        assert_eq!(mesh.talks().len(), 1);
+        mesh.can_ask();
+        assert_eq!(mesh.to_say().await.0, [B]);
+        mesh.apply(vec![peer("shop/b", B)]);
+        mesh.answered(B, shop());
+        assert!(now(going).await);
     }
 
     #[tokio::test]
     async fn a_namespace_is_left_and_asked_for_again() {
-        let mesh = Mesh::default();
-        mesh.set_pod("web", "w-1");
-        mesh.can_ask();
-        mesh.apply(vec![peer("shop")]);
-        mesh.answered(A, vec!["shop".to_owned()]);
+        let mesh = mesh();
+        mesh.apply(vec![peer("shop/a", A)]);
+        mesh.answered(A, shop());
         let talking = mesh.meet(at(), DECIDES).await;
-        mesh.leave_unused_for(Duration::ZERO);
+        let leave = || mesh.leave_unused_for(Duration::ZERO, &BTreeSet::new());
+        leave();
         assert_eq!(mesh.told_of().len(), 1, "there is a connection");
         drop(talking);
-        mesh.leave_unused_for(Duration::ZERO);
+        leave();
         assert_eq!(mesh.told_of().len(), 0);
-        assert_eq!(mesh.to_say().await, (vec![], vec!["shop".to_owned()]));
+        assert_eq!(mesh.to_say().await, (vec![], shop()));
         // Whoever comes before it is forgotten asks, since otherwise it would be forgotten beneath it.
-        let mut meeting = pin!(mesh.meet(at(), DECIDES));
-        assert!(poll!(meeting.as_mut()).is_pending());
+        let mut going = pin!(proof(&mesh, A));
+        assert!(poll!(going.as_mut()).is_pending());
         assert_eq!(mesh.to_say().await, (vec![A], vec![]));
-        mesh.answered(A, vec!["shop".to_owned()]);
-        assert!(poll!(meeting).is_ready());
+        // It is forgotten after that, and told again.
+        mesh.apply(vec![gone("shop/a")]);
+        assert!(poll!(going.as_mut()).is_pending());
+        mesh.apply(vec![peer("shop/a", A), peer("shop/b", B)]);
+        mesh.answered(A, shop());
+        assert!(now(going).await && now(proof(&mesh, B)).await);
         assert_eq!(mesh.talks(), BTreeSet::from(["shop".to_owned()]));
     }
 
     #[tokio::test]
+    async fn an_answer_from_before_a_namespace_was_left_does_not_outlive_what_it_was_about() {
+        let mesh = mesh();
+        mesh.apply(vec![peer("shop/a", A), service(&[A])]);
+        mesh.answered(A, shop());
+        mesh.leave_unused_for(Duration::ZERO, &BTreeSet::new());
+        assert_eq!(mesh.to_say().await.1, ["shop"]);
+        // It was found before the operator had heard of that.
+        mesh.apply(vec![peer("shop/b", B)]);
+        mesh.answered(B, shop());
+        assert!(now(proof(&mesh, B)).await && now(proof(&mesh, SERVICE)).await);
+        for part in [service_gone(), gone("shop/b"), gone("shop/a")] {
+            mesh.apply(vec![part]);
+            assert!(poll!(pin!(proof(&mesh, SERVICE))).is_pending());
+        }
+        for address in [A, B] {
+            assert!(poll!(pin!(proof(&mesh, address))).is_pending());
+        }
+        let (mut said, _) = mesh.to_say().await;
+        said.sort_unstable();
+        assert_eq!(said, [A, B, SERVICE]);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_of_which_only_routes_are_known_is_kept() {
+        let mesh = mesh();
+        mesh.answered(A, shop());
+        mesh.leave_unused_for(Duration::ZERO, &BTreeSet::from(["shop".to_owned()]));
+        assert_eq!(mesh.told_of().len(), 1);
+        mesh.leave_unused_for(Duration::ZERO, &BTreeSet::new());
+        assert_eq!(mesh.told_of().len(), 0);
+    }
+
+    #[tokio::test]
     async fn what_it_was_told_of_and_talked_to_it_asks_for_when_it_connects() {
-        let mesh = Mesh::default();
-        mesh.set_pod("web", "w-1");
-        mesh.apply(vec![peer("shop")]);
+        let mesh = mesh();
+        mesh.apply(vec![peer("shop/a", A)]);
         assert_eq!(mesh.talks(), BTreeSet::new(), "it has not talked to it");
         drop(mesh.meet(at(), DECIDES).await);
         assert_eq!(mesh.talks(), BTreeSet::from(["shop".to_owned()]));
-    }
-
-    #[test]
-    fn answers_are_bounded_and_those_in_use_stay() {
-        let mut ages = Ages::default();
-        let address = |at: u32| IpAddr::from(at.to_be_bytes());
-        ages.put(A, false);
-        for at in 0..20 * ANSWERED as u32 {
-            ages.put(address(at), false);
-            assert!(ages.has(&A));
-        }
-        assert!(ages.young.len() + ages.old.len() <= 2 * ANSWERED);
-        assert!(!ages.has(&address(0)));
     }
 }

@@ -102,8 +102,8 @@ pub(crate) struct Reached {
 /// Connects to where somebody was going. An endpoint that does not answer is passed over for another, if there is a choice.
 pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<Reached> {
     // Where an endpoint has come to be known by its name, nobody has asked yet.
-    let _talking = worker.mesh.meet(to, DECIDES).await;
-    let (target, known) = worker.mesh.target(worker, to).await;
+    let (_talking, known) = worker.mesh.met(to, DECIDES).await;
+    let (target, known) = worker.mesh.target(worker, to, known).await;
     let reached = |stream, address, service| Reached {
         stream,
         address,
@@ -142,14 +142,19 @@ async fn connect(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result
 
 impl Mesh {
     /// The endpoints to one of which a connection is made in place of an address, and their Service; none if it is made there.
-    /// Beside that what was known when it was decided.
-    async fn target(&self, worker: &Worker, to: SocketAddr) -> (Option<(ServiceKey, Vec<SocketAddr>)>, Arc<Workloads>) {
-        let now = || {
-            let known = self.workloads.load_full();
+    /// Beside that what was known when it was decided: what is known now, or has come to be known meanwhile.
+    pub(super) async fn target(
+        &self,
+        worker: &Worker,
+        to: SocketAddr,
+        known: Arc<Workloads>,
+    ) -> (Option<(ServiceKey, Vec<SocketAddr>)>, Arc<Workloads>) {
+        let by = |known: Arc<Workloads>| {
             let target = known.target(to, self.own_key(), Instant::now(), || worker.random());
             (target, known)
         };
-        let (mut target, mut known) = now();
+        let now = || by(self.workloads.load_full());
+        let (mut target, mut known) = by(known);
         if matches!(target, Target::Soon(_)) {
             let mut changed = self.changed.subscribe();
             (target, known) = now();

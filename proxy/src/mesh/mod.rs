@@ -10,6 +10,7 @@ mod choice;
 mod connect;
 mod credentials;
 mod peers;
+mod questions;
 mod stream;
 mod talk;
 #[cfg(test)]
@@ -168,6 +169,7 @@ impl Mesh {
             }
             if removes {
                 changed.tidy();
+                self.forget_answers();
             }
             changed.generation += 1;
             workloads = Arc::new(changed);

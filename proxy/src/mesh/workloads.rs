@@ -141,12 +141,13 @@ impl Workloads {
         Some(gone)
     }
 
-    /// Forgets namespaces of which there is nothing any more.
+    /// Forgets namespaces of which there is nothing any more, and to which there is no connection.
     pub(super) fn tidy(&mut self) {
         let of_peers = self.peers.values().map(|peer| peer.namespace.as_str());
         let of_services = self.services.keys().map(|key| key.parts().0);
         let live: HashSet<&str> = of_peers.chain(of_services).collect();
-        self.talks.retain(|namespace, _| live.contains(namespace.as_str()));
+        self.talks
+            .retain(|namespace, talk| live.contains(namespace.as_str()) || talk.is_used(Duration::ZERO));
     }
 
     /// A connection to or from an address begins. Returns with it the addresses on which it depends and of which nothing is
@@ -178,10 +179,10 @@ impl Workloads {
         used.map(|(namespace, _)| namespace.to_string()).collect()
     }
 
-    /// Leaves a namespace, unless there is a connection after all.
-    pub(super) fn leave(&self, namespace: &str, unless: Duration) -> bool {
+    /// Leaves a namespace, unless there is a connection after all; none if there are no peers or services of it.
+    pub(super) fn leave(&self, namespace: &str, unless: Duration) -> Option<bool> {
         let talk = self.talks.get(&NamespaceKey::from(namespace));
-        talk.is_none_or(|talk| talk.leave(unless))
+        talk.map(|talk| talk.leave(unless))
     }
 
     /// A namespace is told of.
@@ -301,7 +302,7 @@ impl Workloads {
 }
 
 /// Whether somebody else can be there: not what is in the pod, or on no wire.
-fn is_elsewhere(address: IpAddr) -> bool {
+pub(super) fn is_elsewhere(address: IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
