@@ -231,7 +231,7 @@ impl Mesh {
     /// told of no longer.
     pub async fn to_say(&self) -> (Vec<IpAddr>, Vec<String>) {
         loop {
-            let (asked, left, more) = self.asking.questions().to_say();
+            let (asked, left, more) = self.asking.questions().say();
             if more {
                 self.asking.due.notify_one();
             }

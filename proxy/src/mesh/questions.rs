@@ -159,7 +159,7 @@ impl Questions {
     }
 
     /// What is to be said to the operator, and whether there is more.
-    pub(super) fn to_say(&mut self) -> (Vec<IpAddr>, Vec<String>, bool) {
+    pub(super) fn say(&mut self) -> (Vec<IpAddr>, Vec<String>, bool) {
         let more = self.ask.len().saturating_sub(AT_ONCE);
         (self.ask.split_off(more), mem::take(&mut self.left), more > 0)
     }
@@ -254,17 +254,17 @@ mod tests {
     fn while_operators_change_questions_are_kept_and_asked_again() {
         let (mut questions, now) = asking();
         questions.ask(&[A], now);
-        assert_eq!(questions.to_say().0, [A]);
+        assert_eq!(questions.say().0, [A]);
         let away = now + SOON;
         questions.cannot_ask(away);
         // Another attempt fails.
         questions.cannot_ask(away + SOON);
         assert_eq!(until(&mut questions, A, away + SOON), Some(away + DECIDES));
         assert_eq!(until(&mut questions, B, away + SOON), Some(away + DECIDES));
-        assert_eq!(questions.to_say().0, [] as [IpAddr; 0], "there is nobody to say it to");
+        assert_eq!(questions.say().0, [] as [IpAddr; 0], "there is nobody to say it to");
         let back = away + 2 * SOON;
         assert_eq!(questions.can_ask(back), 2);
-        let mut said = questions.to_say().0;
+        let mut said = questions.say().0;
         said.sort_unstable();
         assert_eq!(said, [A, B]);
         assert_eq!(until(&mut questions, A, back), Some(back + DECIDES));
@@ -295,7 +295,7 @@ mod tests {
         questions.ask(&[A], now);
         questions.told_all();
         assert_eq!(questions.ask(&[A], now), Waits::default());
-        assert!(questions.joined.contains_key("shop") && questions.to_say().0.is_empty());
+        assert!(questions.joined.contains_key("shop") && questions.say().0.is_empty());
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!((waits.until, waits.asked), (Some(now + DECIDES), 0));
         let mut said = 0;
         loop {
-            let (asked, _, more) = questions.to_say();
+            let (asked, _, more) = questions.say();
             said += asked.len();
             assert!(asked.len() <= AT_ONCE);
             if !more {
@@ -330,7 +330,7 @@ mod tests {
         assert!(questions.leave(|_, _| false).is_empty());
         assert!(questions.is_answered(&A));
         assert_eq!(questions.leave(|namespace, _| namespace == "shop"), ["shop"]);
-        assert_eq!(questions.to_say().1, ["shop"]);
+        assert_eq!(questions.say().1, ["shop"]);
         // Whose it was says nothing any more.
         assert!(until(&mut questions, A, now).is_some());
         questions.answered(A, false);
