@@ -1,7 +1,10 @@
 //! The mesh changes under constant load: a namespace takes the path up and down, what runs in it is replaced, the roots of its
 //! certificates are, and the node's kubelet is. An application inside loses no request.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -206,6 +209,10 @@ fn root() -> anyhow::Result<(String, String)> {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "the next root");
+    // One that has lived long would soon have a next one itself.
+    let now = SystemTime::now();
+    params.not_before = now.into();
+    params.not_after = (now + Duration::from_secs(365 * 24 * 3600)).into();
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
 
