@@ -193,16 +193,18 @@ pub(crate) async fn serve(
     }
     // Boxed, here and below, so that a connection does not hold the space for what it is not, or not any more.
     let mut talking = Talking::default();
-    let found = Box::pin(way(&worker, &client, port, direction, &story, &mut talking)).await;
+    let found = Box::pin(way(&worker, &client, port, &story, &mut talking)).await;
     let (client, outbound, first) = match found {
         Ok(Way::Requests(outbound, first)) => (client, outbound, first),
-        Ok(Way::On(carried)) => match Box::pin(carry(&worker, client, carried, direction, &cells, &story)).await {
-            Left::Ended(ended) => return story.close(&worker, &ended),
-            Left::Requests(client, outbound, first) => {
-                story.close(&worker, &Ended::well());
-                (client, outbound, first)
+        Ok(Way::On(carried)) => {
+            match Box::pin(carry(&worker, client, carried, Direction::Outbound, &cells, &story)).await {
+                Left::Ended(ended) => return story.close(&worker, &ended),
+                Left::Requests(client, outbound, first) => {
+                    story.close(&worker, &Ended::well());
+                    (client, outbound, first)
+                }
             }
-        },
+        }
         Err(ended) => {
             abort(&client);
             return story.close(&worker, &ended);
@@ -213,29 +215,25 @@ pub(crate) async fn serve(
     Box::pin(outbound::requests(&worker, requests, client, first)).await;
 }
 
-/// Finds the way of a connection, and connects to where it goes. The namespace it goes to is told of for as long as it lasts.
+/// Finds the way of a connection that leaves the pod, and connects to where it goes. The namespace it goes to is told of for as long as it lasts.
 async fn way(
     worker: &Worker,
     client: &TcpStream,
     port: u16,
-    direction: Direction,
     story: &Story,
     talking: &mut Talking,
 ) -> Result<Way, Ended> {
-    let address =
-        original::destination(client, port, direction).map_err(|error| Ended::new(Flag::Refused, error.to_string()))?;
+    let address = original::destination(client, port, Direction::Outbound);
+    let address = address.map_err(|error| Ended::new(Flag::Refused, error.to_string()))?;
     story.endpoint.set(Some(address));
     tune(client).map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
-    if direction == Direction::Outbound {
-        // Whether there are routes, and who has to prove what, is known only then; where there are, they decide.
-        let is_routed = worker.snapshot().frontend(address).is_some();
-        *talking = worker.mesh.meet(address, if is_routed { NAMES } else { DECIDES }).await;
-    }
-    let destination = worker.book.destination(direction, address, worker.coarse_now());
-    let protocol = match direction {
-        Direction::Inbound => None,
-        Direction::Outbound => worker.snapshot().frontend(address).map(|frontend| frontend.protocol()),
-    };
+    // Whether there are routes, and who has to prove what, is known only then; where there are, they decide.
+    let is_routed = worker.snapshot().frontend(address).is_some();
+    *talking = worker.mesh.meet(address, if is_routed { NAMES } else { DECIDES }).await;
+    let destination = worker
+        .book
+        .destination(Direction::Outbound, address, worker.coarse_now());
+    let protocol = worker.snapshot().frontend(address).map(|frontend| frontend.protocol());
     match protocol {
         None => onward(worker, address, destination, Vec::new(), None).await,
         Some(protocol) => outbound::routed(worker, client, address, protocol, destination, story).await,
