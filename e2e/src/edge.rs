@@ -9,7 +9,7 @@ use crate::{
     cluster::{Cluster, address, eventually},
     load::{Load, Target, metrics, status},
     monitors,
-    scene::{GATEWAY, asking, fresh, route},
+    scene::{GATEWAY, OF_GATEWAY, asking, fresh, route},
 };
 
 const NAMESPACE: &str = "weft-e2e-edge";
@@ -57,7 +57,7 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
         status(&direct).await.is_err(),
         "a strict workload lets somebody in who comes in clear"
     );
-    let edge = address_of(cluster, &format!("gateway.networking.k8s.io/gateway-name={GATEWAY}")).await?;
+    let edge = address_of(cluster, OF_GATEWAY).await?;
     for (of, direction) in [(edge, "outbound"), (pod, "inbound")] {
         ensure!(proven(of, direction).await? > 0.0, "no connection of {of} is proven");
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
+use kube::api::DynamicObject;
 use serde_json::json;
 
 use crate::{
@@ -18,6 +19,8 @@ pub(crate) const OPERATOR: &str = "weft-operator";
 pub(crate) const OPERATORS: &str = "app.kubernetes.io/name=weft-operator";
 /// The Gateway of every scene.
 pub(crate) const GATEWAY: &str = "edge";
+/// What is made of it.
+pub(crate) const OF_GATEWAY: &str = "gateway.networking.k8s.io/gateway-name=edge";
 
 /// What the namespaces of tests begin with.
 pub(crate) const PREFIX: &str = "weft-e2e-";
@@ -59,10 +62,14 @@ impl Scene {
         }
     }
 
+    /// What the operator has made of the Gateway, of a kind, and the pods that have come of that.
+    pub(crate) async fn made(&self, kind: &str) -> anyhow::Result<Vec<DynamicObject>> {
+        self.cluster.list(kind, &self.namespace, OF_GATEWAY).await
+    }
+
     /// The Deployment that the operator has made for the Gateway.
     pub(crate) async fn deployment(&self) -> anyhow::Result<String> {
-        let label = format!("gateway.networking.k8s.io/gateway-name={GATEWAY}");
-        let found = self.cluster.list("Deployment", &self.namespace, &label).await?;
+        let found = self.made("Deployment").await?;
         let name = found.into_iter().next().and_then(|deployment| deployment.metadata.name);
         name.context("the Gateway has no Deployment")
     }

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use self::pebble::Pebble;
 use crate::{
     cluster::{Cluster, eventually, name},
-    scene::{self, GATEWAY, HTTP, PREFIX, gateway},
+    scene::{self, GATEWAY, HTTP, OF_GATEWAY, PREFIX, gateway},
 };
 
 /// The Secret that the listener refers to.
@@ -99,8 +99,7 @@ async fn ordered(cluster: &Cluster, pebble: &Pebble, namespace: &str, challenge:
     )?;
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>()?;
     cluster.programmed(namespace, GATEWAY).await?;
-    let label = format!("gateway.networking.k8s.io/gateway-name={GATEWAY}");
-    let pods = cluster.list("Pod", namespace, &label).await?;
+    let pods = cluster.list("Pod", namespace, OF_GATEWAY).await?;
     ensure!(pods.len() == PODS as usize, "the Gateway has {} pods", pods.len());
     eventually("it is served", async || {
         served(address, &host, &chain).await.map(|()| true)

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     cluster::{Cluster, eventually, name},
     load::{Load, status},
-    scene::{GATEWAY, OPERATOR, OPERATORS, SYSTEM, Scene, route},
+    scene::{OPERATOR, OPERATORS, SYSTEM, Scene, route},
 };
 
 /// Operators die again and again while edits are made. Every edit is served in the end, and every status true.
@@ -78,14 +78,8 @@ pub(super) async fn a_gateway_starts_while_the_operator_is_away(cluster: &Cluste
 
 /// Ends the process of the scene's gateway as a crash does; waits until the kubelet has started it anew.
 async fn restart_container(scene: &Scene) -> anyhow::Result<()> {
-    let label = format!("gateway.networking.k8s.io/gateway-name={GATEWAY}");
     let restarts = |pod: &DynamicObject| pod.data["status"]["containerStatuses"][0]["restartCount"].as_i64();
-    let pod = scene
-        .cluster
-        .list("Pod", &scene.namespace, &label)
-        .await?
-        .into_iter()
-        .next();
+    let pod = scene.made("Pod").await?.into_iter().next();
     let pod = pod.context("the Gateway has no pod")?;
     let container = pod.data["status"]["containerStatuses"][0]["containerID"].as_str();
     let container = container

@@ -60,7 +60,7 @@ pub(super) async fn a_listener_comes_and_goes(cluster: &Cluster) -> anyhow::Resu
 pub(super) async fn what_a_gateway_has_follows_it(cluster: &Cluster) -> anyhow::Result<()> {
     let scene = Scene::new(cluster, "children", 1, 1).await?;
     let (cluster, namespace) = (&scene.cluster, scene.namespace.as_str());
-    let there = async |kind: &str| anyhow::Ok(made(&scene, kind).await?.len());
+    let there = async |kind: &str| anyhow::Ok(scene.made(kind).await?.len());
     for kind in MADE {
         let wanted = usize::from(kind != "HorizontalPodAutoscaler");
         let found = there(kind).await?;
@@ -77,7 +77,7 @@ pub(super) async fn what_a_gateway_has_follows_it(cluster: &Cluster) -> anyhow::
     cluster.merge("Gateway", namespace, GATEWAY, &labels).await?;
     for kind in MADE {
         eventually(format!("{kind} has the label and the annotation"), async || {
-            let made = made(&scene, kind).await?;
+            let made = scene.made(kind).await?;
             Ok(made.iter().all(|made| {
                 let labels = made.metadata.labels.as_ref().and_then(|labels| labels.get("team"));
                 let annotations = made.metadata.annotations.as_ref();
@@ -104,15 +104,9 @@ pub(super) async fn what_a_gateway_has_follows_it(cluster: &Cluster) -> anyhow::
     scene.end().await
 }
 
-/// What has been made of the Gateway, of a kind.
-async fn made(scene: &Scene, kind: &str) -> anyhow::Result<Vec<DynamicObject>> {
-    let label = format!("gateway.networking.k8s.io/gateway-name={GATEWAY}");
-    scene.cluster.list(kind, &scene.namespace, &label).await
-}
-
 /// The Gateway's pods that are to stay, and how often each of their containers has begun anew.
 async fn pods(scene: &Scene) -> anyhow::Result<BTreeSet<String>> {
-    let pods = made(scene, "Pod").await?;
+    let pods = scene.made("Pod").await?;
     let stay = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
     let of = |pod: &DynamicObject| {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
