@@ -498,36 +498,25 @@ impl Drop for Subscription {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::Peer;
-
     use super::*;
+    use crate::whose::tests::peer;
 
     #[test]
     fn what_was_found_of_a_namespace_is_not_said_once_that_is_left() {
         let publisher = Publisher::new();
         publisher.set_mesh(["web", "shop"].map(str::to_owned).into());
         let web = publisher.subscribe(DataPlane::sidecar("web", "w-1"), Some(&[]));
-        let address: IpAddr = [10, 0, 0, 1].into();
-        let tell = |key: &str, address: IpAddr| {
-            publisher.publish(vec![Change::Upsert(Resource::Peer(Arc::new(Peer {
-                key: key.into(),
-                addresses: vec![address],
-                namespace: key.split('/').next().unwrap_or_default().into(),
-                account: "default".to_owned(),
-                owner: None,
-                direct_ports: Vec::new(),
-                probe_ports: Vec::new(),
-                asks_only: false,
-            })))])
-        };
+        let own = [10, 0, 0, 1];
+        let address: IpAddr = own.into();
+        let tell = |key: &str, address: [u8; 4]| publisher.publish(vec![Change::Upsert(peer(key, &[address]))]);
         let answer = web.ask(address).expect("it is open");
         assert!(answer.found.namespaces.is_empty());
-        tell("shop/a", address);
+        tell("shop/a", own);
         assert_eq!(web.leave("shop"), [address], "it has to be asked about again");
         assert!(web.take().found.is_empty());
         // Whose it is besides is said.
-        tell("web/w-2", address);
-        tell("shop/b", [10, 0, 0, 2].into());
+        tell("web/w-2", own);
+        tell("shop/b", [10, 0, 0, 2]);
         let answer = web.ask(address).expect("it is open");
         let mut found = vec![answer.found];
         assert_eq!(found[0].namespaces.len(), 2);

@@ -113,12 +113,12 @@ impl Asked {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use weft_model::Peer;
 
     use super::*;
 
-    fn peer(key: &str, addresses: &[[u8; 4]]) -> Resource {
+    pub(crate) fn peer(key: &str, addresses: &[[u8; 4]]) -> Resource {
         Resource::Peer(Arc::new(Peer {
             key: key.into(),
             addresses: addresses.iter().map(|address| (*address).into()).collect(),
