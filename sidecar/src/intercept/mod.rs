@@ -102,8 +102,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn replace(mut table: Table) -> Result<(), CommitError> {
-    let Err(error) = netlink::commit(encode::replace(&table)) else {
-        return Ok(());
+    let error = match netlink::commit(encode::replace(&table)) {
+        Err(error @ (CommitError::Unsupported { .. } | CommitError::Refused { .. })) => error,
+        other => return other,
     };
     // A kernel can be without zones.
     table.chains.retain(|chain| chain.name != OWN_CHAIN);
