@@ -7,7 +7,6 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 use weft_discovery::{Asks, Say};
-use weft_model::Resource;
 use weft_proxy::{Proxy, mesh::Mesh};
 
 /// How often it is looked for namespaces that are not talked to any more.
@@ -62,10 +61,10 @@ pub(crate) async fn leave(proxy: Arc<Proxy>) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        let routed = proxy.resources().into_iter().filter_map(|resource| match resource {
-            Resource::Frontend(frontend) if frontend.clients.is_none() => Some(frontend.service.parts().0.to_owned()),
-            _ => None,
-        });
+        let snapshot = proxy.snapshot();
+        let routed = snapshot.frontends().map(|entry| &entry.frontend);
+        let routed = routed.filter(|frontend| frontend.clients.is_none());
+        let routed = routed.map(|frontend| frontend.service.parts().0.to_owned());
         proxy.mesh().leave_unused(&routed.collect());
     }
 }

@@ -366,10 +366,8 @@ impl Proxy {
         let mut routes: BTreeMap<_, Traffic> = BTreeMap::new();
         let mut services: BTreeMap<_, (Traffic, usize)> = BTreeMap::new();
         let mut listeners: BTreeMap<u16, Traffic> = BTreeMap::new();
-        for resource in snapshot.resources() {
-            if let Resource::Route(route) = resource {
-                routes.insert(route.key.clone(), Traffic::default());
-            }
+        for rule in snapshot.rules() {
+            routes.insert(rule.route.key.clone(), Traffic::default());
         }
         for entry in snapshot.services() {
             services.insert(entry.service.key.clone(), (Traffic::default(), entry.endpoints.len()));

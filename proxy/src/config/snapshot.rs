@@ -131,6 +131,11 @@ impl Snapshot {
         self.frontends.get(self.frontends_at.get(&address)?)
     }
 
+    /// Every Service port that has routes, in no order.
+    pub fn frontends(&self) -> impl Iterator<Item = &Arc<FrontendEntry>> {
+        self.frontends.values()
+    }
+
     /// A service by its key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceEntry>> {
         self.services.get(key)
