@@ -335,8 +335,8 @@ mod tests {
         assert!(matches!(target(&workloads, Duration::ZERO), Target::Soon(_)));
         assert_eq!(target(&workloads, APART), Target::Itself, "it is outside of the mesh");
         // What does not say anything new of endpoints does not begin it anew.
-        std::thread::sleep(Duration::from_millis(1));
         let since = workloads.behind_address((SERVICE, 80).into()).map(|told| told.since);
+        while since.is_some_and(|since| since.elapsed().is_zero()) {}
         tell(&mut workloads, service(&[1]));
         assert_eq!(
             workloads.behind_address((SERVICE, 80).into()).map(|told| told.since),
