@@ -15,7 +15,6 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
-use weft_crds::EndpointSlice;
 use weft_discovery::{Epoch, Replica};
 use weft_model::{GatewayKey, Rejected};
 
@@ -85,19 +84,6 @@ impl ReplicaReport {
     }
 }
 
-/// The addresses of the other replicas, from the slices of their Service.
-pub(crate) fn others<'a>(slices: impl Iterator<Item = &'a EndpointSlice>, identity: &str) -> BTreeSet<IpAddr> {
-    let endpoints = slices.flat_map(|slice| &slice.endpoints);
-    let others = endpoints.filter(|endpoint| {
-        let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
-        pod != Some(identity)
-    });
-    others
-        .flat_map(|endpoint| &endpoint.addresses)
-        .filter_map(|address| address.parse().ok())
-        .collect()
-}
-
 /// Asks the others for as long as this replica writes, and tells what they say.
 pub(crate) async fn ask(
     others: watch::Receiver<BTreeSet<IpAddr>>,
@@ -150,8 +136,6 @@ async fn get(address: SocketAddr) -> Result<Report, String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -165,21 +149,5 @@ mod tests {
         assert_eq!(report.here(40, false).taken, 39);
         assert_eq!(ReplicaReport::new(&replica, 8).here(40, true).taken, 39);
         assert_eq!(ReplicaReport::new(&Replica::default(), 0).here(40, true).taken, 0);
-    }
-
-    #[test]
-    fn the_others_are_all_but_this_one() {
-        let slice: EndpointSlice = serde_json::from_value(json!({
-            "metadata": {"name": "s"}, "addressType": "IPv4",
-            "endpoints": [
-                {"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "me"}},
-                {"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "other"}},
-            ],
-        }))
-        .expect("a slice");
-        assert_eq!(
-            others([&slice].into_iter(), "me"),
-            BTreeSet::from([IpAddr::from([10, 0, 0, 2])])
-        );
     }
 }
