@@ -1,244 +1,33 @@
 //! Routes: the listeners they attach to, their rules, and how they stand with each parent.
 
+mod parent;
+mod result;
+mod source;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use weft_crds::{
-    Condition, GrpcRoute, HttpRoute, HttpRouteRule, Kind, L4RouteRule, Metadata, ObjectRef, ParentReference,
-    ParentStatus, RouteStatus, TcpRoute, TlsRoute, UdpRoute,
-};
-use weft_model::{
-    BackendTarget, Frontend, HostPattern, ListenerKey, Resource, Route, RouteKey, RouteKind, RouteOwner, ServiceKey,
-};
+use weft_crds::{Condition, ObjectRef, ParentReference, ParentStatus, RouteStatus};
+use weft_model::{HostPattern, ListenerKey, Resource, Route, RouteKey, RouteKind, RouteOwner};
 
+use self::{parent::to_listeners, source::Source};
+pub(crate) use self::{
+    parent::{Found, Refused},
+    result::{Attachment, RouteResult},
+};
 use crate::{
     backend::Referrer,
-    claim::{self, Claim, Ground},
     diagnostic::{Code, Diagnostic, Level},
-    l4,
-    listener::ListenerState,
-    mesh,
-    owner::Listeners,
+    l4, mesh,
     rule::{LoweredRule, Lowering},
     status::condition,
-    validate,
     world::Reader,
 };
 
-/// What became of a route. One is kept of each, so what follows from the rest is not in it.
-#[derive(Debug, Default)]
-pub(crate) struct RouteResult {
-    /// Its rules.
-    pub(crate) rules: Box<[Resource]>,
-    /// The listeners and Service ports it counts for, by key.
-    pub(crate) attached: Box<[Attachment]>,
-    /// The Service ports in the mesh that it counts for.
-    pub(crate) frontends: Box<[Arc<Frontend>]>,
-    /// The Gateways through which requests come to it.
-    pub(crate) gateways: Box<[ObjectRef]>,
-    /// The objects it names as backends that cannot be served.
-    pub(crate) unserved: Box<[ObjectRef]>,
-    pub(crate) diagnostics: Box<[Diagnostic]>,
-}
-
-/// A listener, or a Service port in the mesh, that a route counts for.
-#[derive(Debug)]
-pub(crate) struct Attachment {
-    pub(crate) listener: ListenerKey,
-    /// The listener's.
-    hostname: Option<HostPattern>,
-    /// Whether it is served.
-    served: bool,
-}
-
-impl RouteResult {
-    /// The services it uses, for copies too.
-    pub(crate) fn services(&self) -> BTreeSet<&ServiceKey> {
-        let mut services = BTreeSet::new();
-        for rule in &self.rules {
-            match rule {
-                Resource::Route(route) => services.extend(route.services()),
-                Resource::L4Route(route) => services.extend(route.services()),
-                _ => {}
-            }
-        }
-        services
-    }
-
-    /// The services its backends are, each with the path of the reference.
-    pub(crate) fn backends(&self) -> impl Iterator<Item = (String, &ServiceKey)> {
-        let rules = self.rules.iter().enumerate();
-        rules.flat_map(|(at, rule)| backends(rule, at))
-    }
-
-    /// What its matches claim of the listeners' requests. A split has its frontends to itself, and claims nothing.
-    pub(crate) fn claims(&self) -> Vec<(Ground, Claim)> {
-        if self.rules.iter().any(is_split) {
-            return Vec::new();
-        }
-        let served: Vec<_> = self
-            .attached
-            .iter()
-            .filter(|attached| attached.served)
-            .map(|attached| (&attached.listener, attached.hostname.as_ref()))
-            .collect();
-        self.rules
-            .iter()
-            .flat_map(|rule| claim::claims(rule, &served))
-            .collect()
-    }
-
-    /// Whether what comes to it comes by the same listeners as to another.
-    pub(crate) fn comes_as(&self, other: &Self) -> bool {
-        let listeners = self.attached.iter().map(|attached| &attached.listener);
-        let others = other.attached.iter().map(|attached| &attached.listener);
-        self.gateways == other.gateways && listeners.eq(others)
-    }
-
-    /// Whether it counts for a listener.
-    pub(crate) fn is_attached(&self, listener: &ListenerKey) -> bool {
-        let found = self
-            .attached
-            .binary_search_by(|attached| attached.listener.cmp(listener));
-        found.is_ok()
-    }
-}
-
-fn is_split(rule: &Resource) -> bool {
-    let owner = match rule {
-        Resource::Route(route) => &route.owner,
-        Resource::L4Route(route) => &route.owner,
-        _ => return false,
-    };
-    owner.kind == RouteKind::Split
-}
-
 /// What is derived of a route: what is kept, and how it stands.
 pub(crate) type Derived = (RouteResult, RouteStatus);
-
-/// A route of any kind.
-enum Source<'w> {
-    Http(&'w HttpRoute),
-    Grpc(&'w GrpcRoute),
-    Tls(&'w TlsRoute),
-    Tcp(&'w TcpRoute),
-    Udp(&'w UdpRoute),
-}
-
-impl<'w> Source<'w> {
-    fn read(reader: &Reader<'w>, reference: &ObjectRef) -> Option<Self> {
-        let (namespace, name) = (reference.namespace.as_str(), reference.name.as_str());
-        Some(match reference.kind {
-            Kind::GrpcRoute => Self::Grpc(reader.grpc_route(namespace, name)?),
-            Kind::TlsRoute => Self::Tls(reader.tls_route(namespace, name)?),
-            Kind::TcpRoute => Self::Tcp(reader.tcp_route(namespace, name)?),
-            Kind::UdpRoute => Self::Udp(reader.udp_route(namespace, name)?),
-            _ => Self::Http(reader.http_route(namespace, name)?),
-        })
-    }
-
-    /// Whether all its parents are Services: no Gateway leads to it.
-    fn in_mesh(&self) -> bool {
-        !self.parents().is_empty() && self.parents().iter().all(ParentReference::is_service)
-    }
-
-    fn kind(&self) -> RouteKind {
-        match self {
-            Self::Http(_) => RouteKind::Http,
-            Self::Grpc(_) => RouteKind::Grpc,
-            Self::Tls(_) => RouteKind::Tls,
-            Self::Tcp(_) => RouteKind::Tcp,
-            Self::Udp(_) => RouteKind::Udp,
-        }
-    }
-
-    fn metadata(&self) -> &'w Metadata {
-        match self {
-            Self::Http(route) => &route.metadata,
-            Self::Grpc(route) => &route.metadata,
-            Self::Tls(route) => &route.metadata,
-            Self::Tcp(route) => &route.metadata,
-            Self::Udp(route) => &route.metadata,
-        }
-    }
-
-    fn parents(&self) -> &'w [ParentReference] {
-        match self {
-            Self::Http(route) => &route.spec.parent_refs,
-            Self::Grpc(route) => &route.spec.parent_refs,
-            Self::Tls(route) => &route.spec.parent_refs,
-            Self::Tcp(route) => &route.spec.parent_refs,
-            Self::Udp(route) => &route.spec.parent_refs,
-        }
-    }
-
-    fn hostnames(&self) -> &'w [String] {
-        match self {
-            Self::Http(route) => &route.spec.hostnames,
-            Self::Grpc(route) => &route.spec.hostnames,
-            Self::Tls(route) => &route.spec.hostnames,
-            Self::Tcp(_) | Self::Udp(_) => &[],
-        }
-    }
-
-    fn rule_names(&self) -> Vec<Option<&'w str>> {
-        match self {
-            Self::Http(route) => route.spec.rules.iter().map(|rule| rule.name.as_deref()).collect(),
-            Self::Grpc(route) => route.spec.rules.iter().map(|rule| rule.name.as_deref()).collect(),
-            Self::Tls(_) | Self::Tcp(_) | Self::Udp(_) => {
-                self.l4_rules().iter().map(|rule| rule.name.as_deref()).collect()
-            }
-        }
-    }
-
-    /// The rules of a route that looks at no request.
-    fn l4_rules(&self) -> &'w [L4RouteRule] {
-        match self {
-            Self::Tls(route) => &route.spec.rules,
-            Self::Tcp(route) => &route.spec.rules,
-            Self::Udp(route) => &route.spec.rules,
-            Self::Http(_) | Self::Grpc(_) => &[],
-        }
-    }
-
-    /// What the API server would have refused.
-    fn validate(&self) -> Vec<Diagnostic> {
-        match self {
-            Self::Http(route) => validate::http_route(route),
-            Self::Grpc(route) => validate::grpc_route(route),
-            Self::Tls(_) | Self::Tcp(_) | Self::Udp(_) => validate::l4_route(self.hostnames(), self.l4_rules()),
-        }
-    }
-
-    fn lower(&self, lowering: &Lowering<'_, '_>) -> Vec<LoweredRule> {
-        let path = |at: usize| format!("spec.rules[{at}]");
-        match self {
-            Self::Http(route) => {
-                // The API's default is one rule that takes everything. GRPCRoutes have none.
-                let default = [HttpRouteRule::default()];
-                let rules = match route.spec.rules.as_slice() {
-                    [] => &default,
-                    rules => rules,
-                };
-                let lower = |(at, rule): (usize, &HttpRouteRule)| lowering.http(rule, &path(at));
-                rules.iter().enumerate().map(lower).collect()
-            }
-            Self::Grpc(route) => route
-                .spec
-                .rules
-                .iter()
-                .enumerate()
-                .map(|(at, rule)| lowering.grpc(rule, &path(at)))
-                .collect(),
-            Self::Tls(_) | Self::Tcp(_) | Self::Udp(_) => {
-                let lower = |(at, rule): (usize, &L4RouteRule)| lowering.l4(rule, &path(at));
-                self.l4_rules().iter().enumerate().map(lower).collect()
-            }
-        }
-    }
-}
 
 /// A route, whatever its parents are.
 struct Lowered<'w> {
@@ -396,24 +185,6 @@ pub(crate) fn derive(reader: &Reader<'_>, reference: &ObjectRef) -> Option<Deriv
     Some((result, status))
 }
 
-impl Attachment {
-    fn to_listener(listener: &ListenerState) -> Self {
-        Self {
-            listener: listener.key.clone(),
-            hostname: listener.hostname.clone(),
-            served: listener.model.is_some(),
-        }
-    }
-
-    pub(crate) fn to_frontend(frontend: &Frontend) -> Self {
-        Self {
-            listener: frontend.key.clone(),
-            hostname: None,
-            served: true,
-        }
-    }
-}
-
 fn hostnames(texts: &[String], diagnostics: &mut Vec<Diagnostic>) -> Vec<HostPattern> {
     let mut hostnames = Vec::new();
     for (at, text) in texts.iter().enumerate() {
@@ -427,106 +198,6 @@ fn hostnames(texts: &[String], diagnostics: &mut Vec<Diagnostic>) -> Vec<HostPat
         }
     }
     hostnames
-}
-
-/// What a parent has come to for a route.
-pub(crate) enum Found<'g> {
-    /// The listeners that take it.
-    Listeners {
-        /// The Gateway that has them.
-        gateway: &'g ObjectRef,
-        listeners: Vec<&'g ListenerState>,
-    },
-    /// The ports of a Service in the mesh.
-    Frontends(Vec<Arc<Frontend>>),
-}
-
-/// Why a parent does not take a route.
-pub(crate) struct Refused {
-    pub(crate) code: Code,
-    /// That of the condition.
-    pub(crate) reason: &'static str,
-    pub(crate) message: String,
-    pub(crate) remedy: &'static str,
-}
-
-/// Finds what a Gateway or a ListenerSet comes to for a route; none if it is not ours.
-fn to_listeners<'w>(
-    reader: &Reader<'w>,
-    reference: &ObjectRef,
-    parent: &ParentReference,
-    path: &str,
-    hostnames: &[HostPattern],
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Option<Result<Found<'w>, Refused>> {
-    let (owner, namespace) = (parent.listener_owner()?, reference.namespace.as_str());
-    let Some(owning) = reader.listeners(parent, namespace) else {
-        let whose = parent.namespace.as_deref().unwrap_or(namespace);
-        // One that is there is another controller's.
-        if reader.object(ObjectRef::new(owner, whose, &parent.name)).is_none() {
-            let message = format!("there is no {owner} {whose}/{}", parent.name);
-            let remedy = "create it, or correct the name";
-            diagnostics.push(Code::ParentNotFound.at(format!("{path}.name"), message, remedy));
-        }
-        return None;
-    };
-    let found = attach(reader, reference.kind, namespace, parent, owning, hostnames);
-    let gateway = &owning.gateway;
-    Some(match found {
-        Ok(listeners) => Ok(Found::Listeners { gateway, listeners }),
-        Err((code, reason, message)) => Err(Refused {
-            code,
-            reason,
-            message,
-            remedy: "see the listeners there: their names, ports, hostnames and allowedRoutes",
-        }),
-    })
-}
-
-/// Finds the listeners of a Gateway or a ListenerSet that take a route.
-fn attach<'g>(
-    reader: &Reader<'_>,
-    kind: Kind,
-    namespace: &str,
-    parent: &ParentReference,
-    owning: &'g Listeners,
-    hostnames: &[HostPattern],
-) -> Result<Vec<&'g ListenerState>, (Code, &'static str, String)> {
-    let named: Vec<_> = owning
-        .listeners
-        .iter()
-        .filter(|listener| parent.section_name.as_ref().is_none_or(|name| *name == listener.name))
-        .filter(|listener| parent.port.is_none_or(|port| port == listener.port))
-        .collect();
-    if named.is_empty() {
-        let owner = &parent.kind;
-        let message = match (&parent.section_name, parent.port) {
-            (Some(name), Some(port)) => format!("the {owner} has no listener {name:?} on port {port}"),
-            (Some(name), None) => format!("the {owner} has no listener {name:?}"),
-            (None, Some(port)) => format!("the {owner} has no listener on port {port}"),
-            (None, None) => format!("the {owner} has no listener"),
-        };
-        return Err((Code::NoParent, "NoMatchingParent", message));
-    }
-    let allowed: Vec<_> = named
-        .into_iter()
-        .filter(|listener| listener.kinds.iter().any(|allowed| allowed.kind == kind.name()))
-        .filter(|listener| listener.namespaces.allow(reader, namespace))
-        .collect();
-    if allowed.is_empty() {
-        let message = format!("no listener there allows routes of kind {kind} from the namespace {namespace}");
-        return Err((Code::NotAllowed, "NotAllowedByListeners", message));
-    }
-    let meets = |listener: &&ListenerState| {
-        let Some(own) = &listener.hostname else { return true };
-        hostnames.is_empty() || hostnames.iter().any(|hostname| hostname.intersect(own).is_some())
-    };
-    let found: Vec<_> = allowed.into_iter().filter(meets).collect();
-    if found.is_empty() {
-        let message = "none of the route's hostnames is one that a listener answers for".to_owned();
-        return Err((Code::HostnameMismatch, "NoMatchingListenerHostname", message));
-    }
-    Ok(found)
 }
 
 fn resolved(rules: &[LoweredRule], generation: i64) -> Condition {
@@ -596,22 +267,4 @@ fn model(
         session: rule.session,
         broken: rule.broken,
     }))
-}
-
-/// The services that the backends of a rule are, and where it names them.
-fn backends(rule: &Resource, at: usize) -> Vec<(String, &ServiceKey)> {
-    let targets: Vec<&BackendTarget> = match rule {
-        Resource::Route(route) => route.backends.iter().map(|backend| &backend.target).collect(),
-        Resource::L4Route(route) => route.backends.iter().map(|backend| &backend.target).collect(),
-        _ => Vec::new(),
-    };
-    let named = targets.into_iter().enumerate();
-    named
-        .filter_map(|(backend, target)| match target {
-            // Of a split's backends some may be left out.
-            BackendTarget::Service(key) if is_split(rule) => Some(("spec.backends".to_owned(), key)),
-            BackendTarget::Service(key) => Some((format!("spec.rules[{at}].backendRefs[{backend}]"), key)),
-            BackendTarget::Invalid(_) => None,
-        })
-        .collect()
 }
