@@ -1,7 +1,10 @@
 use serde_json::{Value, json};
 
 use super::{lists::all, *};
-use crate::object;
+use crate::{
+    object,
+    watch::{News, Watched},
+};
 
 fn world() -> World {
     World::new("ours", Myself::default(), Publisher::new(), Metrics::new())
