@@ -2,60 +2,23 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use smallvec::SmallVec;
 use weft_crds::{Kind, Object, ObjectRef};
-use weft_translate::{Diagnostic, Level};
+use weft_translate::Level;
 
 use super::{
-    problem::{Place, Problem, Snippet},
+    located::{Located, Origin, SECRET, problem, twice},
+    problem::{Place, Problem},
+    reader::TreeReader,
     schema,
-    sources::{STANDARD_INPUT, not_a_file},
-    tree::{self, Mark, Node, TreeReader},
+    text::{Text, text},
+    tree::{Node, NodeKind},
 };
-
-/// Where it stands, there may be something near that is not to be shown.
-const SECRET: &str = "Secret";
-/// Bytes of one file.
-const LARGEST: u64 = 16 * 1024 * 1024;
-
-/// A text whose lines are found without looking for them.
-#[derive(Debug)]
-struct Text {
-    text: Box<str>,
-    /// Where lines begin. Files are bounded far below what fits.
-    starts: Box<[u32]>,
-}
-
-impl Text {
-    fn new(text: &str) -> Self {
-        // YAML ends lines with CR alone, too (YAML 1.2, 5.4).
-        let ends = text
-            .match_indices(['\n', '\r'])
-            .filter(|(at, end)| *end == "\n" || text.as_bytes().get(at + 1) != Some(&b'\n'));
-        let starts = ends.map(|(at, _)| u32::try_from(at + 1).unwrap_or(u32::MAX));
-        let starts = std::iter::once(0).chain(starts).collect();
-        Self {
-            text: text.into(),
-            starts,
-        }
-    }
-
-    /// A line, from 1, without its end.
-    fn line(&self, number: usize) -> Option<&str> {
-        self.rest(number)?.split(['\n', '\r']).next()
-    }
-
-    /// All from a line on.
-    fn rest(&self, number: usize) -> Option<&str> {
-        self.text.get(*self.starts.get(number.checked_sub(1)?)? as usize..)
-    }
-}
 
 /// What a file holds.
 #[derive(Clone, Debug, Default)]
@@ -72,26 +35,6 @@ pub struct File {
     pub unknown: BTreeMap<String, usize>,
     /// Where among the objects each stands.
     pub(super) index: HashMap<ObjectRef, usize>,
-}
-
-/// An object and where it stands.
-#[derive(Clone, Debug)]
-pub struct Located {
-    /// The object.
-    pub object: Object,
-    file: Arc<PathBuf>,
-    text: Arc<Text>,
-    origin: Origin,
-}
-
-/// Where an object was read. The places of its fields are looked for when something is wrong with it, which is seldom,
-/// and then only its document is read again: kept, they would take more memory than everything else.
-#[derive(Clone, Debug)]
-struct Origin {
-    /// The line at which its document begins.
-    line: usize,
-    /// If the document is a List, which of its items; of Lists in Lists, the outermost first.
-    items: SmallVec<[u32; 2]>,
 }
 
 impl File {
@@ -169,7 +112,7 @@ impl File {
     }
 
     fn document(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, origin: Origin, mut document: Node) {
-        if matches!(document.kind, tree::NodeKind::Scalar(serde_json::Value::Null)) {
+        if matches!(document.kind, NodeKind::Scalar(serde_json::Value::Null)) {
             return;
         }
         let word = |name: &str| match document.get(name)?.value() {
@@ -241,20 +184,18 @@ impl File {
             }
         }
     }
-}
 
-impl File {
     /// Unpacks what `kubectl get -o yaml` writes.
     fn list(&mut self, path: &Arc<PathBuf>, text: &Arc<Text>, origin: &Origin, document: &mut Node) {
         match document.take("items").map(|items| (items.mark, items.kind)) {
-            Some((_, tree::NodeKind::Sequence(items))) => {
+            Some((_, NodeKind::Sequence(items))) => {
                 for (at, item) in (0..).zip(items) {
                     let mut origin = origin.clone();
                     origin.items.push(at);
                     self.document(path, text, origin, item);
                 }
             }
-            None | Some((_, tree::NodeKind::Scalar(serde_json::Value::Null))) => {}
+            None | Some((_, NodeKind::Scalar(serde_json::Value::Null))) => {}
             Some((mark, _)) => {
                 let message = "items: a list of objects is expected".to_owned();
                 let remedy = "start each object with `- `".to_owned();
@@ -281,33 +222,6 @@ impl File {
     }
 }
 
-/// What a file holds.
-fn text(path: &Path) -> io::Result<String> {
-    if path.as_os_str() == STANDARD_INPUT {
-        whole(io::stdin())
-    } else {
-        open(path).and_then(whole)
-    }
-}
-
-/// A file that can be read to an end.
-fn open(path: &Path) -> io::Result<fs::File> {
-    // Asked before it is opened: opening a FIFO waits for who writes to it.
-    if let Some(kind) = not_a_file(&fs::metadata(path)?) {
-        return Err(io::Error::other(format!("it is {kind}, not a file")));
-    }
-    fs::File::open(path)
-}
-
-/// The whole text, if it is not too long.
-fn whole(from: impl Read) -> io::Result<String> {
-    let mut text = String::new();
-    if from.take(LARGEST + 1).read_to_string(&mut text)? as u64 > LARGEST {
-        return Err(io::Error::other("it is larger than 16 MiB"));
-    }
-    Ok(text)
-}
-
 /// The kind that a document was most likely meant to be of: its group and name are known, its version is not, or its
 /// group was left out.
 fn meant(version: &str, name: &str) -> Option<Kind> {
@@ -316,90 +230,12 @@ fn meant(version: &str, name: &str) -> Option<Kind> {
     kinds.find(|kind| group.is_empty() || kind.group() == group)
 }
 
-/// Something wrong at a place.
-fn problem(path: &Arc<PathBuf>, text: &Text, mark: Mark, code: &str, message: String, remedy: String) -> Problem {
-    // Of a long line, other objects stand around the place, perhaps a Secret.
-    let shown = text
-        .line(mark.line)
-        .filter(|line| line.len() <= Snippet::WIDTH || !line.contains(SECRET));
-    let snippet = shown.map(|line| Snippet::new(line, mark.column));
-    Problem {
-        code: code.into(),
-        level: Level::Error,
-        place: Some(Place {
-            file: path.clone(),
-            line: mark.line,
-            column: mark.column,
-        }),
-        object: None,
-        message,
-        remedy,
-        snippet,
-    }
-}
-
-impl Located {
-    /// Where a field of the object stands.
-    pub fn place_of(&self, path: &str) -> Place {
-        let mark = self.mark_of(path);
-        Place {
-            file: self.file.clone(),
-            line: mark.line,
-            column: mark.column,
-        }
-    }
-
-    fn mark_of(&self, path: &str) -> Mark {
-        let line = self.origin.line;
-        let text = self.text.rest(line).unwrap_or_default();
-        let document = TreeReader::new(text).document().ok().flatten();
-        let mut node = document.as_ref().map(|(_, document)| document);
-        for item in &self.origin.items {
-            node = match node.and_then(|list| list.get("items")).map(|items| &items.kind) {
-                Some(tree::NodeKind::Sequence(items)) => items.get(*item as usize),
-                _ => None,
-            };
-        }
-        let mark = node.map_or(Mark { line: 1, column: 1 }, |object| object.place_of(path));
-        Mark {
-            line: mark.line + line - 1,
-            ..mark
-        }
-    }
-
-    /// What is wrong with the object, at its place.
-    pub fn problem(&self, diagnostic: &Diagnostic) -> Problem {
-        let mark = self.mark_of(&diagnostic.path);
-        let message = diagnostic.message.clone();
-        let mut found = problem(
-            &self.file,
-            &self.text,
-            mark,
-            diagnostic.code.as_str(),
-            message,
-            diagnostic.remedy.clone(),
-        );
-        found.level = diagnostic.level;
-        found.object = Some(self.object.reference().to_string());
-        found.without_line(self.object.kind() == Kind::Secret)
-    }
-}
-
-/// An object that stands a second time.
-pub(super) fn twice(first: &Located, second: &Located) -> Problem {
-    let reference = second.object.reference();
-    let message = format!(
-        "{reference} stands twice: the first is at {}",
-        first.place_of("metadata.name")
-    );
-    let mark = second.mark_of("metadata.name");
-    let remedy = "remove one of them, or give it another name".to_owned();
-    problem(&second.file, &second.text, mark, "M0007", message, remedy).without_line(reference.kind == Kind::Secret)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::files::text::LARGEST;
 
     fn file(text: &str) -> File {
         File::parse(Path::new("a.yaml"), text)
@@ -543,8 +379,6 @@ mod tests {
             "{:?}",
             read.problems
         );
-        assert!(whole(io::repeat(b'a')).is_err(), "whatever length was said");
-        assert_eq!(whole(&b"a: 1"[..]).expect("it is short"), "a: 1");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use smallvec::SmallVec;
 use weft_crds::ObjectRef;
 
 use super::{
-    load::{File, Located, twice},
+    load::File,
+    located::{Located, twice},
     problem::Problem,
 };
 
