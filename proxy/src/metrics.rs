@@ -4,19 +4,20 @@
 mod asked;
 mod calls;
 mod edges;
+mod intercepted;
+mod text;
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
+use self::text::{family, line};
 use crate::{
     config::{Resolution, Snapshot},
     mesh::Mesh,
-    traffic::{DestinationStats, Intercepted, ServiceStats, Stats, Traffic},
+    traffic::{ServiceStats, Stats, Traffic},
 };
 
 /// Services with series of their own.
 const SERVICES: usize = 50;
-/// Destinations with series of their own.
-const DESTINATIONS: usize = 40;
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// What is said of latencies that have no histogram.
 const QUANTILES: [(&str, f64); 3] = [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)];
@@ -72,7 +73,7 @@ pub(crate) fn render(stats: &Stats, snapshot: &Snapshot, mesh: &Mesh) -> String 
     }
     services(&mut out, stats);
     if !stats.intercepted.protocols.is_empty() || !stats.intercepted.destinations.is_empty() {
-        intercepted(&mut out, &stats.intercepted);
+        intercepted::render(&mut out, &stats.intercepted);
     }
     edges::render(&mut out, stats, mesh);
     asked::render(&mut out, mesh);
@@ -329,151 +330,6 @@ fn services(out: &mut String, stats: &Stats) {
     }
 }
 
-fn intercepted(out: &mut String, seen: &Intercepted) {
-    family(
-        out,
-        "weft_intercepted_connections",
-        "counter",
-        "Connections carried, by direction and what they turned out to speak.",
-    );
-    for (direction, protocol, count) in &seen.protocols {
-        let labels = [("direction", direction.as_str()), ("protocol", protocol.as_str())];
-        line(out, "weft_intercepted_connections_total", &labels, count);
-    }
-    family(
-        out,
-        "weft_intercepted_lost",
-        "counter",
-        "HTTP/1 connections that are carried on but whose requests can no longer be told apart.",
-    );
-    for (direction, count) in &seen.lost {
-        let labels = [("direction", direction.as_str())];
-        line(out, "weft_intercepted_lost_total", &labels, count);
-    }
-    family(
-        out,
-        "weft_routed_connections",
-        "counter",
-        "Connections to Service ports that have routes, by what came of them.",
-    );
-    for (outcome, count) in &seen.routed {
-        line(
-            out,
-            "weft_routed_connections_total",
-            &[("outcome", outcome.as_str())],
-            count,
-        );
-    }
-    let mut busiest: Vec<DestinationStats> = seen.destinations.clone();
-    // Those without an address are many already.
-    busiest.sort_by_key(|destination| {
-        let load = destination.connections + destination.failed + destination.traffic.requests();
-        (destination.address.is_none(), std::cmp::Reverse(load))
-    });
-    let rest = busiest.split_off(busiest.len().min(DESTINATIONS));
-    for more in rest {
-        let others = busiest
-            .iter_mut()
-            .find(|others| others.address.is_none() && others.direction == more.direction);
-        match others {
-            Some(others) => others.add(&more),
-            None => busiest.push(DestinationStats { address: None, ..more }),
-        }
-    }
-    let rows: Vec<(String, &DestinationStats)> = busiest
-        .iter()
-        .map(|destination| {
-            let address = destination.address.map(|address| address.to_string());
-            (address.unwrap_or_else(|| "_other".into()), destination)
-        })
-        .collect();
-    destinations(out, &rows);
-}
-
-fn destinations(out: &mut String, rows: &[(String, &DestinationStats)]) {
-    type Column = (&'static str, &'static str, &'static str, fn(&DestinationStats) -> u64);
-    const COLUMNS: [Column; 5] = [
-        ("connections", "counter", "Connections made to a destination.", |d| {
-            d.connections
-        }),
-        (
-            "connect_failures",
-            "counter",
-            "Connections that could not be made.",
-            |d| d.failed,
-        ),
-        (
-            "received_bytes",
-            "counter",
-            "Bytes from clients, of connections that have ended.",
-            |d| d.received,
-        ),
-        (
-            "sent_bytes",
-            "counter",
-            "Bytes to clients, of connections that have ended.",
-            |d| d.sent,
-        ),
-        ("connections_open", "gauge", "Connections to a destination, now.", |d| {
-            d.open
-        }),
-    ];
-    for (name, kind, help, value) in COLUMNS {
-        let name = format!("weft_destination_{name}");
-        family(out, &name, kind, help);
-        let series = if kind == "counter" {
-            format!("{name}_total")
-        } else {
-            name
-        };
-        for (address, destination) in rows {
-            let labels = [("direction", destination.direction.as_str()), ("destination", address)];
-            line(out, &series, &labels, value(destination));
-        }
-    }
-    family(
-        out,
-        "weft_destination_requests",
-        "counter",
-        "Requests seen on the way to a destination, by the class of their status.",
-    );
-    for (address, destination) in rows {
-        for (class, count) in CLASSES
-            .iter()
-            .zip(destination.traffic.classes)
-            .filter(|(_, count)| *count > 0)
-        {
-            let labels = [
-                ("direction", destination.direction.as_str()),
-                ("destination", address),
-                ("class", class),
-            ];
-            line(out, "weft_destination_requests_total", &labels, count);
-        }
-    }
-    calls::write(out, rows);
-    family(
-        out,
-        "weft_destination_duration_quantile_seconds",
-        "gauge",
-        "Latency of requests since the start, by quantile.",
-    );
-    for (address, destination) in rows
-        .iter()
-        .filter(|(_, destination)| destination.traffic.requests() > 0)
-    {
-        for (name, share) in QUANTILES {
-            let labels = [
-                ("direction", destination.direction.as_str()),
-                ("destination", address),
-                ("quantile", name),
-            ];
-            let seconds = destination.traffic.latency.quantile(share).as_secs_f64();
-            line(out, "weft_destination_duration_quantile_seconds", &labels, seconds);
-        }
-    }
-}
-
 fn histogram(out: &mut String, name: &str, label: (&str, &str), traffic: &Traffic) {
     for bound in BOUNDS {
         let seconds = Duration::from_millis(bound).as_secs_f64().to_string();
@@ -495,35 +351,15 @@ fn histogram(out: &mut String, name: &str, label: (&str, &str), traffic: &Traffi
     line(out, &format!("{name}_count"), &[label], traffic.latency.count());
 }
 
-fn family(out: &mut String, name: &str, kind: &str, help: &str) {
-    // Writing to a String cannot fail, here and below.
-    let _ = write!(out, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
-}
-
-fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-    out.push_str(name);
-    for (at, (label, text)) in labels.iter().enumerate() {
-        let _ = write!(out, "{}{label}=\"", if at == 0 { '{' } else { ',' });
-        for character in text.chars() {
-            match character {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                other => out.push(other),
-            }
-        }
-        out.push('"');
-    }
-    out.push_str(if labels.is_empty() { " " } else { "} " });
-    let _ = writeln!(out, "{value}");
-}
-
 #[cfg(test)]
 mod tests {
     use weft_model::ServiceKey;
 
     use super::*;
-    use crate::{intercepted::Direction, traffic::ServiceStats};
+    use crate::{
+        intercepted::Direction,
+        traffic::{DestinationStats, Intercepted},
+    };
 
     #[test]
     fn series_stay_below_a_thousand_at_five_thousand_services() {
@@ -568,12 +404,5 @@ mod tests {
         assert!(series < 1000, "{series}");
         let others = "weft_destination_connections_total{direction=\"outbound\",destination=\"_other\"} 4960\n";
         assert!(text.contains(others), "{text}");
-    }
-
-    #[test]
-    fn labels_are_escaped() {
-        let mut out = String::new();
-        line(&mut out, "a", &[("b", "x\"y\\z\n")], 1);
-        assert_eq!(out, "a{b=\"x\\\"y\\\\z\\n\"} 1\n");
     }
 }

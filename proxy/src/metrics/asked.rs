@@ -1,6 +1,6 @@
 //! Whether a sidecar reaches its operator, and what it has asked of whom it talks to.
 
-use super::{family, line};
+use super::text::{family, line};
 use crate::mesh::Mesh;
 
 pub(super) fn render(out: &mut String, mesh: &Mesh) {

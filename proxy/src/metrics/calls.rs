@@ -1,6 +1,6 @@
 //! Calls of gRPC, by the codes with which they ended.
 
-use super::{family, line};
+use super::text::{family, line};
 use crate::traffic::{DestinationStats, GRPC_CODES};
 
 /// The codes of gRPC, in order of their numbers.

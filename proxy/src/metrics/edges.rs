@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use weft_model::{Owner, Remote, SpiffeId, TrustDomain, Way};
 
-use super::{BOUNDS, CLASSES, family, line};
+use super::{
+    BOUNDS, CLASSES,
+    text::{family, line},
+};
 use crate::{
     mesh::Mesh,
     traffic::{EdgeStats, Stats, Traffic},
