@@ -2,13 +2,17 @@
 //! asks the others for the rest when somebody wants to know.
 
 mod gather;
+mod plane;
 mod store;
 mod sum;
 mod taps;
+mod workloads;
 
 pub(crate) use self::{
     gather::{Gather, Gathered, PATH, TAP, asked},
-    store::{Period, PlaneSummary, Sightings, WINDOW, Workloads},
+    plane::WINDOW,
+    store::{Period, PlaneSummary, Sightings},
     sum::{edges, routes},
     taps::Wanted,
+    workloads::Workloads,
 };

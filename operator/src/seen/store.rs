@@ -2,26 +2,24 @@
 //! planes say.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use weft_discovery::{DataPlane, Hear};
-use weft_model::{Change, Edge, EdgeReport, Flow, Key, Latencies, Peer, Report, Resource, RouteReport, WorkloadKey};
+use weft_model::{EdgeReport, Peer, Report, RouteReport};
 
-use super::taps::Taps;
+use super::{
+    plane::{EDGES, KEPT, Plane, WINDOW, size},
+    taps::Taps,
+    workloads::Workloads,
+};
 
-/// How long reports are remembered as they came: no longer a time can be asked about.
-pub(crate) const WINDOW: Duration = Duration::from_secs(300);
-/// How long is remembered who has spoken to whom.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Data planes that are remembered, of which some may be gone.
 const PLANES: usize = 10_000;
-/// Edges that are remembered of each.
-const EDGES: usize = 1000;
 /// Edges and routes that are remembered as they came, of all data planes together: some 80 MB.
 const ENTRIES: usize = 200_000;
 /// How much of that may be of one data plane.
@@ -35,10 +33,6 @@ const COUNT: Duration = Duration::from_secs(10);
 const SILENT: u32 = 4;
 /// Policies that are remembered of an edge.
 const POLICIES: usize = 16;
-
-/// The pods of the mesh, as far as watches have told.
-#[derive(Clone, Default)]
-pub(crate) struct Workloads(Arc<RwLock<HashMap<WorkloadKey, Arc<Peer>>>>);
 
 /// What was reported here.
 pub(crate) struct Sightings {
@@ -57,22 +51,6 @@ struct State {
     entries: usize,
     /// Data planes that report, and when they were counted.
     live: Option<(usize, Instant)>,
-}
-
-/// What one data plane has reported.
-struct Plane {
-    own: Option<Arc<Peer>>,
-    recent: VecDeque<(Instant, Report)>,
-    callers: HashMap<Edge, Caller>,
-    heard: Instant,
-}
-
-/// Who has spoken to whom.
-struct Caller {
-    flow: Flow,
-    last: Instant,
-    /// What policies would deny of it, as it stands.
-    would_deny: BTreeMap<String, u64>,
 }
 
 /// The time somebody asks about.
@@ -103,30 +81,6 @@ pub(crate) struct PlaneSummary {
     /// By which routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) routes: Vec<RouteReport>,
-}
-
-impl Workloads {
-    /// Takes over what was seen of pods.
-    pub(crate) fn take(&self, changes: &[Change]) {
-        let of_pods =
-            |change: &&Change| matches!(change, Change::Upsert(Resource::Peer(_)) | Change::Remove(Key::Peer(_)));
-        if !changes.iter().any(|change| of_pods(&change)) {
-            return;
-        }
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for change in changes {
-            match change {
-                Change::Upsert(Resource::Peer(peer)) => drop(known.insert(peer.key.clone(), peer.clone())),
-                Change::Remove(Key::Peer(key)) => drop(known.remove(key)),
-                _ => {}
-            }
-        }
-    }
-
-    fn get(&self, key: &WorkloadKey) -> Option<Arc<Peer>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).cloned()
-    }
 }
 
 impl Sightings {
@@ -209,20 +163,14 @@ impl Sightings {
         let mut state = self.state();
         state.make_room(of, now);
         let State { planes, entries, .. } = &mut *state;
-        let plane = planes.entry(of.clone()).or_insert_with(|| Plane {
-            own: None,
-            recent: VecDeque::new(),
-            callers: HashMap::new(),
-            heard: now,
-        });
+        let plane = planes.entry(of.clone()).or_insert_with(|| Plane::new(now));
         plane.heard = now;
         // A pod that is gone still was what it was.
         plane.own = own.or(plane.own.take());
         plane.remember(&report, now);
         *entries -= plane.forget(now);
         // What was counted before it was connected has come at no time that is known.
-        let own: usize = plane.recent.iter().map(|(_, report)| size(report)).sum();
-        if !report.total && *entries < ENTRIES && own < SHARE {
+        if !report.total && *entries < ENTRIES && plane.entries() < SHARE {
             *entries += size(&report);
             plane.recent.push_back((now, report));
         }
@@ -278,131 +226,9 @@ impl State {
             now.saturating_duration_since(plane.heard) >= KEPT || Some(of) == oldest.as_ref()
         };
         for (_, plane) in self.planes.extract_if(|of, plane| gone(of, plane)) {
-            self.entries -= plane.recent.iter().map(|(_, report)| size(report)).sum::<usize>();
+            self.entries -= plane.entries();
         }
     }
-}
-
-impl Plane {
-    /// Remembers who has spoken to whom.
-    fn remember(&mut self, report: &Report, now: Instant) {
-        if report.total {
-            self.callers.values_mut().for_each(|caller| caller.would_deny.clear());
-        }
-        for EdgeReport {
-            edge,
-            flow,
-            age_s,
-            would_deny,
-        } in &report.edges
-        {
-            let at = now.checked_sub(Duration::from_secs(*age_s)).unwrap_or(now);
-            let flow = Flow {
-                requests: weft_model::Counts {
-                    latencies: Latencies::default(),
-                    ..flow.requests.clone()
-                },
-                ..*flow
-            };
-            let room = self.callers.len() < EDGES;
-            match self.callers.get_mut(edge) {
-                Some(Caller {
-                    flow: known,
-                    last,
-                    would_deny: judged,
-                }) => {
-                    if !report.total {
-                        known.add(&flow);
-                    } else if flow.requests.requests() + flow.connections
-                        >= known.requests.requests() + known.connections
-                    {
-                        *known = flow;
-                    }
-                    *last = at.max(*last);
-                    judged.clone_from(would_deny);
-                }
-                None if room => {
-                    let caller = Caller {
-                        flow,
-                        last: at,
-                        would_deny: would_deny.clone(),
-                    };
-                    self.callers.insert(edge.clone(), caller);
-                }
-                None => {}
-            }
-        }
-        self.callers
-            .retain(|_, caller| now.saturating_duration_since(caller.last) < KEPT);
-    }
-
-    /// Forgets what is too old to be asked about; returns how much that was.
-    fn forget(&mut self, now: Instant) -> usize {
-        let mut gone = 0;
-        while let Some((at, report)) = self.recent.front() {
-            if now.saturating_duration_since(*at) <= WINDOW {
-                break;
-            }
-            gone += size(report);
-            self.recent.pop_front();
-        }
-        gone
-    }
-
-    fn summed(&self, now: Instant, window: Duration) -> (Vec<EdgeReport>, Vec<RouteReport>) {
-        let mut edges: HashMap<&Edge, EdgeReport> = HashMap::new();
-        let mut routes: HashMap<&str, RouteReport> = HashMap::new();
-        let recent = self
-            .recent
-            .iter()
-            .filter(|(at, _)| now.saturating_duration_since(*at) <= window);
-        for (at, report) in recent {
-            let ago = now.saturating_duration_since(*at).as_secs();
-            for more in &report.edges {
-                let age_s = ago + more.age_s;
-                match edges.get_mut(&more.edge) {
-                    Some(sum) => {
-                        sum.flow.add(&more.flow);
-                        sum.age_s = sum.age_s.min(age_s);
-                        // The last that was said is how it stands.
-                        sum.would_deny.clone_from(&more.would_deny);
-                    }
-                    None => drop(edges.insert(&more.edge, EdgeReport { age_s, ..more.clone() })),
-                }
-            }
-            for more in &report.routes {
-                match routes.get_mut(more.route.as_str()) {
-                    Some(sum) => sum.requests.add(&more.requests),
-                    None => drop(routes.insert(more.route.as_str(), more.clone())),
-                }
-            }
-        }
-        let mut edges: Vec<EdgeReport> = edges.into_values().collect();
-        edges.sort_by(|a, b| a.edge.cmp(&b.edge));
-        let mut routes: Vec<RouteReport> = routes.into_values().collect();
-        routes.sort_by(|a, b| a.route.cmp(&b.route));
-        (edges, routes)
-    }
-
-    fn callers(&self, now: Instant, judges: bool) -> Vec<EdgeReport> {
-        let each = self.callers.iter().map(|(edge, caller)| EdgeReport {
-            edge: edge.clone(),
-            flow: caller.flow.clone(),
-            age_s: now.saturating_duration_since(caller.last).as_secs(),
-            would_deny: if judges {
-                caller.would_deny.clone()
-            } else {
-                BTreeMap::new()
-            },
-        });
-        let mut all: Vec<EdgeReport> = each.collect();
-        all.sort_by(|a, b| a.edge.cmp(&b.edge));
-        all
-    }
-}
-
-fn size(report: &Report) -> usize {
-    1 + report.edges.len() + report.routes.len()
 }
 
 fn named(of: &DataPlane) -> (&'static str, String, String) {
@@ -417,7 +243,9 @@ fn named(of: &DataPlane) -> (&'static str, String, String) {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{Counts, Remote, Way};
+    use std::collections::BTreeMap;
+
+    use weft_model::{Change, Counts, Edge, Flow, Key, Latencies, Remote, Resource, Way};
 
     use super::*;
 
