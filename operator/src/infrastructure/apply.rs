@@ -6,12 +6,9 @@ use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::{
-    children::{Child, ChildKey, ChildKind, Children, RENDERED},
-    infrastructure::render::covers,
-};
+use crate::children::{Child, ChildKey, ChildKind, Children, RENDERED};
 
 /// Under which name the fields of what is made for Gateways are owned.
 pub(crate) const MANAGER: &str = "weft.dev/operator";
@@ -98,6 +95,23 @@ pub(crate) fn plan<'a>(
 pub(crate) fn is_same(actual: &Value, wanted: &Value) -> bool {
     let made_from = |object: &Value| object["metadata"]["annotations"][RENDERED].clone();
     made_from(actual) == made_from(wanted) && covers(actual, wanted)
+}
+
+/// Whether everything that is wanted of an object is so already. It may have more: defaults, and what others wrote.
+fn covers(actual: &Value, wanted: &Value) -> bool {
+    match (actual, wanted) {
+        (Value::Object(actual), Value::Object(wanted)) => covers_all(actual, wanted),
+        (Value::Array(actual), Value::Array(wanted)) => {
+            actual.len() == wanted.len() && actual.iter().zip(wanted).all(|(actual, wanted)| covers(actual, wanted))
+        }
+        (actual, wanted) => actual == wanted,
+    }
+}
+
+fn covers_all(actual: &Map<String, Value>, wanted: &Map<String, Value>) -> bool {
+    wanted
+        .iter()
+        .all(|(key, wanted)| actual.get(key).is_some_and(|actual| covers(actual, wanted)))
 }
 
 /// Does one step, and returns what it made.
@@ -254,5 +268,13 @@ mod tests {
             child(ChildKind::Deployment, other),
         ]);
         assert_eq!(steps(&[], &there), ["delete HorizontalPodAutoscaler"]);
+    }
+
+    #[test]
+    fn what_is_more_than_wanted_is_no_difference() {
+        let actual = json!({"a": 1, "b": {"c": [{"d": 1, "default": true}]}, "e": 2});
+        assert!(covers(&actual, &json!({"a": 1, "b": {"c": [{"d": 1}]}})));
+        assert!(!covers(&actual, &json!({"b": {"c": []}})));
+        assert!(!covers(&actual, &json!({"f": 1})));
     }
 }

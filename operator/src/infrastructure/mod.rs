@@ -3,4 +3,5 @@
 pub(crate) mod addresses;
 pub(crate) mod apply;
 pub(crate) mod names;
+mod pod;
 pub(crate) mod render;
