@@ -7,6 +7,7 @@ mod authorization;
 mod backend;
 mod core;
 mod definition;
+mod filter;
 mod gateway;
 mod l4;
 mod mesh;
@@ -37,6 +38,11 @@ pub use crate::{
         Service, ServicePort, ServiceSpec,
     },
     definition::{definitions, smi_definitions},
+    filter::{
+        CorsFilter, ExtensionReference, ExternalAuthFilter, ForwardBody, Fraction, GrpcAuthConfig, GrpcRouteFilter,
+        HeaderFilter, HeaderValue, HttpAuthConfig, HttpRouteFilter, MirrorFilter, PathModifier, RedirectFilter,
+        RewriteFilter,
+    },
     gateway::{
         AllowedKind, AllowedListeners, AllowedRoutes, ClientValidationSpec, FrontendTlsPort, FrontendTlsSettings,
         FrontendTlsSpec, Gateway, GatewayAddress, GatewayBackendTls, GatewayClass, GatewayClassSpec, GatewaySpec,
@@ -61,12 +67,9 @@ pub use crate::{
         SecretReference,
     },
     route::{
-        CookieConfig, CorsFilter, ExtensionReference, ExternalAuthFilter, ForwardBody, Fraction, GrpcAuthConfig,
-        GrpcBackendRef, GrpcHeaderMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteFilter, GrpcRouteMatch, GrpcRouteRule,
-        GrpcRouteSpec, HeaderFilter, HeaderValue, HttpAuthConfig, HttpBackendRef, HttpHeaderMatch, HttpPathMatch,
-        HttpQueryMatch, HttpRoute, HttpRouteFilter, HttpRouteMatch, HttpRouteRule, HttpRouteSpec, MirrorFilter,
-        PathModifier, RedirectFilter, RetrySpec, RewriteFilter, SessionCookie, SessionHeader, SessionPersistence,
-        TimeoutsSpec,
+        CookieConfig, GrpcBackendRef, GrpcHeaderMatch, GrpcMethodMatch, GrpcRoute, GrpcRouteMatch, GrpcRouteRule,
+        GrpcRouteSpec, HttpBackendRef, HttpHeaderMatch, HttpPathMatch, HttpQueryMatch, HttpRoute, HttpRouteMatch,
+        HttpRouteRule, HttpRouteSpec, RetrySpec, SessionCookie, SessionHeader, SessionPersistence, TimeoutsSpec,
     },
     smi::{
         ConvertError, HttpMatch, HttpMatchHeaders, HttpRouteGroup, HttpRouteGroupSpec, IdentityBinding,
