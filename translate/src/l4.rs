@@ -5,7 +5,6 @@ use weft_model::{Backend, BackendTarget, L4Backend, L4Route, ListenerKey, RouteK
 
 use crate::{
     backend,
-    diagnostic::Code,
     rule::{LoweredRule, Lowering},
 };
 
@@ -42,19 +41,7 @@ impl Lowering<'_, '_> {
                 filters: Vec::new(),
             });
         }
-        if lowered.backends.iter().all(|backend| backend.weight == 0) {
-            let what = if lowered.backends.is_empty() {
-                "has no backend"
-            } else {
-                "has only backends of weight 0"
-            };
-            let message = format!("the rule {what}: what comes in is refused");
-            lowered.diagnostics.push(Code::NoBackend.at(
-                format!("{path}.backendRefs"),
-                message,
-                "add a backend with a weight",
-            ));
-        }
+        lowered.needs_backend(path, "what comes in is refused");
         lowered
     }
 }

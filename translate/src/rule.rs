@@ -56,6 +56,23 @@ impl LoweredRule {
             }
         }
     }
+
+    /// Says so if nobody answers for the rule, and what becomes then of what comes to it.
+    pub(crate) fn needs_backend(&mut self, path: &str, becomes: &str) {
+        if self.backends.iter().any(|backend| backend.weight > 0) {
+            return;
+        }
+        let what = if self.backends.is_empty() {
+            "has no backend"
+        } else {
+            "has only backends of weight 0"
+        };
+        self.diagnostics.push(Code::NoBackend.at(
+            format!("{path}.backendRefs"),
+            format!("the rule {what}: {becomes}"),
+            "add a backend with a weight",
+        ));
+    }
 }
 
 /// What a rule is lowered with.
@@ -173,18 +190,8 @@ impl Lowering<'_, '_> {
             .filters
             .iter()
             .any(|filter| matches!(filter, Filter::Redirect(_)));
-        if !redirects && lowered.backends.iter().all(|backend| backend.weight == 0) {
-            let what = if lowered.backends.is_empty() {
-                "has no backend"
-            } else {
-                "has only backends of weight 0"
-            };
-            let message = format!("the rule {what}: its requests are answered 500");
-            lowered.diagnostics.push(Code::NoBackend.at(
-                format!("{path}.backendRefs"),
-                message,
-                "add a backend with a weight",
-            ));
+        if !redirects {
+            lowered.needs_backend(path, "its requests are answered 500");
         }
         lowered
     }
