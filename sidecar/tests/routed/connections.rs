@@ -6,27 +6,17 @@ use std::{
     sync::Arc,
 };
 
-use serde_json::Value;
-
 use crate::{
     common::{self, WORLD, assert_reset, at, echo, eventually, expect},
-    scene::{LIVE, SERVICE, Scene, frontend, l4_route, route, service},
+    scene::{LIVE, SERVICE, Scene, frontend, l4_route, service},
 };
-
-const SHOP: &str = "Service/shop/shop:80";
-
-/// A Service with routes for requests, behind whose address there is somebody.
-fn with_routes_for_requests() -> Scene {
-    let resources: [Value; 2] = [frontend(SHOP, &[LIVE], "HTTP"), route("r", SHOP, "/", &[("v1", 1)])];
-    Scene::new(resources.into_iter().chain(service("v1", 9001)))
-}
 
 #[test]
 fn what_is_not_http_is_carried_to_where_it_was_going() {
     if !common::possible() {
         return;
     }
-    let scene = with_routes_for_requests();
+    let scene = Scene::of_shop(&[LIVE]);
     scene.world.serve(at(LIVE, 80), echo);
     for (count, text) in (1_u8..).zip([
         &b"PING\r\n"[..],
@@ -53,7 +43,7 @@ fn a_server_that_speaks_first_is_heard() {
     if !common::possible() {
         return;
     }
-    let scene = with_routes_for_requests();
+    let scene = Scene::of_shop(&[LIVE]);
     scene.world.serve(at(LIVE, 80), |mut stream| {
         stream.write_all(b"220 mail.example ESMTP\r\n").expect("it is open");
         echo(stream);

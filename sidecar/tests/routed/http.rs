@@ -6,10 +6,8 @@ use serde_json::json;
 
 use crate::{
     common::{self, POD, WORLD, at, echo, eventually, expect},
-    scene::{LIVE, SERVICE, SERVICE_V6, Scene, ask, frontend, read_answer, route, serve, service},
+    scene::{LIVE, SERVICE, SERVICE_V6, SHOP, Scene, ask, frontend, read_answer, route, serve, service},
 };
-
-const SHOP: &str = "Service/shop/shop:80";
 
 #[test]
 fn requests_of_one_connection_are_split_by_weights() {
@@ -136,11 +134,7 @@ fn upgrades_pass_and_so_do_bodies_that_wait_to_be_asked_for() {
     if !common::possible() {
         return;
     }
-    let scene = Scene::new(
-        [frontend(SHOP, &[SERVICE], "HTTP"), route("r", SHOP, "/", &[("v1", 1)])]
-            .into_iter()
-            .chain(service("v1", 9001)),
-    );
+    let scene = Scene::of_shop(&[SERVICE]);
     scene.world.serve(at(WORLD[0], 9001), |mut stream| {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -188,14 +182,7 @@ fn a_client_that_is_silent_for_long_is_routed_once_it_asks() {
     if !common::possible() {
         return;
     }
-    let scene = Scene::new(
-        [
-            frontend(SHOP, &[LIVE, SERVICE], "HTTP"),
-            route("r", SHOP, "/", &[("v1", 1)]),
-        ]
-        .into_iter()
-        .chain(service("v1", 9001)),
-    );
+    let scene = Scene::of_shop(&[LIVE, SERVICE]);
     serve(&scene.world, at(WORLD[0], 9001), "v1");
     // The server is listened to as well, in case it is the first to speak.
     let there = scene.world.listen(at(LIVE, 80));
@@ -214,14 +201,7 @@ fn a_client_that_is_slow_to_say_what_it_wants_is_routed_with_its_next_request() 
     if !common::possible() {
         return;
     }
-    let scene = Scene::new(
-        [
-            frontend(SHOP, &[LIVE, SERVICE], "HTTP"),
-            route("r", SHOP, "/", &[("v1", 1)]),
-        ]
-        .into_iter()
-        .chain(service("v1", 9001)),
-    );
+    let scene = Scene::of_shop(&[LIVE, SERVICE]);
     serve(&scene.world, at(WORLD[0], 9001), "v1");
     serve(&scene.world, at(LIVE, 80), "service");
     let mut stream = scene.connect(at(LIVE, 80));

@@ -9,11 +9,10 @@ use crate::{
         self, WORLD, at,
         http2::{self, Client},
     },
-    scene::{LIVE, SERVICE, Scene, frontend, route, service},
+    scene::{LIVE, SERVICE, SHOP, Scene, frontend, route, service},
 };
 
 const GRPC: &str = "Service/shop/grpc:7070";
-const SHOP: &str = "Service/shop/shop:80";
 
 fn serve(scene: &Scene, on: SocketAddr, name: &'static str) {
     http2::serve(&scene.operator.runtime, &scene.world, on, name);
@@ -101,11 +100,7 @@ fn what_the_server_speaks_is_what_the_client_speaks_if_nobody_says_otherwise() {
     if !common::possible() {
         return;
     }
-    let scene = Scene::new(
-        [frontend(SHOP, &[SERVICE], "HTTP"), route("r", SHOP, "/", &[("v1", 1)])]
-            .into_iter()
-            .chain(service("v1", 9001)),
-    );
+    let scene = Scene::of_shop(&[SERVICE]);
     serve(&scene, at(WORLD[0], 9001), "v1");
     let client = connect(&scene, at(SERVICE, 80));
     let answer = client.ask(&scene.operator.runtime, "/").expect("it is answered");
@@ -118,12 +113,7 @@ fn a_connection_outlives_its_routes_without_a_request_that_fails() {
     if !common::possible() {
         return;
     }
-    let scene = Scene::new(
-        [frontend(SHOP, &[LIVE], "HTTP"), route("r", SHOP, "/", &[("v1", 1)])]
-            .into_iter()
-            .chain(service("v1", 9001))
-            .chain(service("v2", 9002)),
-    );
+    let scene = Scene::of_shop(&[LIVE]);
     serve(&scene, at(WORLD[0], 9001), "v1");
     serve(&scene, at(WORLD[0], 9002), "v2");
     serve(&scene, at(LIVE, 80), "service");

@@ -9,10 +9,8 @@ use weft_model::Key;
 
 use crate::{
     common::{self, PATIENCE, WORLD, at, eventually, expect},
-    scene::{Answer, LIVE, Operator, SERVICE, Scene, ask, beside, frontend, network, route, serve, service},
+    scene::{Answer, LIVE, Operator, SERVICE, SHOP, Scene, ask, beside, frontend, network, route, serve, service},
 };
-
-const SHOP: &str = "Service/shop/shop:80";
 
 /// Asks by a connection, again and again, until somebody answers. All answers are good.
 #[track_caller]
@@ -34,12 +32,7 @@ fn requests_of_a_connection_see_each_change_with_the_next_and_none_fails() {
     if !common::possible() {
         return;
     }
-    let scene = Scene::new(
-        [frontend(SHOP, &[LIVE], "HTTP"), route("r", SHOP, "/", &[("v1", 1)])]
-            .into_iter()
-            .chain(service("v1", 9001))
-            .chain(service("v2", 9002)),
-    );
+    let scene = Scene::of_shop(&[LIVE]);
     serve(&scene.world, at(WORLD[0], 9001), "v1");
     serve(&scene.world, at(WORLD[0], 9002), "v2");
     serve(&scene.world, at(LIVE, 80), "service");

@@ -19,6 +19,8 @@ use crate::common::{Meshed, Namespace, Network, WORLD, at, certificate::certific
 
 const NAME: &str = "operator.test";
 const PORT: u16 = 15010;
+/// A Service, as clients see it.
+pub(crate) const SHOP: &str = "Service/shop/shop:80";
 /// Addresses of Services.
 pub(crate) const SERVICE: &str = "198.51.100.1";
 pub(crate) const SERVICE_V6: &str = "2001:db8:1::1";
@@ -136,6 +138,13 @@ impl Scene {
         operator.publish(resources);
         let meshed = beside(network);
         Self { meshed, operator }
+    }
+
+    /// With the shop at these addresses, whose requests all go to v1; v2 is there for other routes.
+    pub(crate) fn of_shop(addresses: &[&str]) -> Self {
+        let resources = [frontend(SHOP, addresses, "HTTP"), route("r", SHOP, "/", &[("v1", 1)])];
+        let services = service("v1", 9001).into_iter().chain(service("v2", 9002));
+        Self::new(resources.into_iter().chain(services))
     }
 
     /// A connection of the application.
