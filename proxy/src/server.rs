@@ -1,5 +1,7 @@
 //! The data plane as its owner sees it: start it, tell it what has changed, ask it what it counted, stop it.
 
+mod life;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
@@ -7,17 +9,16 @@ use std::{
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, mpsc::RecvTimeoutError},
     thread,
-    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use tokio::{
     runtime::LocalOptions,
     sync::{Notify, mpsc, oneshot, watch},
-    task::JoinHandle,
 };
-use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource, RouteKey, Transport};
+use weft_model::{Change, Key, ListenerKey, ListenerProtocol, Rejected, Resource, Transport};
 
+use self::life::{Command, Opened, run};
 use crate::{
     config::{Configuration, Place, Resolution, Snapshot},
     edges,
@@ -29,7 +30,7 @@ use crate::{
     options::Options,
     spans::Exporter,
     tls::{self, PortTls},
-    traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Tally, Traffic},
+    traffic::{ListenerStats, RouteStats, ServiceStats, Stats, Traffic},
     watchdog::TICK,
     worker::Worker,
 };
@@ -58,27 +59,6 @@ struct Control {
     configuration: Configuration,
     /// The sockets that are bound, each with what it speaks.
     ports: BTreeMap<Place, ListenerProtocol>,
-}
-
-enum Command {
-    Replace {
-        snapshot: Arc<Snapshot>,
-        open: Vec<Opened>,
-        close: Vec<Place>,
-        done: oneshot::Sender<()>,
-    },
-    Tally {
-        routes: Arc<HashSet<RouteKey>>,
-        done: oneshot::Sender<Tally>,
-    },
-    Drain(oneshot::Sender<()>),
-}
-
-/// A socket handed to a worker.
-struct Opened {
-    place: Place,
-    socket: socket2::Socket,
-    speaks: Speaks,
 }
 
 impl Proxy {
@@ -492,74 +472,5 @@ fn listeners_of(snapshot: &Snapshot, place: Place) -> Vec<ListenerKey> {
 fn tick(workers: &[Arc<Notify>], running: &std::sync::mpsc::Receiver<()>) {
     while running.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         workers.iter().for_each(|worker| worker.notify_one());
-    }
-}
-
-/// The life of a worker.
-async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>, ticks: Arc<Notify>) {
-    // Several where a port is bound on several addresses.
-    let mut accepting: HashMap<Place, Vec<JoinHandle<()>>> = HashMap::new();
-    let deadlines = worker.clone();
-    tokio::task::spawn_local(async move { deadlines.deadlines.keep().await });
-    loop {
-        let command = tokio::select! {
-            command = commands.recv() => command,
-            () = ticks.notified() => {
-                worker.tick(Instant::now());
-                continue;
-            }
-        };
-        match command {
-            Some(Command::Replace {
-                snapshot,
-                open,
-                close,
-                done,
-            }) => {
-                for place in close {
-                    for task in accepting.remove(&place).unwrap_or_default() {
-                        task.abort();
-                        // Aborted is not yet closed: the port may be bound anew right after.
-                        let _ = task.await;
-                    }
-                }
-                worker.replace(snapshot);
-                for Opened { place, socket, speaks } in open {
-                    match listen::start(&worker, socket, place.0, speaks) {
-                        Ok(task) => accepting.entry(place).or_default().push(task),
-                        Err(error) => tracing::error!(port = place.0, %error, "a socket could not be used"),
-                    }
-                }
-                let _ = done.send(());
-            }
-            Some(Command::Tally { routes, done }) => {
-                let _ = done.send(worker.tally(&routes));
-            }
-            Some(Command::Drain(done)) => {
-                drain(&worker, &mut accepting).await;
-                let _ = done.send(());
-                return;
-            }
-            None => return,
-        }
-    }
-}
-
-/// Takes no more connections and waits until those that are open have ended, or the time is over.
-async fn drain(worker: &Rc<Worker>, accepting: &mut HashMap<Place, Vec<JoinHandle<()>>>) {
-    for task in accepting.drain().flat_map(|(_, tasks)| tasks) {
-        task.abort();
-    }
-    worker.start_drain();
-    let end = Instant::now() + worker.options.drain;
-    let mut look = tokio::time::interval(Duration::from_millis(20));
-    while worker.connections.get().open > 0 && Instant::now() < end {
-        let now = look.tick().await.into_std();
-        worker.tick(now);
-        worker.watchdogs.expire_idle();
-    }
-    let open = worker.connections.get().open;
-    if open > 0 {
-        tracing::warn!(open, "connections were cut since their requests outlasted the drain");
     }
 }
