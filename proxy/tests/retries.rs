@@ -39,14 +39,6 @@ fn unavailable() -> Option<Vec<u8>> {
     Some(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n".to_vec())
 }
 
-fn flagged(fixture: &Fixture, flag: Flag) -> u64 {
-    let flags = fixture.stats().flags;
-    flags
-        .iter()
-        .find(|(known, _)| *known == flag)
-        .map_or(0, |(_, count)| *count)
-}
-
 #[test]
 fn a_connection_that_breaks_is_tried_again_as_often_as_the_rule_allows() {
     for (attempts, status, tries) in [(0, 503, 1), (1, 503, 2), (2, 200, 3)] {
@@ -126,7 +118,7 @@ fn a_service_may_have_a_budget_of_its_own() {
         assert_eq!(fixture.get("/").status, 503);
         assert_eq!(seen.load(Ordering::SeqCst), tries, "after request {request}");
     }
-    assert_eq!(flagged(&fixture, Flag::RetryBudget), 2);
+    assert_eq!(fixture.flagged(Flag::RetryBudget), 2);
     // Another limit holds from the next request on.
     budget(5);
     fixture.get("/");
@@ -141,7 +133,7 @@ fn without_retries_a_budget_does_nothing() {
     for _ in 0..20 {
         assert_eq!(fixture.get("/").status, 503);
     }
-    assert_eq!(flagged(&fixture, Flag::RetryBudget), 0);
+    assert_eq!(fixture.flagged(Flag::RetryBudget), 0);
 }
 
 #[test]

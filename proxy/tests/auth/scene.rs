@@ -63,11 +63,7 @@ impl Scene {
     }
 
     pub(crate) fn flagged(&self, flag: Flag) -> u64 {
-        let flags = self.fixture.stats().flags;
-        flags
-            .iter()
-            .find(|(known, _)| *known == flag)
-            .map_or(0, |(_, count)| *count)
+        self.fixture.flagged(flag)
     }
 }
 

@@ -24,7 +24,7 @@ use weft_model::{
     Resource, Retry, Route, RouteKey, RouteKind, RouteMatch, RouteOwner, Service, ServiceKey, Timeouts, Workload,
     WorkloadKey,
 };
-use weft_proxy::{AccessLog, Limits, Options, Proxy, Stats};
+use weft_proxy::{AccessLog, Flag, Limits, Options, Proxy, Stats};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -96,6 +96,13 @@ impl Fixture {
 
     pub fn stats(&self) -> Stats {
         self.runtime.block_on(self.proxy.as_ref().expect("it runs").stats())
+    }
+
+    /// How many requests and connections have ended so.
+    pub fn flagged(&self, flag: Flag) -> u64 {
+        let flags = self.stats().flags;
+        let found = flags.iter().find(|(known, _)| *known == flag);
+        found.map_or(0, |(_, count)| *count)
     }
 
     pub fn connect(&self) -> Client {

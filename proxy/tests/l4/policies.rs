@@ -150,13 +150,7 @@ fn datagrams_are_let_in_by_address_and_a_flow_ends_that_would_not_be() {
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 1)]))]);
     let flows = || scene.fixture.stats().connections.flows_open;
-    let denied = || {
-        let flags = scene.fixture.stats().flags;
-        flags
-            .iter()
-            .find(|(flag, _)| *flag == Flag::PolicyDenied)
-            .map_or(0, |(_, count)| *count)
-    };
+    let denied = || scene.fixture.flagged(Flag::PolicyDenied);
     let remove = |name: &str| {
         let key = Key::Authorization(format!("AuthorizationPolicy/default/{name}").as_str().into());
         scene.fixture.change(vec![Change::Remove(key)]);

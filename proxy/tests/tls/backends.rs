@@ -32,14 +32,6 @@ fn apply(fixture: &Fixture, resources: Vec<Resource>) {
     assert!(rejected.is_empty(), "{rejected:?}");
 }
 
-fn count(fixture: &Fixture, flag: Flag) -> u64 {
-    let flags = fixture.stats().flags;
-    flags
-        .iter()
-        .find(|(known, _)| *known == flag)
-        .map_or(0, |(_, count)| *count)
-}
-
 #[test]
 fn a_backend_is_known_by_its_host_and_its_authority() {
     let fixture = Fixture::new();
@@ -64,7 +56,7 @@ fn a_backend_is_known_by_its_host_and_its_authority() {
         let answer = fixture.get(path);
         assert_eq!((answer.status, answer.text().as_str()), (502, "tls_failed\n"), "{path}");
     }
-    assert_eq!(count(&fixture, Flag::TlsFailed), 2);
+    assert_eq!(fixture.flagged(Flag::TlsFailed), 2);
 }
 
 #[test]
