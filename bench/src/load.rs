@@ -1,6 +1,6 @@
 //! Load, by tools that others know: wrk and h2load.
 
-use std::{fs, process::Command};
+use std::{fmt, fs, process::Command};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -13,6 +13,45 @@ pub(crate) struct Load {
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+}
+
+impl Load {
+    /// Of latencies in microseconds, in whatever order.
+    pub(crate) fn of(mut latencies: Vec<u64>, seconds: u64) -> anyhow::Result<Self> {
+        ensure!(!latencies.is_empty(), "no request succeeded");
+        latencies.sort_unstable();
+        let at = |share: f64| latencies[((latencies.len() as f64 * share) as usize).min(latencies.len() - 1)] as f64;
+        Ok(Self {
+            requests: latencies.len() as u64,
+            per_second: latencies.len() as f64 / seconds as f64,
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+        })
+    }
+
+    /// As a process prints it that is run for a load, see [`fmt::Display`].
+    pub(crate) fn printed(text: &str) -> anyhow::Result<Self> {
+        let figures: Vec<f64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let [requests, per_second, p50_us, p99_us] = figures[..] else {
+            bail!("the load did not count: {text}");
+        };
+        Ok(Self {
+            requests: requests as u64,
+            per_second,
+            p50_us,
+            p99_us,
+        })
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{} {} {} {}",
+            self.requests, self.per_second, self.p50_us, self.p99_us
+        )
+    }
 }
 
 /// Runs a program on the core of the load, and gives what it prints.
@@ -75,19 +114,18 @@ pub(crate) struct H2load<'a> {
     pub(crate) clients: u32,
     pub(crate) streams: u32,
     pub(crate) seconds: u64,
-    /// Requests each second, of all clients together; as many as can be when absent.
-    pub(crate) rate: Option<u32>,
-    pub(crate) http1: bool,
+    /// HTTP/1.1 at so many requests each second, of all clients together. They are due in the same moment.
+    pub(crate) http1_rate: Option<u32>,
 }
 
-/// HTTP/2, or a fixed rate.
+/// HTTP/2, or HTTP/1.1 at a fixed rate.
 pub(crate) fn h2load(wanted: &H2load<'_>) -> anyhow::Result<Load> {
     let folder = tempfile::tempdir()?;
     let log = folder.path().join("log");
     let (clients, streams) = (wanted.clients.to_string(), wanted.streams.to_string());
     let (duration, log_file) = (wanted.seconds.to_string(), format!("--log-file={}", log.display()));
     let authority = format!(":authority: {HOST}");
-    let rate = wanted.rate.map(|rate| format!("--rps={}", rate / wanted.clients));
+    let rate = wanted.http1_rate.map(|rate| format!("--rps={}", rate / wanted.clients));
     let mut args = vec![
         "h2load",
         "-c",
@@ -101,11 +139,8 @@ pub(crate) fn h2load(wanted: &H2load<'_>) -> anyhow::Result<Load> {
     ];
     // A `Host` would be sent beside the one that h2load makes of the URL, also in HTTP/1.1.
     args.extend(["-H", &authority]);
-    if wanted.http1 {
-        args.push("--h1");
-    }
     if let Some(rate) = &rate {
-        args.push(rate);
+        args.extend(["--h1", rate]);
     }
     args.push(wanted.url);
     run(&args)?;
@@ -125,15 +160,7 @@ pub(crate) fn h2load(wanted: &H2load<'_>) -> anyhow::Result<Load> {
         failed <= u64::from(wanted.clients * wanted.streams),
         "{failed} requests failed"
     );
-    ensure!(!latencies.is_empty(), "no request succeeded");
-    latencies.sort_unstable();
-    let at = |share: f64| latencies[((latencies.len() as f64 * share) as usize).min(latencies.len() - 1)] as f64;
-    Ok(Load {
-        requests: latencies.len() as u64,
-        per_second: latencies.len() as f64 / wanted.seconds as f64,
-        p50_us: at(0.5),
-        p99_us: at(0.99),
-    })
+    Load::of(latencies, wanted.seconds)
 }
 
 fn time_us(text: &str) -> anyhow::Result<f64> {

@@ -13,6 +13,7 @@ mod report;
 mod routes;
 mod scaling;
 mod scenario;
+mod steady;
 mod tls;
 mod udp;
 
@@ -20,7 +21,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{peer::Bench, report::Report, scenario::Scenario};
+use crate::{load::Load, peer::Bench, report::Report, scenario::Scenario, steady::Steady};
 
 /// Weft beside nginx, HAProxy (also with splice) and Envoy, in one run.
 #[derive(Debug, Parser)]
@@ -62,13 +63,17 @@ enum Part {
     /// Send datagrams, and wait for their answers.
     #[command(hide = true)]
     UdpLoad { port: u16, seconds: u64 },
+    /// Ask at a fixed rate.
+    #[command(hide = true)]
+    SteadyLoad(Steady),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut args = Args::parse();
     match args.part {
         Some(Part::UdpEcho { port }) => return udp::echo(port).map(|()| ExitCode::SUCCESS),
-        Some(Part::UdpLoad { port, seconds }) => return udp::load(port, seconds).map(|()| ExitCode::SUCCESS),
+        Some(Part::UdpLoad { port, seconds }) => return printed(&udp::load(port, seconds)?),
+        Some(Part::SteadyLoad(steady)) => return printed(&steady.load()?),
         None => {}
     }
     if args.routes {
@@ -118,7 +123,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = report.table(args.rounds, args.seconds, &described);
-    let mut met = report.gates_hold();
+    let mut met = report.gates_hold(&scenarios);
     if args.scenario.is_empty() {
         let (more, routes_met) = routes::measure()?;
         text.push_str(&more);
@@ -130,6 +135,11 @@ fn main() -> anyhow::Result<ExitCode> {
         std::fs::write(PathBuf::from("docs/benchmarks.md"), text)?;
     }
     Ok(exit(met))
+}
+
+fn printed(load: &Load) -> anyhow::Result<ExitCode> {
+    println!("{load}");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn exit(met: bool) -> ExitCode {

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs::{self, File},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::{fd::AsFd as _, linux::fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::Command,
@@ -20,9 +21,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    load::{H2load, Load, h2load, wrk},
+    load::wrk,
     measure::{cpu_ns, median, rss},
     peer::{HOST, NGINX_HEAD, Running, certificate, envoy, envoy_flags, file, spawn, text, wait},
+    steady::Steady,
 };
 
 const NAMESPACE: &str = "weft-bench";
@@ -31,6 +33,9 @@ const ORIGIN: u16 = 8080;
 /// Where the Envoy of the client listens, and the one of the server.
 const ENVOY_OUT: u16 = 15001;
 const ENVOY_IN: u16 = 15006;
+
+/// Requests each second, evenly, of which latencies are.
+const RATE: u32 = 1000;
 
 /// What is asked for.
 const IDLE_MB: f64 = 12.0;
@@ -49,7 +54,7 @@ struct Way {
     name: &'static str,
     /// Whose network the load is in, and where it goes.
     client: usize,
-    url: String,
+    to: SocketAddr,
     /// What takes part.
     proxies: Vec<u32>,
 }
@@ -135,17 +140,17 @@ fn ways(rounds: usize, seconds: u64) -> anyhow::Result<(String, bool)> {
             "jsonpath={.spec.clusterIP}",
         ])
     };
-    let way = |name, client, host: &str, port: u16, proxies: &[u32]| Way {
+    let way = |name, client, host: IpAddr, port: u16, proxies: &[u32]| Way {
         name,
         client,
-        url: format!("http://{host}:{port}/1k"),
+        to: SocketAddr::new(host, port),
         proxies: proxies.to_vec(),
     };
     let ways = [
-        way("direct", 2, &pods[3].address, ORIGIN, &[]),
-        way("weft", 0, &service("server")?, ORIGIN, &sidecars),
-        way("weft, routed", 0, &service("routed")?, ORIGIN, &sidecars),
-        way("envoy", 2, "127.0.0.1", ENVOY_OUT, &envoys),
+        way("direct", 2, pods[3].address.parse()?, ORIGIN, &[]),
+        way("weft", 0, service("server")?.parse()?, ORIGIN, &sidecars),
+        way("weft, routed", 0, service("routed")?.parse()?, ORIGIN, &sidecars),
+        way("envoy", 2, Ipv4Addr::LOCALHOST.into(), ENVOY_OUT, &envoys),
     ];
     let mut figures: Vec<Figures> = ways.iter().map(|_| Figures::default()).collect();
     for (at, idle) in [(1, idle), (2, idle), (3, idle_envoys)] {
@@ -156,7 +161,12 @@ fn ways(rounds: usize, seconds: u64) -> anyhow::Result<(String, bool)> {
         for turn in 0..ways.len() {
             let at = (turn + round) % ways.len();
             let way = &ways[at];
-            let steady = within(&pods[way.client].network, || rate(&way.url, seconds))?;
+            let steady = Steady {
+                to: way.to,
+                rate: RATE,
+                seconds,
+            };
+            let steady = within(&pods[way.client].network, || steady.measure())?;
             figures[at].p50_us.push(steady.p50_us);
             figures[at].p99_us.push(steady.p99_us);
             if round == 0
@@ -179,7 +189,9 @@ fn ways(rounds: usize, seconds: u64) -> anyhow::Result<(String, bool)> {
             let way = &ways[at];
             let used = || way.proxies.iter().map(|pid| cpu_ns(*pid)).sum::<anyhow::Result<u64>>();
             let before = used()?;
-            let load = within(&pods[way.client].network, || wrk(&way.url, 64, seconds, false))?;
+            let load = within(&pods[way.client].network, || {
+                wrk(&format!("http://{}/1k", way.to), 64, seconds, false)
+            })?;
             let cpu_us = (used()? - before) as f64 / 1000.0 / load.requests as f64;
             figures[at].cpu_us.push(cpu_us);
             figures[at].per_second.push(load.per_second);
@@ -196,7 +208,7 @@ fn ways(rounds: usize, seconds: u64) -> anyhow::Result<(String, bool)> {
 
 fn report(rounds: usize, seconds: u64, ways: &[Way], figures: &[Figures]) -> (String, bool) {
     let mut out = format!(
-        "\n## Two sidecars with mutual TLS\n\nMade by `cargo xtask bench --mesh` on the cluster that tests run on: {rounds} rounds of {seconds} s runs. An application calls one in\nanother pod, 1 KB of HTTP/1.1, by way of the sidecars of both or of two Envoys that do the same. `CPU` is of both together, at\nall that 64 connections ask for; latencies are at 1,000 requests/s of 20 connections; memory is resident, of the larger of\nthe two, before all load and after the first seconds at that rate. `weft, routed` has an HTTPRoute for the Service.\n\n| way | CPU us a request | requests/s | p50 us | added | p99 us | added | MB idle | MB at 1,000/s |\n|---|---|---|---|---|---|---|---|---|\n"
+        "\n## Two sidecars with mutual TLS\n\nMade by `cargo xtask bench --mesh` on the cluster that tests run on: {rounds} rounds of {seconds} s runs. An application calls one in\nanother pod, 1 KB of HTTP/1.1, by way of the sidecars of both or of two Envoys that do the same. `CPU` is of both together, at\nall that 64 connections ask for; latencies are at 1,000 requests/s that come evenly over 20 connections, when these\nare made and warm; memory is resident, of the larger of\nthe two, before all load and after the first seconds at that rate. `weft, routed` has an HTTPRoute for the Service.\n\n| way | CPU us a request | requests/s | p50 us | added | p99 us | added | MB idle | MB at 1,000/s |\n|---|---|---|---|---|---|---|---|---|\n"
     );
     let direct = (median(&figures[0].p50_us), median(&figures[0].p99_us));
     for (way, of) in ways.iter().zip(figures) {
@@ -242,17 +254,6 @@ fn report(rounds: usize, seconds: u64, ways: &[Way], figures: &[Figures]) -> (St
 
 fn megabytes(bytes: [u64; 2]) -> f64 {
     bytes[0].max(bytes[1]) as f64 / 1e6
-}
-
-fn rate(url: &str, seconds: u64) -> anyhow::Result<Load> {
-    h2load(&H2load {
-        url,
-        clients: 20,
-        streams: 1,
-        seconds,
-        rate: Some(1000),
-        http1: true,
-    })
 }
 
 /// Two pods in the mesh and two without, which do nothing but have networks, and two Services of the same pod.

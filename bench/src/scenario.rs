@@ -15,6 +15,7 @@ use crate::{
     load::{H2load, Load, h2load, wrk},
     measure,
     peer::{Bench, DIRECT, HOST, PASSED},
+    steady::Steady,
     tls, udp,
 };
 
@@ -37,8 +38,10 @@ pub(crate) enum Scenario {
     TlsNew,
     /// HTTP/2 in clear on both sides.
     H2c,
-    /// HTTP/1.1 at 2,000 requests a second.
+    /// HTTP/1.1 at 2,000 requests a second, 20 at a time.
     Rate2k,
+    /// The same, one after the other: each wakes the proxy twice.
+    Even2k,
     /// A TCP connection for each 1 MB.
     #[value(name = "tcp_1m")]
     Tcp1m,
@@ -61,7 +64,7 @@ pub(crate) enum Figures {
 
 impl Scenario {
     /// Memory first, while nothing has been freed that could be used again.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Idle,
         Self::IdleTls,
         Self::H1_1k,
@@ -71,6 +74,7 @@ impl Scenario {
         Self::TlsNew,
         Self::H2c,
         Self::Rate2k,
+        Self::Even2k,
         Self::Tcp1m,
         Self::TlsPassthrough,
         Self::Udp,
@@ -85,6 +89,7 @@ impl Scenario {
             Self::TlsNew => "tls_new",
             Self::H2c => "h2c",
             Self::Rate2k => "rate2k",
+            Self::Even2k => "even2k",
             Self::Tcp1m => "tcp_1m",
             Self::TlsPassthrough => "tls_passthrough",
             Self::Udp => "udp",
@@ -108,7 +113,7 @@ impl Scenario {
             Self::TlsNew => 0.75,
             Self::H2c => 1.0,
             Self::Rate2k | Self::Tcp1m => 0.80,
-            Self::TlsPassthrough | Self::Udp => return None,
+            Self::Even2k | Self::TlsPassthrough | Self::Udp => return None,
             Self::Idle => 1536.0,
             Self::IdleTls => 10_240.0,
         })
@@ -118,7 +123,7 @@ impl Scenario {
     pub(crate) fn run(self, bench: &Bench, name: &str, seconds: u64) -> anyhow::Result<Option<Figures>> {
         let ports = bench.ports(name);
         let Some(pid) = bench.pid(name) else {
-            let plain = matches!(self, Self::H1_1k | Self::Rate2k | Self::Udp);
+            let plain = matches!(self, Self::H1_1k | Self::Rate2k | Self::Even2k | Self::Udp);
             return if plain {
                 Ok(Some(Figures::Load {
                     cpu_us: f64::NAN,
@@ -170,25 +175,27 @@ impl Scenario {
                 clients: 16,
                 streams: 16,
                 seconds,
-                rate: None,
-                http1: false,
+                http1_rate: None,
             }),
             Self::H2c => h2load(&H2load {
                 url: &h2c,
                 clients: 16,
                 streams: 16,
                 seconds,
-                rate: None,
-                http1: false,
+                http1_rate: None,
             }),
             Self::Rate2k => h2load(&H2load {
                 url: &format!("{http}/1k"),
                 clients: 20,
                 streams: 1,
                 seconds,
-                rate: Some(2000),
-                http1: true,
+                http1_rate: Some(2000),
             }),
+            Self::Even2k => {
+                let to = (Ipv4Addr::LOCALHOST, ports.http).into();
+                let rate = 2000;
+                Steady { to, rate, seconds }.measure()
+            }
             Self::Tcp1m => wrk(&format!("http://127.0.0.1:{}/1m", ports.tcp), 16, seconds, true),
             Self::TlsPassthrough => wrk(&format!("https://{PASSED}:{}/1k", ports.tls), 16, seconds, true),
             Self::Udp => udp::measure(ports.udp, seconds),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 
 use crate::load::{Load, run};
 
@@ -31,20 +31,11 @@ pub(crate) fn echo(port: u16) -> anyhow::Result<()> {
 pub(crate) fn measure(port: u16, seconds: u64) -> anyhow::Result<Load> {
     let here = std::env::current_exe()?;
     let (port, seconds) = (port.to_string(), seconds.to_string());
-    let text = run(&[&here.display().to_string(), "udp-load", &port, &seconds])?;
-    let mut figures = text.split_whitespace().map(str::parse::<f64>);
-    let mut next = || anyhow::Ok(figures.next().context("the load did not count")??);
-    let requests = next()? as u64;
-    Ok(Load {
-        requests,
-        per_second: next()?,
-        p50_us: next()?,
-        p99_us: next()?,
-    })
+    Load::printed(&run(&[&here.display().to_string(), "udp-load", &port, &seconds])?)
 }
 
-/// Sends and waits, and prints answers, answers a second, and the 50th and 99th percentile in microseconds.
-pub(crate) fn load(port: u16, seconds: u64) -> anyhow::Result<()> {
+/// Sends and waits.
+pub(crate) fn load(port: u16, seconds: u64) -> anyhow::Result<Load> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let clients: Vec<_> = (0..CLIENTS).map(|_| thread::spawn(move || client(port, end))).collect();
     let (mut latencies, mut lost) = (Vec::new(), 0);
@@ -53,17 +44,12 @@ pub(crate) fn load(port: u16, seconds: u64) -> anyhow::Result<()> {
         latencies.extend(more);
         lost += without;
     }
-    ensure!(!latencies.is_empty(), "nothing was answered");
     ensure!(
         lost * 1000 <= latencies.len(),
         "{lost} of {} datagrams were lost",
         latencies.len()
     );
-    latencies.sort_unstable();
-    let at = |share: f64| latencies[((latencies.len() as f64 * share) as usize).min(latencies.len() - 1)];
-    let count = latencies.len();
-    println!("{count} {} {} {}", count as f64 / seconds as f64, at(0.5), at(0.99));
-    Ok(())
+    Load::of(latencies, seconds)
 }
 
 /// The latencies of one client in microseconds, and how many datagrams were not answered.

@@ -198,7 +198,7 @@ pub enum LogLevel {
     Info,
     /// What it does.
     Debug,
-    /// Everything.
+    /// Everything. Programs as they are shipped have no more to say than at `debug`.
     Trace,
 }
 
