@@ -113,6 +113,7 @@ impl<F: FnMut() + Send> Sink for Applier<F> {
     }
 
     async fn synced(&mut self) {
+        self.proxy.mesh().told_everything();
         (self.synced)();
     }
 

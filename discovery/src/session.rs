@@ -414,7 +414,10 @@ impl Session {
         if let Some(kind) = kind {
             return Some(self.response(kind, resources, Vec::new()));
         }
-        let last = self.gone.iter().next_back().map(TypeUrl::of);
+        // That namespaces are in the mesh no longer comes first: until all have heard of it, who was in them matters still.
+        let mut gone = self.gone.iter();
+        let left = gone.clone().find(|key| matches!(key, Key::MeshNamespace(_)));
+        let last = left.or_else(|| gone.next_back()).map(TypeUrl::of);
         let Some(kind) = last.filter(|_| {
             !self
                 .changed

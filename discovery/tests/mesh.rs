@@ -122,6 +122,28 @@ async fn a_namespace_that_leaves_the_mesh_is_told_nothing_and_that_what_it_had_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn that_namespaces_are_in_the_mesh_no_longer_is_told_before_what_was_in_them_is_taken_back() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop"]);
+    operator.publish([mesh_namespace("shop"), mesh_namespace("web"), mesh_service("shop/c:80")]);
+    operator.publish([peer("shop/a-1")]);
+    let sidecar = Proxy::beside(&operator, "shop", "a-1");
+    sidecar.synced().await;
+    sidecar.clear();
+    operator.set_mesh(&[]);
+    let gone = [
+        "-namespace shop",
+        "-namespace web",
+        "-peer shop/a-1",
+        "-service shop/c:80 in the mesh",
+    ];
+    sidecar.told(&gone).await;
+    let mut first: Vec<String> = sidecar.log().iter().take(2).map(support::name).collect();
+    first.sort();
+    assert_eq!(first, gone[..2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn policies_go_to_the_namespaces_they_protect_and_what_a_pod_is_to_itself() {
     let operator = Operator::start().await;
     operator.set_mesh(&["shop", "web"]);

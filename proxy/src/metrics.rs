@@ -254,6 +254,14 @@ fn certificates(out: &mut String, stats: &Stats, mesh: &Mesh) {
             "Connections in clear that were reset since only workloads may come.",
         );
         line(out, &format!("{name}_total"), &[], connections.clear_refused);
+        let name = "weft_clear_connections_late";
+        family(
+            out,
+            name,
+            "counter",
+            "Connections in clear that were let in although the namespace is strict, since it has become so just now.",
+        );
+        line(out, &format!("{name}_total"), &[], connections.clear_late);
         let revoked = &trust.source().revoked;
         for (name, help, value) in [
             ("weft_trust_roots", "Roots that are trusted in the mesh.", trust.roots()),

@@ -226,6 +226,8 @@ pub struct ConnectionStats {
     pub mutual_outbound: u64,
     /// That came in clear where nobody may.
     pub clear_refused: u64,
+    /// That came in clear where nobody may any more, soon enough to be let in.
+    pub clear_late: u64,
     /// To backends, since the start.
     pub upstream_opened: u64,
     /// Requests to backends that went by a connection already open.
@@ -251,6 +253,7 @@ impl ConnectionStats {
         self.mutual_inbound += other.mutual_inbound;
         self.mutual_outbound += other.mutual_outbound;
         self.clear_refused += other.clear_refused;
+        self.clear_late += other.clear_late;
         self.upstream_opened += other.upstream_opened;
         self.upstream_reused += other.upstream_reused;
         self.l4_received += other.l4_received;

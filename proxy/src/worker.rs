@@ -301,6 +301,7 @@ impl Worker {
         self.coarse.set(now);
         self.watchdogs.tick(now);
         self.deadlines.approach(now);
+        self.mesh.settle(now);
         self.peers.check(&self.mesh);
         self.clears.check(&self.mesh, now);
         self.alarms.check(&self.mesh);

@@ -480,6 +480,11 @@ fn no_request_is_lost_while_stages_change() {
         (Stage::Secure, "secure"),
         (Stage::Observe, "observe"),
         (Stage::Secure, "secure"),
+        // Straight on, and back.
+        (Stage::Observe, "observe"),
+        (Stage::Strict, "strict"),
+        (Stage::Observe, "observe"),
+        (Stage::Strict, "strict"),
     ] {
         scene.stage(stage, name);
         more();

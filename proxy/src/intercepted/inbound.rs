@@ -153,7 +153,7 @@ async fn admit(
         // Who it is matters only to how it is counted.
         heard => (heard, worker.mesh.meet(peer, NAMES).await),
     };
-    if wanted == Inbound::Open {
+    if !worker.mesh.protection().enforced {
         guard.supposed = worker.mesh.supposed(peer.ip());
     }
     let now = worker.coarse_now();
@@ -181,6 +181,10 @@ async fn admit(
         Heard::Clear(first) => (Client::Clear(admitted(client)?), first),
         Heard::Nothing => (Client::Clear(admitted(client)?), Vec::new()),
     };
+    if guard.identity.is_none() && worker.mesh.is_closing(address.port()) {
+        worker.count_connections(|stats| stats.clear_late += 1);
+        tracing::debug!(client = %peer, %address, "it comes in clear, and is let in since the namespace has become strict just now");
+    }
     let edge = edge(guard.identity.as_ref());
     let admitted = Admitted {
         address,

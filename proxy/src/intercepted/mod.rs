@@ -22,6 +22,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -54,7 +55,7 @@ use crate::{
         Ended, Story,
         relay::{abort, both},
     },
-    mesh::{self, Carries, DECIDES, NAMES, Reached, Talking},
+    mesh::{self, Carries, DECIDES, NAMES, Reached, Talking, Workloads},
     splice,
     traffic::Cells,
     upstream::BackendStream,
@@ -229,12 +230,17 @@ async fn way(
     tune(client).map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
     // Whether there are routes, and who has to prove what, is known only then; where there are, they decide.
     let is_routed = worker.snapshot().frontend(address).is_some();
-    *talking = worker.mesh.meet(address, if is_routed { NAMES } else { DECIDES }).await;
+    let (met, known) = worker.mesh.met(address, if is_routed { NAMES } else { DECIDES }).await;
+    *talking = met;
     let destination = worker
         .book
         .destination(Direction::Outbound, address, worker.coarse_now());
     let protocol = worker.snapshot().frontend(address).map(|frontend| frontend.protocol());
     match protocol {
+        None if !is_routed => {
+            let server = reached_by(worker, address, known).await;
+            onward_by(worker, destination, Vec::new(), server).await
+        }
         None => onward(worker, address, destination, Vec::new(), None).await,
         Some(protocol) => outbound::routed(worker, client, address, protocol, destination, story).await,
     }
@@ -252,6 +258,16 @@ async fn onward(
         Some(server) => Ok(server),
         None => reached(worker, address).await,
     };
+    onward_by(worker, destination, first, server).await
+}
+
+/// The same, once that has been tried.
+async fn onward_by(
+    worker: &Worker,
+    destination: Rc<Destination>,
+    first: Vec<u8>,
+    server: io::Result<Reached>,
+) -> Result<Way, Ended> {
     match server {
         Ok(mut reached) => {
             let (at, service) = (reached.address, reached.service.take());
@@ -296,6 +312,14 @@ async fn proven(worker: &Worker, reached: Reached) -> Result<BackendStream, Ende
 async fn reached(worker: &Worker, address: SocketAddr) -> io::Result<Reached> {
     let limit = worker.options.limits.carried_connect_timeout;
     let reached = mesh::reach(worker, address, limit).await?;
+    tune(&reached.stream)?;
+    Ok(reached)
+}
+
+/// The same, of where it is known who is there.
+async fn reached_by(worker: &Worker, address: SocketAddr, known: Arc<Workloads>) -> io::Result<Reached> {
+    let limit = worker.options.limits.carried_connect_timeout;
+    let reached = mesh::reach_by(worker, address, limit, known).await?;
     tune(&reached.stream)?;
     Ok(reached)
 }

@@ -135,7 +135,7 @@ impl Mesh {
     }
 
     /// The same, with the view of the mesh in which it is known.
-    pub(super) async fn met(&self, to: SocketAddr, patience: Duration) -> (Talking, Arc<Workloads>) {
+    pub(crate) async fn met(&self, to: SocketAddr, patience: Duration) -> (Talking, Arc<Workloads>) {
         let known = self.workloads.load_full();
         let (talking, unknown) = known.meet(to, self.asking.asks());
         if unknown.is_empty() {
@@ -319,7 +319,7 @@ mod tests {
     use weft_model::{Change, Key, MeshNamespace, MeshService, Peer, Resource, ServiceKey, Stage};
 
     use super::*;
-    use crate::worker::Worker;
+    use crate::{mesh::choice::Target, worker::Worker};
 
     const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
@@ -489,10 +489,10 @@ mod tests {
         let mut target = pin!(mesh.target(&worker, to, known));
         assert!(poll!(target.as_mut()).is_pending());
         mesh.apply(vec![peer("shop/c", other)]);
-        let std::task::Poll::Ready((among, known)) = poll!(target) else {
+        let std::task::Poll::Ready((target, known)) = poll!(target) else {
             panic!("it waits");
         };
-        assert!(among.is_none() && known.expected(to, None).is_some());
+        assert!(target == Target::Itself && known.expected(to, None).is_some());
     }
 
     #[tokio::test]

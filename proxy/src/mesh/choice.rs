@@ -23,7 +23,7 @@ use crate::{dial::dial, worker::Worker};
 /// Endpoints that are tried for a connection before it is given up.
 const TRIES: usize = 3;
 /// What is told of pods and of endpoints comes by different ways. For so long it is waited, where nobody comes in clear, for
-/// what is told of the pod of an endpoint that has just been told of.
+/// what is told of the pod of an endpoint that has just been told of, or of the endpoints of a Service that is new.
 const APART: Duration = Duration::from_secs(2);
 
 /// Where a connection to an address is made to.
@@ -35,6 +35,8 @@ pub(super) enum Target {
     Among(ServiceKey, Vec<SocketAddr>),
     /// It may be known until then.
     Soon(Instant),
+    /// To nobody: the Service has no endpoints, and nobody is spoken to in clear.
+    Nobody(ServiceKey),
 }
 
 impl Workloads {
@@ -52,7 +54,16 @@ impl Workloads {
         };
         let service = &told.service;
         let (namespace, ..) = service.key.parts();
-        let stage = self.stage(&namespace.into()).0;
+        let stage = self.stage_of_others(&namespace.into());
+        let until = told.since + APART;
+        if service.endpoints.is_empty() && stage == Stage::Strict {
+            return match self.last(told).next() {
+                // Somebody else may know of one already, and whoever it is proves it.
+                Some(_) => Target::Itself,
+                None if now < until => Target::Soon(until),
+                None => Target::Nobody(service.key.clone()),
+            };
+        }
         let proves = |to: &SocketAddr| self.peer(*to).is_some();
         if stage < Stage::Secure || service.local || service.endpoints.iter().all(proves) {
             return Target::Itself;
@@ -68,7 +79,6 @@ impl Workloads {
             })
             .collect();
         if !among.iter().any(|(.., at)| proves(at)) {
-            let until = told.since + APART;
             let fresh = stage == Stage::Strict && now < until && among.iter().any(|(unwanted, ..)| *unwanted);
             return if fresh { Target::Soon(until) } else { Target::Itself };
         }
@@ -103,6 +113,16 @@ pub(crate) struct Reached {
 pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<Reached> {
     // Where an endpoint has come to be known by its name, nobody has asked yet.
     let (_talking, known) = worker.mesh.met(to, DECIDES).await;
+    reach_by(worker, to, limit, known).await
+}
+
+/// The same, of where it is known who is there.
+pub(crate) async fn reach_by(
+    worker: &Worker,
+    to: SocketAddr,
+    limit: Duration,
+    known: Arc<Workloads>,
+) -> io::Result<Reached> {
     let (target, known) = worker.mesh.target(worker, to, known).await;
     let reached = |stream, address, service| Reached {
         stream,
@@ -115,8 +135,15 @@ pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> i
             .or_else(|| known.expected(address, worker.mesh.own_key())),
         service,
     };
-    let Some((service, among)) = target else {
-        return Ok(reached(connect(worker, to, limit).await?, to, None));
+    let (service, among) = match target {
+        Target::Among(service, among) => (service, among),
+        Target::Itself | Target::Soon(_) => return Ok(reached(connect(worker, to, limit).await?, to, None)),
+        Target::Nobody(service) => {
+            let reason = format!(
+                "the Service port {service} has no endpoints, and its namespace is strict: see whether its selector finds pods, and these are ready"
+            );
+            return Err(io::Error::new(io::ErrorKind::ConnectionRefused, reason));
+        }
     };
     let soon = limit.min(worker.options.limits.connect_timeout);
     let mut among = among.into_iter().peekable();
@@ -141,14 +168,14 @@ async fn connect(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result
 }
 
 impl Mesh {
-    /// The endpoints to one of which a connection is made in place of an address, and their Service; none if it is made there.
-    /// Beside that what was known when it was decided: what is known now, or has come to be known meanwhile.
+    /// Where a connection to an address is made to, once that is known. Beside that what was known when it was decided: what is
+    /// known now, or has come to be known meanwhile.
     pub(super) async fn target(
         &self,
         worker: &Worker,
         to: SocketAddr,
         known: Arc<Workloads>,
-    ) -> (Option<(ServiceKey, Vec<SocketAddr>)>, Arc<Workloads>) {
+    ) -> (Target, Arc<Workloads>) {
         let by = |known: Arc<Workloads>| {
             let target = known.target(to, self.own_key(), Instant::now(), || worker.random());
             (target, known)
@@ -163,10 +190,7 @@ impl Mesh {
                 (target, known) = now();
             }
         }
-        match target {
-            Target::Among(service, among) => (Some((service, among)), known),
-            Target::Itself | Target::Soon(_) => (None, known),
-        }
+        (target, known)
     }
 }
 
@@ -350,6 +374,45 @@ mod tests {
             Target::Itself,
             "it proves nothing at that port"
         );
+    }
+
+    #[test]
+    fn in_strict_nobody_is_spoken_to_in_clear_behind_a_service_without_endpoints() {
+        let mut workloads = workloads([stage(Stage::Strict), peer(1, &[])]);
+        let target = |workloads: &Workloads, later| chosen(workloads, "shop/front", later).swap_remove(0);
+        let expected = |workloads: &Workloads| {
+            let to = (SERVICE, 80).into();
+            let expected = workloads.expected(to, None);
+            assert_eq!(workloads.is_expected(to, None), expected.is_some());
+            expected.map(|expected| expected.to_string())
+        };
+        tell(&mut workloads, service(&[]));
+        assert!(
+            matches!(target(&workloads, Duration::ZERO), Target::Soon(_)),
+            "it is new"
+        );
+        let nobody = Target::Nobody(service(&[]).key);
+        assert_eq!(target(&workloads, APART), nobody);
+        // Whom it has led to last proves it, if somebody else leads there still, or again.
+        tell(&mut workloads, service(&[1]));
+        workloads.apply(Change::Remove(peer(1, &[]).key()));
+        tell(&mut workloads, service(&[]));
+        for _ in 0..2 {
+            assert_eq!(target(&workloads, APART), Target::Itself);
+            assert_eq!(expected(&workloads), Some("shop/back".to_owned()));
+            tell(&mut workloads, service(&[]));
+        }
+        workloads.apply(Change::Upsert(stage(Stage::Secure)));
+        assert_eq!(expected(&workloads), Some("shop/back".to_owned()));
+        // Who proves nothing is spoken to as before, but for where nobody is.
+        tell(&mut workloads, service(&[2]));
+        tell(&mut workloads, service(&[]));
+        assert_eq!(
+            (target(&workloads, APART), expected(&workloads)),
+            (Target::Itself, None)
+        );
+        workloads.apply(Change::Upsert(stage(Stage::Strict)));
+        assert_eq!(target(&workloads, APART), nobody);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod connect;
 mod credentials;
 mod peers;
 mod questions;
+mod stages;
 mod stream;
 mod talk;
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod workloads;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -31,17 +32,17 @@ use weft_model::{
     Change, Key, MeshTrust, NamespaceKey, Peer, Rejected, Resource, ServiceKey, SpiffeId, Stage, WorkloadKey,
 };
 
-use self::{asking::Asking, workloads::Workloads};
+use self::asking::Asking;
 pub(crate) use self::{
     asking::{DECIDES, NAMES},
-    choice::{Reached, reach},
+    choice::{Reached, reach, reach_by},
     connect::{Carries, ToWorkload, in_words, shake},
     credentials::Credentials,
     peers::Peers,
     stream::Mutual,
     talk::Talking,
     trust::End,
-    workloads::{Expected, Inbound},
+    workloads::{Expected, Inbound, Workloads},
 };
 pub use self::{
     credentials::{Identity, MeshError},
@@ -174,6 +175,12 @@ impl Mesh {
             changed.generation += 1;
             workloads = Arc::new(changed);
         }
+        self.put(workloads, &mut policies, protects);
+        (others, rejected)
+    }
+
+    /// Puts in use what is known of workloads and namespaces, and what follows from it for the pod if that is another.
+    fn put(&self, workloads: Arc<Workloads>, policies: &mut Policies, protects: bool) {
         if let Some((namespace, pod)) = self.own.get().filter(|_| protects) {
             let (stage, default) = workloads.stage(namespace);
             self.protection.store(Arc::new(policies.protect(pod, stage, default)));
@@ -182,7 +189,35 @@ impl Mesh {
         self.workloads.store(workloads);
         self.changed
             .send_if_modified(|known| std::mem::replace(known, generation) != generation);
-        (others, rejected)
+    }
+
+    /// Ends what holds only for some time after the stage of a namespace has changed.
+    pub(crate) fn settle(&self, now: Instant) {
+        let is_due = |workloads: &Workloads| workloads.due().is_some_and(|due| due <= now);
+        if !is_due(&self.workloads.load()) {
+            return;
+        }
+        let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let workloads = self.workloads.load_full();
+        // Another may have done it by now.
+        if is_due(&workloads) {
+            let mut changed = Workloads::clone(&workloads);
+            changed.settle(now);
+            self.forget_answers();
+            changed.generation += 1;
+            self.put(Arc::new(changed), &mut policies, true);
+        }
+    }
+
+    /// Everything that there is to be told is in use. Of what was not told of then it is known that it is not there.
+    pub fn told_everything(&self) {
+        let _changing = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let workloads = self.workloads.load();
+        if !workloads.is_complete() {
+            let mut changed = Workloads::clone(&workloads);
+            changed.complete();
+            self.workloads.store(Arc::new(changed));
+        }
     }
 
     /// What was said of workloads, namespaces and policies.
@@ -209,6 +244,12 @@ impl Mesh {
             Some((namespace, pod)) => self.workloads.load().inbound(pod, namespace, port),
             None => Inbound::Open,
         }
+    }
+
+    /// Whether somebody who comes to a port of the pod in clear is let in only since not all may have heard yet that nobody is.
+    pub(crate) fn is_closing(&self, port: u16) -> bool {
+        let own = self.own.get();
+        own.is_some_and(|(namespace, pod)| self.workloads.load().is_closing(pod, namespace, port))
     }
 
     /// How many times what is known of workloads has changed.

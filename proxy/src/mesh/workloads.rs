@@ -9,11 +9,14 @@ use std::{
 };
 
 use weft_model::{
-    Change, DefaultAction, Key, MeshNamespace, MeshService, NamespaceKey, Peer, Resource, ServiceKey, SpiffeId, Stage,
-    TrustDomain, WorkloadKey,
+    Change, DefaultAction, Key, MeshService, NamespaceKey, Peer, Resource, ServiceKey, SpiffeId, Stage, TrustDomain,
+    WorkloadKey,
 };
 
-use super::talk::{Talk, Talking};
+use super::{
+    stages::Stages,
+    talk::{Talk, Talking},
+};
 
 /// Endpoints of a Service that are asked about at once.
 const ENDPOINTS: usize = 512;
@@ -23,11 +26,13 @@ const ENDPOINTS: usize = 512;
 pub(crate) struct Workloads {
     peers: HashMap<WorkloadKey, Arc<Peer>>,
     at: HashMap<IpAddr, Arc<Peer>>,
-    namespaces: HashMap<NamespaceKey, Arc<MeshNamespace>>,
+    stages: Stages,
     services: HashMap<ServiceKey, Arc<Told>>,
     by: HashMap<SocketAddr, Arc<Told>>,
     /// Connections with the namespaces of which there are peers or services.
     talks: HashMap<NamespaceKey, Arc<Talk>>,
+    /// What was taken back of namespaces that have just left the mesh, and until when it is known all the same.
+    lingering: HashMap<Key, Instant>,
     /// How many times it has changed.
     pub(super) generation: u64,
 }
@@ -39,6 +44,8 @@ pub(super) struct Told {
     talk: Arc<Talk>,
     /// When it was last told of an endpoint that was new.
     pub(super) since: Instant,
+    /// The workloads that are at its endpoints, or were at the last that it had, and can prove who they are there.
+    led: Vec<Arc<Peer>>,
 }
 
 /// Who has to prove that it is there: one of these.
@@ -90,6 +97,7 @@ impl Workloads {
     pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::Upsert(Resource::Peer(peer)) => {
+                self.lingering.remove(&Key::Peer(peer.key.clone()));
                 self.remove(&peer.key);
                 self.talks.entry(peer.namespace.clone()).or_default();
                 for address in &peer.addresses {
@@ -97,28 +105,109 @@ impl Workloads {
                 }
                 self.peers.insert(peer.key.clone(), peer);
             }
-            Change::Remove(Key::Peer(key)) => self.remove(&key),
-            Change::Upsert(Resource::MeshNamespace(namespace)) => {
-                self.namespaces.insert(namespace.key.clone(), namespace);
+            Change::Remove(Key::Peer(key)) => {
+                let namespace = self.peers.get(&key).map(|peer| peer.namespace.clone());
+                if !self.lingers(namespace, Key::Peer(key.clone())) {
+                    self.remove(&key);
+                }
             }
-            Change::Remove(Key::MeshNamespace(key)) => drop(self.namespaces.remove(&key)),
+            Change::Upsert(Resource::MeshNamespace(namespace)) => {
+                let key = namespace.key.clone();
+                self.stages.tell(&key, Some(namespace), Instant::now());
+            }
+            Change::Remove(Key::MeshNamespace(key)) => self.stages.tell(&key, None, Instant::now()),
             Change::Upsert(Resource::MeshService(service)) => {
+                self.lingering.remove(&Key::MeshService(service.key.clone()));
                 let before = self.remove_service(&service.key);
                 let talk = self.talks.entry(service.key.parts().0.into()).or_default().clone();
+                let led = self.led(&service, before.as_deref());
                 let same = before.filter(|before| {
                     let mut endpoints = service.endpoints.iter();
                     endpoints.all(|endpoint| before.service.endpoints.contains(endpoint))
                 });
                 let since = same.map_or_else(Instant::now, |before| before.since);
-                let told = Arc::new(Told { service, talk, since });
+                let told = Arc::new(Told {
+                    service,
+                    talk,
+                    since,
+                    led,
+                });
                 for address in places(&told.service) {
                     self.by.insert(address, told.clone());
                 }
                 self.services.insert(told.service.key.clone(), told);
             }
-            Change::Remove(Key::MeshService(key)) => drop(self.remove_service(&key)),
+            Change::Remove(Key::MeshService(key)) => {
+                let namespace = self.services.contains_key(&key).then(|| key.parts().0.into());
+                if !self.lingers(namespace, Key::MeshService(key.clone())) {
+                    self.remove_service(&key);
+                }
+            }
             _ => {}
         }
+    }
+
+    /// Whether something that is taken back matters still, since its namespace has just left the mesh, and it is not known yet
+    /// that all have heard of that.
+    fn lingers(&mut self, namespace: Option<NamespaceKey>, key: Key) -> bool {
+        let until = namespace.and_then(|namespace| self.stages.leaves(&namespace));
+        if let Some(until) = until {
+            self.lingering.insert(key, until);
+        }
+        until.is_some()
+    }
+
+    /// Whom a Service leads to that can prove who it is. While it leads to nobody, as far as is known, that is whom it has led to
+    /// last: who comes then is most likely of the same account.
+    fn led(&self, service: &MeshService, before: Option<&Told>) -> Vec<Arc<Peer>> {
+        let provers = |endpoints: &[SocketAddr]| -> Vec<_> {
+            let endpoints = endpoints.iter();
+            endpoints.filter_map(|to| self.prover(*to)).cloned().collect()
+        };
+        match before {
+            Some(before) if service.endpoints.is_empty() => {
+                let mut led = provers(&before.service.endpoints);
+                led.extend(before.led.iter().cloned());
+                led.sort_by(|a, b| a.key.cmp(&b.key));
+                led.dedup_by(|a, b| a.key == b.key);
+                led
+            }
+            _ => provers(&service.endpoints),
+        }
+    }
+
+    /// When something holds no longer that is not told of.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let lingering = self.lingering.values().copied().min();
+        self.stages.due().into_iter().chain(lingering).min()
+    }
+
+    /// Ends what holds no longer.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.stages.settle(now);
+        let over: Vec<Key> = self
+            .lingering
+            .extract_if(|_, until| *until <= now)
+            .map(|(key, _)| key)
+            .collect();
+        for key in over {
+            match key {
+                Key::Peer(key) => self.remove(&key),
+                Key::MeshService(key) => drop(self.remove_service(&key)),
+                _ => {}
+            }
+        }
+        self.tidy();
+    }
+
+    /// Whether everything was told once.
+    pub(super) fn is_complete(&self) -> bool {
+        self.stages.is_complete()
+    }
+
+    /// Everything was told.
+    pub(super) fn complete(&mut self) {
+        self.stages.complete();
     }
 
     fn remove(&mut self, key: &WorkloadKey) {
@@ -199,20 +288,25 @@ impl Workloads {
 
     /// As they were told.
     pub(crate) fn resources(&self) -> impl Iterator<Item = Resource> {
-        let namespaces = self.namespaces.values().cloned().map(Resource::MeshNamespace);
+        let namespaces = self.stages.told().cloned().map(Resource::MeshNamespace);
         let services = self
             .services
             .values()
             .map(|told| Resource::MeshService(told.service.clone()));
-        namespaces
+        let all = namespaces
             .chain(self.peers.values().cloned().map(Resource::Peer))
-            .chain(services)
+            .chain(services);
+        all.filter(|resource| self.lingering.is_empty() || !self.lingering.contains_key(&resource.key()))
     }
 
-    /// How far a namespace is, and what becomes there of what no policy decides.
+    /// How the workloads of a namespace are to be come to, as they see it, and what becomes there of what no policy decides.
     pub(super) fn stage(&self, namespace: &NamespaceKey) -> (Stage, DefaultAction) {
-        let known = self.namespaces.get(namespace);
-        known.map_or_else(Default::default, |known| (known.stage, known.default_action))
+        self.stages.inbound(namespace)
+    }
+
+    /// The same, as those see it who come.
+    pub(super) fn stage_of_others(&self, namespace: &NamespaceKey) -> Stage {
+        self.stages.outbound(namespace)
     }
 
     /// Who has to prove at an address and port that it is there; none where nobody has to. Behind the address of a Service that
@@ -220,10 +314,15 @@ impl Workloads {
     /// own address never comes to its sidecar, so nobody there has anything to prove; by a Service it does.
     pub(crate) fn expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> Option<Expected> {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-        let Some(Told { service, .. }) = self.behind_address(to) else {
+        let Some(told) = self.behind_address(to) else {
             return self.other(to, own).map(|peer| Expected(vec![peer.clone()]));
         };
-        let peers: Option<Vec<_>> = service.endpoints.iter().map(|to| self.peer(*to).cloned()).collect();
+        let endpoints = &told.service.endpoints;
+        let peers: Option<Vec<_>> = if endpoints.is_empty() {
+            Some(self.last(told).cloned().collect())
+        } else {
+            endpoints.iter().map(|to| self.peer(*to).cloned()).collect()
+        };
         peers.filter(|peers| !peers.is_empty()).map(Expected)
     }
 
@@ -231,12 +330,15 @@ impl Workloads {
     pub(crate) fn is_expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> bool {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
         match self.behind_address(to) {
-            Some(Told { service, .. }) => {
-                let mut endpoints = service.endpoints.iter();
-                !service.endpoints.is_empty() && endpoints.all(|to| self.peer(*to).is_some())
-            }
+            Some(told) if told.service.endpoints.is_empty() => self.last(told).next().is_some(),
+            Some(told) => told.service.endpoints.iter().all(|to| self.peer(*to).is_some()),
             None => self.other(to, own).is_some(),
         }
+    }
+
+    /// Who proves behind a Service without endpoints who he is, if somebody is there after all.
+    pub(super) fn last<'s>(&'s self, told: &'s Told) -> impl Iterator<Item = &'s Arc<Peer>> {
+        told.led.iter().filter(|peer| self.asks_for_proof(peer))
     }
 
     fn other(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> Option<&Arc<Peer>> {
@@ -245,9 +347,18 @@ impl Workloads {
 
     /// The workload that proves who it is at an address and port.
     pub(super) fn peer(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
+        self.prover(to).filter(|peer| self.asks_for_proof(peer))
+    }
+
+    /// The workload that could prove it, whatever the stage.
+    fn prover(&self, to: SocketAddr) -> Option<&Arc<Peer>> {
         let peer = self.at.get(&to.ip())?;
         let direct = peer.asks_only || peer.direct_ports.contains(&to.port());
-        (!direct && self.stage(&peer.namespace).0 >= Stage::Secure).then_some(peer)
+        (!direct).then_some(peer)
+    }
+
+    fn asks_for_proof(&self, peer: &Peer) -> bool {
+        self.stage_of_others(&peer.namespace) >= Stage::Secure
     }
 
     /// Whether it is a workload of the mesh that comes from an address.
@@ -289,15 +400,21 @@ impl Workloads {
 
     /// How somebody has to come to a port of a pod.
     pub(crate) fn inbound(&self, own: &WorkloadKey, namespace: &NamespaceKey, port: u16) -> Inbound {
-        let probed = || {
-            let own = self.peers.get(own);
-            own.is_some_and(|own| own.probe_ports.contains(&port))
-        };
         match self.stage(namespace).0 {
-            Stage::Observe => Inbound::Open,
-            Stage::Strict if !probed() => Inbound::Strict,
-            Stage::Secure | Stage::Strict => Inbound::Secure,
+            Stage::Observe if !self.stages.hears(namespace) => Inbound::Open,
+            Stage::Strict if !self.is_probed(own, port) => Inbound::Strict,
+            Stage::Observe | Stage::Secure | Stage::Strict => Inbound::Secure,
         }
+    }
+
+    /// Whether somebody who comes in clear is let in only since not all may have heard yet that the namespace is strict.
+    pub(super) fn is_closing(&self, own: &WorkloadKey, namespace: &NamespaceKey, port: u16) -> bool {
+        self.stages.is_closing(namespace) && !self.is_probed(own, port)
+    }
+
+    fn is_probed(&self, own: &WorkloadKey, port: u16) -> bool {
+        let own = self.peers.get(own);
+        own.is_some_and(|own| own.probe_ports.contains(&port))
     }
 }
 
@@ -319,6 +436,8 @@ fn places(service: &MeshService) -> impl Iterator<Item = SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::MeshNamespace;
+
     use super::*;
 
     fn peer(name: &str, address: [u8; 4]) -> Peer {
@@ -359,13 +478,19 @@ mod tests {
             assert!(workloads.expected(to(5432), None).is_none());
             assert!(workloads.expected(([10, 0, 0, 2], 80).into(), None).is_none());
         }
-        assert_eq!(workloads.inbound(&"shop/a".into(), &"shop".into(), 80), Inbound::Strict);
-        assert_eq!(
-            workloads.inbound(&"shop/a".into(), &"shop".into(), 8081),
-            Inbound::Secure
-        );
+        let inbound = |workloads: &Workloads, port| workloads.inbound(&"shop/a".into(), &"shop".into(), port);
+        assert_eq!(inbound(&workloads, 80), Inbound::Secure, "not all have heard of it");
+        let settle = |workloads: &mut Workloads| {
+            while let Some(due) = workloads.due() {
+                workloads.settle(due);
+            }
+        };
+        settle(&mut workloads);
+        assert_eq!(inbound(&workloads, 80), Inbound::Strict);
+        assert_eq!(inbound(&workloads, 8081), Inbound::Secure);
         workloads.apply(Change::Remove(Key::MeshNamespace("shop".into())));
-        assert_eq!(workloads.inbound(&"shop/a".into(), &"shop".into(), 80), Inbound::Open);
+        settle(&mut workloads);
+        assert_eq!(inbound(&workloads, 80), Inbound::Open);
     }
 
     #[test]
@@ -434,8 +559,11 @@ mod tests {
         assert!(is("spiffe://a.b/ns/shop/sa/front"));
         assert!(!is("spiffe://a.b/ns/shop/sa/back") && !is("spiffe://c.d/ns/shop/sa/front"));
         assert!(workloads.expected(to(81), None).is_none());
+        // While it has none, whoever comes is most likely like those that it had last.
         workloads.apply(service(&[]));
-        assert!(workloads.expected(to(80), None).is_none());
+        assert!(workloads.is_expected(to(80), None));
+        let expected = workloads.expected(to(80), None).expect("as before");
+        assert_eq!(expected.to_string(), "shop/front");
         workloads.apply(Change::Remove(Key::MeshService(ServiceKey::new("shop", "front", 80))));
         assert!(workloads.expected(to(80), None).is_none() && workloads.resources().count() == 3);
     }
@@ -452,5 +580,78 @@ mod tests {
         // As it comes to a socket for both families.
         let mapped = std::net::Ipv4Addr::from([10, 0, 0, 2]).to_ipv6_mapped();
         assert!(workloads.is_peer(mapped.into()));
+    }
+
+    #[test]
+    fn who_is_in_a_namespace_that_leaves_the_mesh_is_known_until_all_have_heard_of_it() {
+        let mut workloads = Workloads::default();
+        stage(&mut workloads, Stage::Strict);
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        put(&mut workloads, peer("b", [10, 0, 0, 2]));
+        let key = ServiceKey::new("shop", "front", 80);
+        let service = MeshService {
+            key: key.clone(),
+            addresses: vec![[10, 96, 0, 1].into()],
+            endpoints: vec![SocketAddr::from(([10, 0, 0, 1], 8080))],
+            leaving: Vec::new(),
+            sticky: false,
+            local: false,
+        };
+        workloads.apply(Change::Upsert(Resource::MeshService(Arc::new(service))));
+        let proves = |workloads: &Workloads, to: [u8; 4]| workloads.is_expected((to, 80).into(), None);
+        // A pod that ends is gone at once.
+        workloads.apply(Change::Remove(Key::Peer("shop/b".into())));
+        assert!(!proves(&workloads, [10, 0, 0, 2]));
+        for gone in [
+            Key::MeshNamespace("shop".into()),
+            Key::Peer("shop/a".into()),
+            Key::MeshService(key),
+        ] {
+            workloads.apply(Change::Remove(gone));
+            assert!(proves(&workloads, [10, 0, 0, 1]) && proves(&workloads, [10, 96, 0, 1]));
+        }
+        assert_eq!(workloads.resources().count(), 0, "it is not told of any more");
+        let own = (WorkloadKey::from("shop/a"), NamespaceKey::from("shop"));
+        assert_eq!(workloads.inbound(&own.0, &own.1, 80), Inbound::Secure);
+        let due = workloads.due().expect("something is to end");
+        workloads.settle(due);
+        assert!(!proves(&workloads, [10, 0, 0, 1]) && !proves(&workloads, [10, 96, 0, 1]));
+        let due = workloads.due().expect("who comes with proof is heard for longer");
+        workloads.settle(due);
+        assert_eq!(workloads.inbound(&own.0, &own.1, 80), Inbound::Open);
+        assert!(workloads.due().is_none() && workloads.talks.is_empty());
+    }
+
+    #[test]
+    fn what_is_told_again_stays() {
+        let mut workloads = Workloads::default();
+        stage(&mut workloads, Stage::Strict);
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        workloads.apply(Change::Remove(Key::MeshNamespace("shop".into())));
+        workloads.apply(Change::Remove(Key::Peer("shop/a".into())));
+        stage(&mut workloads, Stage::Strict);
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        while let Some(due) = workloads.due() {
+            workloads.settle(due);
+        }
+        assert_eq!(workloads.resources().count(), 2);
+        assert!(workloads.is_expected(([10, 0, 0, 1], 80).into(), None));
+    }
+
+    #[test]
+    fn a_probed_port_is_never_closed_to_all() {
+        let mut workloads = Workloads::default();
+        put(&mut workloads, peer("a", [10, 0, 0, 1]));
+        stage(&mut workloads, Stage::Observe);
+        stage(&mut workloads, Stage::Strict);
+        let own = (WorkloadKey::from("shop/a"), NamespaceKey::from("shop"));
+        for (port, closing) in [(80, true), (8081, false)] {
+            assert_eq!(workloads.inbound(&own.0, &own.1, port), Inbound::Secure);
+            assert_eq!(workloads.is_closing(&own.0, &own.1, port), closing);
+        }
+        let due = workloads.due().expect("it closes");
+        workloads.settle(due);
+        assert_eq!(workloads.inbound(&own.0, &own.1, 80), Inbound::Strict);
+        assert_eq!(workloads.inbound(&own.0, &own.1, 8081), Inbound::Secure);
     }
 }

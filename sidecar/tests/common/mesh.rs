@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    io,
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
     sync::Arc,
@@ -132,6 +132,15 @@ impl Mesh {
         })?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(stream)
+    }
+
+    /// Whether somebody without a sidecar is turned away.
+    pub fn is_closed(&self, to: SocketAddr) -> bool {
+        let answered = self.outside(to).and_then(|mut stream| {
+            stream.write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\n\r\n")?;
+            stream.read(&mut [0; 1])
+        });
+        answered.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
     }
 
     /// Says how far the namespace is, and waits until `back` goes by it.

@@ -16,7 +16,7 @@ use rcgen::{
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch, task::JoinHandle};
 use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Identify, Publisher, Refused, Server, Signed};
 use weft_model::{
-    Change, MeshNamespace, MeshTrust, Report, Resource, Revocations, Serial, SpiffeId, Stage, TrustDomain,
+    Change, Key, MeshNamespace, MeshTrust, Report, Resource, Revocations, Serial, SpiffeId, Stage, TrustDomain,
 };
 
 use super::{Namespace, at, certificate::certificate};
@@ -250,6 +250,16 @@ impl Operator {
             stage,
             default_action: weft_model::DefaultAction::default(),
         })));
+    }
+
+    /// A namespace is in the mesh no longer, nor is what was told of it as one that is.
+    pub fn leave<const N: usize>(&self, namespace: &str, with: [Resource; N]) {
+        let mut mesh = self.mesh.lock().expect("nobody panics with it");
+        mesh.remove(namespace);
+        let mut gone = vec![Change::Remove(Key::MeshNamespace(namespace.into()))];
+        gone.extend(with.iter().map(|resource| Change::Remove(resource.key())));
+        self.publisher.publish(gone);
+        self.publisher.set_mesh(mesh.clone());
     }
 
     /// What a sidecar has reported, in order.
