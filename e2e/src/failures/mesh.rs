@@ -64,17 +64,20 @@ impl<'c> Meshed<'c> {
         pods.next().with_context(|| format!("{app} has no pod"))
     }
 
-    async fn label(&self, stage: &str) -> anyhow::Result<()> {
+    /// Says how far the namespace is; nothing if it is in the mesh no longer.
+    async fn label(&self, stage: Option<&str>) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"labels": {"weft.dev/mesh": stage}}});
         self.cluster.merge("Namespace", "", &self.namespace, &patch).await
     }
 
     /// A figure of the relay's sidecar.
     pub(crate) async fn figure(&self, metric: &str) -> anyhow::Result<f64> {
-        let text = metrics(self.relay.address.ip()).await?;
-        let line = text.lines().find(|line| line.starts_with(metric));
-        let value = line.and_then(|line| line.rsplit(' ').next());
-        Ok(value.with_context(|| format!("there is no {metric}"))?.parse()?)
+        figure(&metrics(self.relay.address.ip()).await?, metric)
+    }
+
+    async fn scale(&self, app: &str, replicas: u32) -> anyhow::Result<()> {
+        let patch = json!({"spec": {"replicas": replicas}});
+        self.cluster.merge("Deployment", &self.namespace, app, &patch).await
     }
 
     /// Whether somebody outside of the mesh who calls a pod is answered.
@@ -86,6 +89,13 @@ impl<'c> Meshed<'c> {
     pub(crate) async fn end(self) -> anyhow::Result<()> {
         self.cluster.delete("Namespace", "", &self.namespace).await
     }
+}
+
+/// A figure of those that a sidecar shows.
+fn figure(text: &str, metric: &str) -> anyhow::Result<f64> {
+    let line = text.lines().find(|line| line.starts_with(metric));
+    let value = line.and_then(|line| line.rsplit(' ').next());
+    Ok(value.with_context(|| format!("there is no {metric}"))?.parse()?)
 }
 
 fn target(address: IpAddr, port: u16) -> Target {
@@ -126,31 +136,56 @@ spec:
     )
 }
 
-/// Each step of the path and back restarts nothing and loses nothing.
+/// Each step of the path and back, and a jump over one, restarts nothing and loses nothing.
 pub(super) async fn a_namespace_takes_the_path_up_and_down(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "path", "observe").await?;
     let before = meshed.pod("web").await?.metadata.uid;
     let load = Load::start(meshed.relay.clone(), 8);
     load.more(200).await?;
-    for stage in ["secure", "strict", "secure", "observe", "secure", "strict"] {
+    let steps = ["secure", "strict", "secure", "observe", "secure", "strict"];
+    let jumps = ["observe", "strict", "observe", "strict"].map(Some);
+    let out = [None, Some("strict"), None, Some("observe")];
+    for stage in steps.map(Some).into_iter().chain(jumps).chain(out) {
         meshed.label(stage).await?;
-        let strict = stage == "strict";
-        eventually(format!("{stage} is what the pods hold to"), async || {
-            Ok(meshed.answers_anybody().await? != strict)
-        })
+        let strict = stage == Some("strict");
+        eventually(
+            format!("{} is what the pods hold to", stage.unwrap_or("nothing")),
+            async || Ok(meshed.answers_anybody().await? != strict),
+        )
         .await?;
         let proven = async || {
             meshed
                 .figure("weft_mutual_connections_total{direction=\"outbound\"")
                 .await
         };
-        if stage != "observe" {
+        if matches!(stage, Some("secure" | "strict")) {
             eventually("calls prove who makes them", async || Ok(proven().await? > 0.0)).await?;
         }
         load.more(200).await?;
     }
     load.stop().await.nothing_failed()?;
     ensure!(meshed.pod("web").await?.metadata.uid == before, "a pod was replaced");
+    meshed.end().await
+}
+
+/// A Service of a strict namespace has no endpoints, and has them again: nobody is ever called in clear.
+pub(super) async fn a_strict_service_without_endpoints_is_nobody(cluster: &Cluster) -> anyhow::Result<()> {
+    let meshed = Meshed::new(cluster, "nobody", "strict").await?;
+    for _ in 0..3 {
+        meshed.scale("web", 0).await?;
+        eventually("nobody answers", async || {
+            Ok(!status(&meshed.relay).await.is_ok_and(|status| status == 200))
+        })
+        .await?;
+        meshed.scale("web", 1).await?;
+        // It is called all the time while its pod comes.
+        eventually("it answers again", async || Ok(status(&meshed.relay).await? == 200)).await?;
+        let web = metrics(address(&meshed.pod("web").await?)?).await?;
+        ensure!(
+            figure(&web, "weft_clear_connections_refused_total")? == 0.0,
+            "it was called in clear"
+        );
+    }
     meshed.end().await
 }
 
@@ -161,8 +196,7 @@ pub(super) async fn workloads_of_the_mesh_come_and_go(cluster: &Cluster) -> anyh
     cluster.restart(&meshed.namespace, "web").await?;
     load.more(200).await?;
     for replicas in [1, 20, 1] {
-        let patch = json!({"spec": {"replicas": replicas}});
-        cluster.merge("Deployment", &meshed.namespace, "web", &patch).await?;
+        meshed.scale("web", replicas).await?;
         cluster.rolled_out(&meshed.namespace, "web").await?;
         load.more(200).await?;
     }
@@ -228,8 +262,7 @@ pub(super) async fn the_kubelet_is_restarted(cluster: &Cluster) -> anyhow::Resul
     process::restart("kubelet").await?;
     load.more(200).await?;
     // It is back once it has started something.
-    let two = json!({"spec": {"replicas": 2}});
-    cluster.merge("Deployment", &meshed.namespace, "relay", &two).await?;
+    meshed.scale("relay", 2).await?;
     cluster.rolled_out(&meshed.namespace, "relay").await?;
     load.more(200).await?;
     load.stop().await.nothing_failed()?;

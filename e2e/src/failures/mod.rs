@@ -41,6 +41,7 @@ const TESTS: &[(&str, Test)] = tests![
     mesh::a_namespace_takes_the_path_up_and_down,
     mesh::workloads_of_the_mesh_come_and_go,
     mesh::the_root_of_the_mesh_is_rotated,
+    mesh::a_strict_service_without_endpoints_is_nobody,
     mesh::the_kubelet_is_restarted,
     renewal::certificates_of_workloads_are_renewed,
     refused::a_resource_is_refused_beside_good_ones,

@@ -12,7 +12,7 @@ use tokio::{
 };
 use weft_discovery::{Endpoint, IdentityClient, IdentityError, Signed};
 
-use super::{LIMIT, Sample};
+use super::{LIMIT, PROTOCOLS, Sample};
 use crate::{
     cluster::{eventually, name},
     scene::{OPERATOR, OPERATORS, SYSTEM},
@@ -31,6 +31,10 @@ pub(super) async fn all(sample: &Sample<'_>) -> anyhow::Result<()> {
     stolen_tokens(sample).await.context("a token that is not good")?;
     forged_headers(sample).await.context("a forged header")?;
     sample.label("strict").await?;
+    eventually("all have had time to hear of it", async || {
+        Ok(!sample.answers(&PROTOCOLS[0]).await)
+    })
+    .await?;
     users_of_the_sidecar(sample).await.context("a user of the sidecar")?;
     revoked(sample).await.context("a workload that is revoked")
 }

@@ -26,7 +26,7 @@ use tokio::{
 
 use self::wire::Wire;
 use crate::{
-    cluster::{Cluster, address, eventually, name},
+    cluster::{Cluster, PATIENCE, address, eventually, name},
     load::{self, Target},
     scene::PREFIX,
 };
@@ -160,8 +160,16 @@ async fn holds(sample: &Sample<'_>, stage: &str) -> anyhow::Result<()> {
         })
         .await?;
     }
-    // Sessions that began before are over.
-    sample.more(2).await?;
+    // Sessions that began before are over. Who was in `strict` not long ago goes on with proof for some time.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let before = sample.proven().await?;
+        sample.more(2).await?;
+        if proven || sample.proven().await? == before {
+            break;
+        }
+        ensure!(Instant::now() < end, "connections are still proven in {stage}");
+    }
     let readable: BTreeSet<_> = PROTOCOLS
         .iter()
         .filter(|protocol| protocol.clear.is_some())
