@@ -57,6 +57,8 @@ pub(crate) enum Next {
     More,
     /// They go over, but no more need come by way of a buffer.
     Last,
+    /// So many of them go over, and nothing after them: whoever says so has kept the rest.
+    Only(usize),
     /// They do not go over: whoever says so has kept them.
     Hold,
 }
@@ -65,7 +67,7 @@ pub(crate) enum Next {
 pub(crate) enum Watched {
     /// The sender has ended.
     Ended,
-    /// After the last that had to be seen.
+    /// After the last that had to be seen, or was to go over.
     Seen,
     /// Before what was held.
     Held,
@@ -163,11 +165,18 @@ fn pump<A: Stream, B: Stream>(
             };
             left -= read as u64;
             watchdog.touch();
-            match next(&scratch[..read]) {
-                Next::More => {}
-                Next::Last => stop = true,
+            let read = match next(&scratch[..read]) {
+                Next::More => read,
+                Next::Last => {
+                    stop = true;
+                    read
+                }
+                Next::Only(first) => {
+                    stop = true;
+                    first
+                }
                 Next::Hold => return Poll::Ready(Ok(Stop::Held)),
-            }
+            };
             let mut sent = 0;
             while sent < read {
                 match to.poll_write(cx, &scratch[sent..read]) {

@@ -145,6 +145,8 @@ pub struct Intercepted {
     pub protocols: Vec<(Direction, Protocol, u64)>,
     /// Those of HTTP whose requests could no longer be told apart.
     pub lost: Vec<(Direction, u64)>,
+    /// Connections of HTTP/2 whose clients were told to go, since their requests are for routes or policies by now.
+    pub dismissed: Vec<(Direction, u64)>,
     /// Those to Service ports that have routes, by what came of them.
     pub routed: Vec<(Outcome, u64)>,
     /// Where they went.

@@ -58,7 +58,7 @@ pub(crate) struct Worker {
     pub(crate) mesh: Arc<Mesh>,
     /// Connections that stand by who their peers are.
     pub(crate) peers: Peers,
-    /// Connections to the application here that other policies may end.
+    /// Connections that are carried and that other policies or routes may end.
     pub(crate) alarms: Alarms,
     /// Connections and flows that are passed on as they are and that other policies may end.
     pub(crate) standing: Standing,
@@ -304,7 +304,7 @@ impl Worker {
         self.mesh.settle(now);
         self.peers.check(&self.mesh);
         self.clears.check(&self.mesh, now);
-        self.alarms.check(&self.mesh);
+        self.alarms.check(self);
         self.standing.check(self, now);
         if let Some(spans) = &self.spans {
             spans.hand_over();

@@ -373,8 +373,17 @@ fn calls_of_grpc_are_denied_as_grpc_says_it() {
     let called =
         json!({"traffic": {"http": {"paths": [{"exact": "/a.A/Get"}], "headers": [{"name": "content-type"}]}}});
     policy(&mesh, "allow", json!([{"from": ["authenticated"], "to": [called]}]));
-    // Its requests cannot be told apart, since it was open before.
-    eventually("it ends", || call(&mesh, &early, "/a.A/Get").is_err());
+    // It is to begin anew, since it was open before; nothing of what it has begun fails.
+    eventually("it is told to go", || {
+        let goes = mesh.operator.runtime.block_on(ready(&mut early.clone())).is_err();
+        if !goes {
+            match call(&mesh, &early, "/a.A/Get") {
+                Ok(answer) => assert_eq!(answer, (200, String::new())),
+                Err(error) => assert_eq!(error.reason(), Some(h2::Reason::NO_ERROR), "{error}"),
+            }
+        }
+        goes
+    });
     let front = http2(&mesh, mesh.network.pod.connect(address));
     let allowed = (200, String::new());
     let denied = (403, "7".to_owned());
@@ -388,6 +397,80 @@ fn calls_of_grpc_are_denied_as_grpc_says_it() {
     mesh.stage(Stage::Observe, "observe");
     assert_eq!(call(&mesh, &outside, "/a.A/Get").expect("an answer"), allowed);
     assert!(verdicts(&mesh, POLICY, "shadow_denied") >= 1.0);
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = u32::try_from(payload.len()).expect("it is short").to_be_bytes();
+    [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The frames that come until a connection ends, by kind, stream, and the first four bytes of the payload.
+fn frames(stream: &mut TcpStream) -> Vec<(u8, u32, u32)> {
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .take(4)
+            .fold(0, |number, byte| number << 8 | u32::from(*byte))
+    };
+    let mut frames = Vec::new();
+    let mut head = [0; 9];
+    while stream.read_exact(&mut head).is_ok() {
+        let mut payload = vec![0; number(&[0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).expect("a frame is whole");
+        frames.push((head[3], number(&head[5..]), number(&payload)));
+    }
+    frames
+}
+
+#[test]
+fn who_goes_on_though_it_was_told_to_go_is_ended_before_the_application_sees_more() {
+    let Some(mesh) = meshed(Stage::Secure) else { return };
+    let address = serve_http2(&mesh, 7070);
+    let mut stream = mesh.network.pod.connect(address);
+    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    stream.write_all(&begin).expect("it is open");
+    let called = json!({"traffic": {"http": {"paths": [{"exact": "/a.A/Get"}]}}});
+    // It goes on asking, for what it may not, until it can do so no more.
+    let mut asks = stream.try_clone().expect("it is open");
+    let asked = std::thread::spawn(move || {
+        let mut number = 1;
+        while asks.write_all(&frame(1, 5, number, b"\x83\x84\x86")).is_ok() {
+            number += 2;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        number
+    });
+    policy(&mesh, "allow", json!([{"from": ["authenticated"], "to": [called]}]));
+    let told = frames(&mut stream);
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+    let asked = asked.join().expect("it asks");
+    let answered = told
+        .iter()
+        .filter(|(kind, ..)| *kind == 1)
+        .map(|(_, stream, _)| *stream)
+        .max();
+    let gone: Vec<u32> = told
+        .iter()
+        .filter(|(kind, ..)| *kind == 7)
+        .map(|(.., last)| *last)
+        .collect();
+    // First it is told to go; then, what of that which it has begun all the same has gone over.
+    let [most, last] = gone[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(most, u32::MAX >> 1);
+    assert!(
+        answered.expect("it was answered before") <= last && last < asked,
+        "{last} of {asked}: {told:?}"
+    );
+    let dismissed = |direction: &str| {
+        mesh.back.metric(
+            "weft_intercepted_dismissed_total",
+            &[&format!("direction=\"{direction}\"")],
+        )
+    };
+    assert_eq!((dismissed("inbound"), dismissed("outbound")), (1.0, 0.0));
 }
 
 #[test]

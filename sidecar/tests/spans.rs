@@ -12,6 +12,7 @@ use std::{
 use collector::{Collector, Told};
 use common::{
     POD, WORLD, at, eventually,
+    http2::{self, Client},
     mesh::{COLLECTOR, Mesh},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -143,6 +144,49 @@ fn what_is_only_carried_is_told_of_and_not_changed() {
         assert_eq!(server.attribute("client.address"), Some(POD[0]));
         let front = (stage == Stage::Secure).then_some("spiffe://cluster.local/ns/shop/sa/front");
         assert_eq!(server.attribute("weft.peer.identity"), front);
+    }
+}
+
+#[test]
+fn calls_that_are_only_carried_are_told_of_by_their_codes() {
+    for stage in [Stage::Observe, Stage::Secure] {
+        let Some(scene) = Scene::new(stage, 1.0) else { return };
+        let (runtime, address) = (&scene.mesh.operator.runtime, at(WORLD[0], 7070));
+        http2::serve(runtime, &scene.mesh.network.world, address, "back");
+        let client = Client::new(runtime, scene.mesh.network.pod.connect(address));
+        let call = |path: &str, parents: &[String]| {
+            let parents = parents.iter().map(|parent| ("traceparent", parent.as_str()));
+            let fields: Vec<_> = parents.chain([("tracestate", "a=b")]).collect();
+            let answer = client.ask_with(runtime, path, &fields).expect("it is answered");
+            // `te` is there too, and nothing else.
+            let asked = format!("http://shop.example{path} {}", fields.len() + 1);
+            assert_eq!(answer.field("asked"), asked);
+        };
+        let parent = |flags: &str| format!("00-{TRACE}-{SPAN}-{flags}");
+        call("/shop.Cart/None/0", &[]);
+        call("/shop.Cart/Not/0", &[parent("00")]);
+        call("/shop.Cart/Twice/0", &[parent("01"), parent("01")]);
+        // The second time, most of what it says is in the table of fields.
+        for (count, path, code) in [(2, "/shop.Cart/Add/0", "0"), (4, "/shop.Cart/Add/14", "14")] {
+            call(&format!("{path}?card=1234"), &[parent("01")]);
+            let (client, server) = scene.both(count);
+            assert_services(&client, &server);
+            for told in [&client, &server] {
+                assert_eq!((told.trace().as_str(), told.parent().as_str()), (TRACE, SPAN));
+                assert_eq!(told.span.trace_state, "a=b");
+                assert_eq!(told.span.name, "POST");
+                assert_eq!(told.attribute("url.path"), Some(path));
+                assert_eq!(told.attribute("server.address"), Some("shop.example"));
+                assert_eq!(told.attribute("network.protocol.version"), Some("2"));
+                assert_eq!(told.attribute("http.response.status_code"), Some("200"));
+                assert_eq!(told.attribute("rpc.grpc.status_code"), Some(code));
+                assert_eq!(told.is_error(), code == "14");
+            }
+            assert_ne!(client.id(), server.id());
+            assert_eq!(client.attribute("network.peer.address"), Some(WORLD[0]));
+            let front = (stage == Stage::Secure).then_some("spiffe://cluster.local/ns/shop/sa/front");
+            assert_eq!(server.attribute("weft.peer.identity"), front);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Header fields of HTTP/2 (HPACK, RFC 7541), read by somebody who only looks on.
 //!
-//! What was said before decides what later bytes mean, so all of it has to be followed; but only the few fields that are counted
-//! or logged are kept. Of all others there are only lengths: what clients and servers tell each other in them is none of our
+//! What was said before decides what later bytes mean, so all of it has to be followed; but only the few fields that are counted,
+//! logged or traced are kept. Of all others there are only lengths: what clients and servers tell each other in them is none of our
 //! business, and takes no memory.
 
 mod huffman;
@@ -38,13 +38,26 @@ pub(crate) enum Unclear {
     Huffman,
 }
 
+/// What is kept beside what is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// What a request asks for.
+    pub(crate) line: bool,
+    /// Of which trace it is.
+    pub(crate) trace: bool,
+}
+
 /// What is kept of the fields of a message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fields {
-    /// What the log says of a request, unless there is no log. Of the path it is what comes before the query.
+    /// What the log and spans say of a request, if there are any. Of the path it is what comes before the query.
     pub(crate) method: Option<Rc<str>>,
     pub(crate) authority: Option<Rc<str>>,
     pub(crate) path: Option<Rc<str>>,
+    /// Of which trace it is, if there are spans, and how many fields say so; what other systems say of that.
+    pub(crate) traceparent: Option<Rc<str>>,
+    pub(crate) traceparents: u32,
+    pub(crate) tracestate: Option<Rc<str>>,
     /// Whether it is a request.
     pub(crate) is_request: bool,
     pub(crate) status: Option<u16>,
@@ -57,16 +70,15 @@ pub(crate) struct Decoder {
     table: Table,
     /// How large the other side lets the table be.
     allowed: u32,
-    /// Whether the fields that only the log needs are kept.
-    logged: bool,
+    kept: Kept,
 }
 
 impl Decoder {
-    pub(crate) fn new(logged: bool) -> Self {
+    pub(crate) fn new(kept: Kept) -> Self {
         Self {
             table: Table::default(),
             allowed: table::SIZE,
-            logged,
+            kept,
         }
     }
 
@@ -84,7 +96,7 @@ impl Decoder {
                 // A field of the table.
                 0x80.. => {
                     let index = number(&mut block, 7)?;
-                    fields.take(&self.table.get(index, self.logged)?);
+                    fields.take(&self.table.get(index, self.kept)?);
                 }
                 // One that goes into the table.
                 0x40.. => {
@@ -121,8 +133,7 @@ impl Decoder {
             }
             index => self.table.name(index)?,
         };
-        let is_kept = self.logged || !name.is_for_log();
-        let mut text = Text::of_at_most(if is_kept && name != Name::Other { KEPT } else { 0 });
+        let mut text = Text::of_at_most(if name.is_of(self.kept) { KEPT } else { 0 });
         text.read(block)?;
         Ok(Entry::new(name, name_length, &text.kept, text.length))
     }
@@ -139,7 +150,12 @@ impl Fields {
             Name::Path => self.path.clone_from(&entry.text),
             Name::Status => self.status = entry.code,
             Name::Grpc => self.grpc = entry.code,
-            Name::Other => {}
+            Name::TraceParent => {
+                self.traceparents += 1;
+                self.traceparent.clone_from(&entry.text);
+            }
+            Name::TraceState if self.tracestate.is_none() => self.tracestate.clone_from(&entry.text),
+            Name::TraceState | Name::Other => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use super::Unclear;
+use super::{Kept, Unclear};
 
 /// How large a table is unless it is said otherwise.
 pub(super) const SIZE: u32 = 4096;
@@ -17,6 +17,8 @@ pub(super) enum Name {
     Path,
     Status,
     Grpc,
+    TraceParent,
+    TraceState,
     Other,
 }
 
@@ -28,13 +30,20 @@ impl Name {
             b":path" => Self::Path,
             b":status" => Self::Status,
             b"grpc-status" => Self::Grpc,
+            b"traceparent" => Self::TraceParent,
+            b"tracestate" => Self::TraceState,
             _ => Self::Other,
         }
     }
 
-    /// Whether only the log needs its value.
-    pub(super) fn is_for_log(self) -> bool {
-        matches!(self, Self::Method | Self::Authority | Self::Path)
+    /// Whether its value is among what is kept.
+    pub(super) fn is_of(self, kept: Kept) -> bool {
+        match self {
+            Self::Method | Self::Authority | Self::Path => kept.line,
+            Self::TraceParent | Self::TraceState => kept.trace,
+            Self::Status | Self::Grpc => true,
+            Self::Other => false,
+        }
     }
 }
 
@@ -44,7 +53,7 @@ pub(super) struct Entry {
     pub(super) name: Name,
     name_length: u32,
     value_length: u32,
-    /// What the log says.
+    /// What the log or a span says.
     pub(super) text: Option<Rc<str>>,
     pub(super) code: Option<u16>,
 }
@@ -54,7 +63,9 @@ impl Entry {
     pub(super) fn new(name: Name, name_length: u32, value: &[u8], value_length: u32) -> Self {
         let (mut text, mut code) = (None, None);
         match name {
-            Name::Method | Name::Authority if !value.is_empty() => text = Some(String::from_utf8_lossy(value).into()),
+            Name::Method | Name::Authority | Name::TraceParent | Name::TraceState if !value.is_empty() => {
+                text = Some(String::from_utf8_lossy(value).into());
+            }
             Name::Path if !value.is_empty() => {
                 let end = memchr::memchr(b'?', value).unwrap_or(value.len());
                 text = Some(String::from_utf8_lossy(&value[..end]).into());
@@ -94,13 +105,13 @@ impl Default for Table {
 }
 
 impl Table {
-    /// A field, and what the log says of it if there is one.
-    pub(super) fn get(&self, index: u32, logged: bool) -> Result<Entry, Unclear> {
+    /// A field, with what is kept of it.
+    pub(super) fn get(&self, index: u32, kept: Kept) -> Result<Entry, Unclear> {
         match known(index) {
             Some((name, value)) => {
                 let of = Name::of(name.as_bytes());
-                let kept = if logged || !of.is_for_log() { value } else { "" };
-                Ok(Entry::new(of, length(name), kept.as_bytes(), length(value)))
+                let value_kept = if of.is_of(kept) { value } else { "" };
+                Ok(Entry::new(of, length(name), value_kept.as_bytes(), length(value)))
             }
             None => self.said(index).cloned(),
         }

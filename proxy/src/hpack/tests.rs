@@ -1,5 +1,19 @@
 use super::*;
 
+/// Nothing but what is counted; that and what the log says; all.
+const COUNTED: Kept = Kept {
+    line: false,
+    trace: false,
+};
+const LOGGED: Kept = Kept {
+    line: true,
+    trace: false,
+};
+const TRACED: Kept = Kept {
+    line: true,
+    trace: true,
+};
+
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
     let pairs = digits.chunks(2);
@@ -30,8 +44,8 @@ fn requests_of_a_connection_are_followed() {
             "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf",
         ],
     ] {
-        for logged in [true, false] {
-            let mut decoder = Decoder::new(logged);
+        for kept in [LOGGED, COUNTED] {
+            let mut decoder = Decoder::new(kept);
             for (block, path, size) in [
                 (first, "/", (1, 57)),
                 (second, "/", (2, 110)),
@@ -39,8 +53,8 @@ fn requests_of_a_connection_are_followed() {
             ] {
                 let fields = decoder.read(&bytes(block)).expect("it is an example");
                 assert!(fields.is_request && fields.status.is_none());
-                assert_eq!(fields.authority, text("www.example.com").filter(|_| logged));
-                if logged {
+                assert_eq!(fields.authority, text("www.example.com").filter(|_| kept.line));
+                if kept.line {
                     assert_eq!((fields.method, fields.path), (text("GET"), text(path)));
                 }
                 assert_eq!(decoder.table.size(), size);
@@ -68,7 +82,7 @@ fn answers_of_a_connection_are_followed() {
              3960 d5af 2708 7f36 72c1 ab27 0fb5 291f 9587 3160 65c0 03ed 4ee5 b106 3d50 07",
         ],
     ] {
-        let mut decoder = Decoder::new(false);
+        let mut decoder = Decoder::new(COUNTED);
         decoder.table.resize(256);
         for (block, status, size) in [(blocks[0], 302, (4, 222)), (blocks[1], 307, (4, 222)), (blocks[2], 200, (3, 215))] {
             let fields = decoder.read(&bytes(block)).expect("it is an example");
@@ -80,7 +94,7 @@ fn answers_of_a_connection_are_followed() {
 
 #[test]
 fn what_is_nobodys_business_is_not_kept() {
-    let mut decoder = Decoder::new(true);
+    let mut decoder = Decoder::new(LOGGED);
     let block = [
         &b"\x40\x0dauthorization\x06secret\x44\x0f/pay?card=41111\x10\x0bgrpc-status\x0214"[..],
         b"\x0f\x27\x01x",
@@ -90,25 +104,50 @@ fn what_is_nobodys_business_is_not_kept() {
     assert_eq!((&fields.path, fields.grpc), (&text("/pay"), Some(14)));
     let kept = format!(
         "{:?} {:?} {:?}",
-        decoder.table.get(62, true),
-        decoder.table.get(63, true),
+        decoder.table.get(62, LOGGED),
+        decoder.table.get(63, LOGGED),
         fields
     );
     assert!(!kept.contains("secret") && !kept.contains("4111"), "{kept}");
     // Without a log there is nothing of the path either.
-    let mut decoder = Decoder::new(false);
+    let mut decoder = Decoder::new(COUNTED);
     let fields = decoder.read(&block).expect("it is clear");
     assert_eq!((fields.path, fields.grpc), (None, Some(14)));
     assert_eq!(decoder.table.size(), (2, 13 + 6 + 32 + 5 + 15 + 32));
     // Of what is long, only the beginning.
     let long = [&b"\x04\x7f\xb0\x09"[..], &[b'a'; 127 + 1200]].concat();
-    let fields = Decoder::new(true).read(&long).expect("it is clear");
+    let fields = Decoder::new(LOGGED).read(&long).expect("it is clear");
     assert_eq!(fields.path.map(|path| path.len()), Some(KEPT));
 }
 
 #[test]
+fn of_which_trace_a_request_is_is_kept_where_there_are_spans() {
+    let literal = |name: &str, value: &str| {
+        let strings = [name, value].map(|text| [&[text.len() as u8], text.as_bytes()].concat());
+        [&b"\x40"[..], &strings.concat()].concat()
+    };
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let first = [literal("traceparent", parent), literal("tracestate", "a=b")].concat();
+    // By the table, as a later request of the same span says it, and once more.
+    for (kept, told) in [(TRACED, true), (LOGGED, false), (COUNTED, false)] {
+        let mut decoder = Decoder::new(kept);
+        let trace = |text: &'static str| Some(Rc::from(text)).filter(|_| told);
+        for (block, count) in [(&first[..], 1), (b"\xbf\xbe", 1), (b"\xbf\xbe\xbf", 2)] {
+            let fields = decoder.read(block).expect("it is clear");
+            assert_eq!(fields.traceparent, trace(parent));
+            assert_eq!((fields.traceparents, fields.tracestate), (count, trace("a=b")));
+        }
+        assert_eq!(decoder.table.size(), (2, 11 + 55 + 32 + 10 + 3 + 32));
+    }
+    // What other systems say first is what counts.
+    let twice = [literal("tracestate", "a=b"), literal("tracestate", "c=d")].concat();
+    let fields = Decoder::new(TRACED).read(&twice).expect("it is clear");
+    assert_eq!(fields.tracestate.as_deref(), Some("a=b"));
+}
+
+#[test]
 fn what_is_not_clear_is_refused() {
-    let read = |block: &[u8]| Decoder::new(true).read(block).map(|_| ());
+    let read = |block: &[u8]| Decoder::new(LOGGED).read(block).map(|_| ());
     for (block, why) in [
         (&b"\x80"[..], Unclear::Index),
         (b"\xbe", Unclear::Index),
@@ -130,7 +169,7 @@ fn what_is_not_clear_is_refused() {
     }
     assert_eq!(read(b"\x20\x3f\xe1\x1f\x82"), Ok(()));
     // What the other side allows is followed, up to a bound.
-    let mut decoder = Decoder::new(true);
+    let mut decoder = Decoder::new(LOGGED);
     decoder.allow(u32::MAX);
     decoder.allow(0);
     assert!(decoder.read(b"\x3f\xe1\xff\x03").is_ok(), "64 KiB");

@@ -1,4 +1,4 @@
-//! Connections that are carried to the application here, and that other policies may end: they look anew when there are some.
+//! Connections that are carried, and that other policies or routes may end: they look anew when there are some.
 
 use std::{
     cell::{Cell, RefCell},
@@ -7,13 +7,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{authorization::Guard, mesh::Mesh, worker::Worker};
+use crate::{authorization::Guard, worker::Worker};
 
 /// The connections of one worker.
 #[derive(Default)]
 pub(crate) struct Alarms {
     waiting: RefCell<Vec<Weak<Alarm>>>,
-    generation: Cell<u64>,
+    /// Those of the policies and of the configuration.
+    generations: Cell<(u64, u64)>,
 }
 
 /// What wakes one of them.
@@ -33,10 +34,10 @@ impl Alarms {
         alarm
     }
 
-    /// Wakes all if the policies are others than before.
-    pub(crate) fn check(&self, mesh: &Mesh) {
-        let now = mesh.protection().generation;
-        if self.generation.replace(now) == now {
+    /// Wakes all if the policies or the configuration are others than before.
+    pub(crate) fn check(&self, worker: &Worker) {
+        let now = (worker.mesh.protection().generation, worker.snapshot().generation);
+        if self.generations.replace(now) == now {
             return;
         }
         for alarm in self.waiting.borrow().iter().filter_map(Weak::upgrade) {

@@ -27,6 +27,7 @@ pub(crate) struct Book {
     others: [Rc<Destination>; 2],
     protocols: [[Cell<u64>; Protocol::COUNT]; 2],
     lost: [Cell<u64>; 2],
+    dismissed: [Cell<u64>; 2],
     routed: [Cell<u64>; Outcome::COUNT],
 }
 
@@ -73,6 +74,11 @@ impl Book {
         add(&self.lost[direction as usize], 1);
     }
 
+    /// Counts a connection whose client was told to go, since its requests are for routes or policies by now.
+    pub(super) fn dismissed(&self, direction: Direction) {
+        add(&self.dismissed[direction as usize], 1);
+    }
+
     /// Counts what came of a connection to a Service port that has routes.
     pub(super) fn routed(&self, outcome: Outcome) {
         add(&self.routed[outcome as usize], 1);
@@ -95,6 +101,7 @@ impl Book {
                 std::array::from_fn(|protocol| self.protocols[direction][protocol].get())
             }),
             lost: std::array::from_fn(|direction| self.lost[direction].get()),
+            dismissed: std::array::from_fn(|direction| self.dismissed[direction].get()),
             routed: std::array::from_fn(|outcome| self.routed[outcome].get()),
         }
     }
@@ -169,6 +176,7 @@ pub(crate) struct Seen {
     destinations: HashMap<(Direction, Option<SocketAddr>), DestinationStats>,
     protocols: [[u64; Protocol::COUNT]; 2],
     lost: [u64; 2],
+    dismissed: [u64; 2],
     routed: [u64; Outcome::COUNT],
 }
 
@@ -183,10 +191,9 @@ impl Seen {
         for (sums, more) in self.protocols.iter_mut().zip(other.protocols) {
             sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         }
-        self.lost
-            .iter_mut()
-            .zip(other.lost)
-            .for_each(|(sum, more)| *sum += more);
+        for (sums, more) in [(&mut self.lost, other.lost), (&mut self.dismissed, other.dismissed)] {
+            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        }
         let routed = self.routed.iter_mut().zip(other.routed);
         routed.for_each(|(sum, more)| *sum += more);
     }
@@ -201,10 +208,12 @@ impl Seen {
             counted.map(move |(protocol, count)| (direction, protocol, count))
         });
         let lost = Direction::ALL.into_iter().zip(self.lost);
+        let dismissed = Direction::ALL.into_iter().zip(self.dismissed);
         let routed = Outcome::ALL.into_iter().zip(self.routed);
         Intercepted {
             protocols: protocols.filter(|(.., count)| *count > 0).collect(),
             lost: lost.filter(|(_, count)| *count > 0).collect(),
+            dismissed: dismissed.filter(|(_, count)| *count > 0).collect(),
             routed: routed.filter(|(_, count)| *count > 0).collect(),
             destinations,
         }

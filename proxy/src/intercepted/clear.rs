@@ -10,7 +10,7 @@ use std::{
 use super::alarm::Alarm;
 use crate::mesh::{Inbound, Mesh};
 
-/// So long one may still end by itself. One of HTTP/1 on which nothing is under way does not get so long.
+/// So long one may still end by itself. One of HTTP/1 on which nothing is under way does not get so long, and one of HTTP/2 is told to go.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Those of one worker.
@@ -59,6 +59,11 @@ impl Clear {
         self.unwanted.set(Some(since));
         self.is_over.set(now.saturating_duration_since(since) >= GRACE);
         self.waiting.ring();
+    }
+
+    /// Whether nobody may come there any more.
+    pub(super) fn is_unwanted(&self) -> bool {
+        self.unwanted.get().is_some()
     }
 
     /// Ready once it is to end: since there is no more time, or since it is not wanted and `rests`.

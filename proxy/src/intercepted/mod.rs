@@ -1,6 +1,7 @@
 //! Connections that were on their way elsewhere and that the network rules of a pod have turned to this process: carried on
-//! to where they were going, as they are, and observed. Not a byte is changed, held back or added, whatever they speak; what
-//! is seen of it is counted. What goes to a Service that has routes goes by these ([`outbound`]).
+//! to where they were going, as they are, and observed. Not a byte is changed, held back or added, whatever they speak, but for
+//! one frame that tells a client to begin anew ([`parting`]); what is seen of it is counted. What goes to a Service that has
+//! routes goes by these ([`outbound`]).
 //!
 //! The original destination decides where a connection goes, never what it says of itself.
 
@@ -15,6 +16,7 @@ mod inbound;
 mod observer;
 mod original;
 mod outbound;
+mod parting;
 
 use std::{
     future::{Future as _, poll_fn},
@@ -41,12 +43,13 @@ use self::{
     book::{Destination, Open},
     clear::Clear,
     observer::{Observer, Side, Unseen},
+    parting::{Parted, dismiss},
 };
 use crate::{
     authorization::Guard,
     balance::InFlight,
     body::{BodyError, Broken},
-    copy::{Next, Watched, copy, watch},
+    copy::{Watched, copy, watch},
     downstream::Client,
     edges::EdgeCells,
     flag::Flag,
@@ -393,6 +396,15 @@ async fn carry<C: Stream>(
     }
 }
 
+/// How copying ends.
+enum Copied {
+    Ended(Ended),
+    /// The client has begun a request that is for routes or policies: this is what it has said.
+    Taken(Vec<u8>),
+    /// The client was told to go.
+    Parted(Parted),
+}
+
 /// Copies both ways until that has ended, or until the client begins a request that is for routes.
 async fn copy_both<C: Stream>(
     worker: &Worker,
@@ -427,27 +439,41 @@ async fn copy_both<C: Stream>(
         &watchdog
     ));
     let mut both = pin!(both(client, &server, up, down));
-    poll_fn(|cx| {
-        if let Poll::Ready(ended) = both.as_mut().poll(cx) {
-            return Poll::Ready(Err(ended));
-        }
-        if let Some(reason) = observer.denied(cx) {
-            client.tcp(abort);
-            server.tcp(abort);
-            return Poll::Ready(Err(Ended::new(Flag::PolicyDenied, reason)));
+    let copied = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = both.as_mut().poll(cx) {
+                return Poll::Ready(Copied::Ended(ended));
+            }
+            if let Some(reason) = observer.denied(cx) {
+                client.tcp(abort);
+                server.tcp(abort);
+                return Poll::Ready(Copied::Ended(Ended::new(Flag::PolicyDenied, reason)));
+            }
+            // Who is to go is told so now, if the server pauses.
+            if !observer.is_to_go(cx, clear.is_some_and(Clear::is_unwanted)) {
+                break;
+            }
         }
         if let Some(request) = observer.taken() {
-            return Poll::Ready(Ok(request));
+            return Poll::Ready(Copied::Taken(request));
+        }
+        if let Some(parted) = observer.parted(cx) {
+            return Poll::Ready(Copied::Parted(parted));
         }
         match clear {
             Some(clear) => clear.poll_over(cx, || observer.rests()).map(|()| {
                 let rests = observer.rests();
-                Err(unwanted(worker, client, &server, rests))
+                Copied::Ended(unwanted(worker, client, &server, rests))
             }),
             None => Poll::Pending,
         }
-    })
-    .await
+    });
+    match copied.await {
+        Copied::Ended(ended) => Err(ended),
+        Copied::Taken(request) => Ok(request),
+        // Boxed, since few end like this.
+        Copied::Parted(parted) => Err(Box::pin(dismiss(worker, client, &server, parted)).await),
+    }
 }
 
 /// Ends what came in clear to where nobody comes so any more. What rests ends as if its time were over.
@@ -493,18 +519,24 @@ async fn one_way<A: Stream, B: Stream>(
             }
             // What TLS has sealed goes by way of a buffer, and may as well be seen.
             Unseen::Next(_) | Unseen::Nothing => {
-                let next = |bytes: &[u8]| match side {
-                    Side::Client if observer.takes_over(bytes) => Next::Hold,
-                    _ => match observer.see(side, bytes) {
-                        _ if observer.is_denied() => Next::Hold,
-                        true => Next::Last,
-                        false => Next::More,
-                    },
-                };
-                match watch(worker, from, to, moved, watchdog, next).await? {
+                let next = |bytes: &[u8]| observer.next(side, bytes);
+                let mut watched = pin!(watch(worker, from, to, moved, watchdog, next));
+                let watched = poll_fn(|cx| match watched.as_mut().poll(cx) {
+                    // What was read has gone over: nothing is lost with the copy.
+                    Poll::Pending if side == Side::Server && observer.interrupts() => Poll::Ready(Ok(Watched::Seen)),
+                    polled => polled,
+                });
+                match watched.await? {
                     Watched::Ended => break,
                     Watched::Seen => {}
                     Watched::Held => return std::future::pending().await,
+                }
+                if side == Side::Server
+                    && let Some(speech) = observer.speech()
+                {
+                    to.write_all(&speech).await.map_err(Broken::client)?;
+                    moved.set(moved.get() + speech.len() as u64);
+                    observer.told();
                 }
             }
         }

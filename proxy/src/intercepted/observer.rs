@@ -1,7 +1,7 @@
 //! Sees what a connection carries, as it goes over, and counts what can be told of it.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     task::Context,
     time::Instant,
@@ -16,15 +16,18 @@ use super::{
     first::is_http,
     http1::{Conversation, Heads, Over, Pending},
     http2::{self, How},
+    parting::{Parted, Parting},
 };
 use crate::{
     authorization::Guard,
     config::Snapshot,
+    copy::Next,
     downstream::h1::PREFACE,
     edges::EdgeCells,
     fields::RequestView,
     flag::Flag,
     h1::{Limits, Message, Refusal},
+    hpack::Fields,
     l4::{
         Ended, Story,
         hello::{Partial, sni},
@@ -77,12 +80,15 @@ pub(super) struct Observer<'a> {
     taken: Cell<Option<Vec<u8>>>,
     /// Who the client is, where policies decide what it may do.
     guard: Option<&'a Guard>,
-    alarm: Option<Rc<Alarm>>,
+    /// Made once there may be a reason to be woken by it.
+    alarm: OnceCell<Rc<Alarm>>,
     /// The policies by which it was last looked.
     protection: Cell<u64>,
     /// What is spoken, once that is known.
     spoken: Cell<Option<Protocol>>,
     denied: RefCell<Option<String>>,
+    /// Present once its client is to go.
+    parting: OnceCell<Box<Parting>>,
 }
 
 enum State {
@@ -110,10 +116,11 @@ impl<'a> Observer<'a> {
     ) -> Self {
         Self {
             guard,
-            alarm: guard.map(|_| worker.alarms.set()),
+            alarm: OnceCell::new(),
             protection: Cell::new(guard.map_or(0, |guard| guard.judged.get())),
             spoken: Cell::new(None),
             denied: RefCell::default(),
+            parting: OnceCell::new(),
             worker,
             direction,
             port,
@@ -168,16 +175,14 @@ impl<'a> Observer<'a> {
             State::Http(conversation) => conversation.is_between(),
             _ => false,
         };
-        between && self.heard.get() == self.story.sent.get()
+        between && self.has_sent_all()
     }
 
     /// Why the connection may not go on, if it may not: for what the client has just said, or since there are other policies.
     /// Whoever polls is woken when it is to be asked again.
     pub(super) fn denied(&self, cx: &Context<'_>) -> Option<String> {
-        let (Some(guard), Some(alarm)) = (self.guard, &self.alarm) else {
-            return None;
-        };
-        alarm.wake(cx);
+        let guard = self.guard?;
+        self.wakes(cx);
         let mut denied = self.denied.borrow_mut();
         if denied.is_none() {
             *denied = self.looked_at_anew(guard);
@@ -193,7 +198,18 @@ impl<'a> Observer<'a> {
     fn looked_at_anew(&self, guard: &Guard) -> Option<String> {
         let protection = self.worker.mesh.protection();
         let same = self.protection.replace(protection.generation) == protection.generation;
-        if same || !protection.enforced || !protection.guards(guard) {
+        if same || !protection.guards(guard) {
+            return None;
+        }
+        if self.is_http2() && !(protection.enforced && protection.denies_all(guard)) {
+            // One that began now would be asked about request by request, and it cannot become such a one.
+            let parting = self.part();
+            if protection.enforced {
+                parting.hasten(self.worker);
+            }
+            return None;
+        }
+        if !protection.enforced {
             return None;
         }
         let all = protection.allows_all(guard);
@@ -207,6 +223,171 @@ impl<'a> Observer<'a> {
             _ => Some(
                 "policies are for its requests, which cannot be told apart since it was open before them".to_owned(),
             ),
+        }
+    }
+
+    /// Whoever polls is woken when policies or routes are others.
+    fn wakes(&self, cx: &Context<'_>) {
+        self.alarm.get_or_init(|| self.worker.alarms.set()).wake(cx);
+    }
+
+    /// Whether it is HTTP/2 that is read along.
+    fn is_http2(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Http2(conversation) if conversation.recognised())
+    }
+
+    /// Has the client told to go.
+    fn part(&self) -> &Parting {
+        self.parting.get_or_init(|| Box::new(Parting::new(self.worker)))
+    }
+
+    /// Looks whether the client is to go: since there are routes for its requests by now, or nobody may come like this any more.
+    /// Says so once, also if it was found otherwise. Whoever polls is woken when it is to be asked again.
+    pub(super) fn is_to_go(&self, cx: &Context<'_>, unwanted: bool) -> bool {
+        if self.is_http2() {
+            if self.guard.is_none() && self.direction == Direction::Outbound {
+                self.wakes(cx);
+                let snapshot = self.worker.snapshot();
+                let same = self.generation.replace(snapshot.generation) == snapshot.generation;
+                if !same && self.destination_has_routes(&snapshot) {
+                    self.part();
+                }
+            }
+            if unwanted {
+                self.part();
+            }
+        }
+        self.parting.get().is_some_and(|parting| parting.begins())
+    }
+
+    /// Whether something is to be said for the server before it goes on, since it pauses between two frames.
+    pub(super) fn interrupts(&self) -> bool {
+        let paused = match &*self.state.borrow() {
+            State::Http2(conversation) => conversation.is_between(),
+            _ => false,
+        };
+        paused && self.has_sent_all() && self.tells(&[])
+    }
+
+    /// Has the client told to go, and then the rest of what the server has said, if it has not been told yet.
+    fn tells(&self, rest: &[u8]) -> bool {
+        let Some(parting) = self.parting.get().filter(|parting| parting.is_untold()) else {
+            return false;
+        };
+        if matches!(&*self.state.borrow(), State::Http2(conversation) if conversation.is_leaving()) {
+            // Its server has done so.
+            parting.told(self.worker);
+            return false;
+        }
+        self.heard.set(self.heard.get() + parting.tell(rest) as u64);
+        true
+    }
+
+    /// What is to be said to the client before anything else.
+    pub(super) fn speech(&self) -> Option<Vec<u8>> {
+        self.parting.get()?.speech()
+    }
+
+    /// It has been said.
+    pub(super) fn told(&self) {
+        if let Some(parting) = self.parting.get() {
+            parting.told(self.worker);
+            self.worker.book.dismissed(self.direction);
+        }
+    }
+
+    /// How it ends, once it does: its client has been told to go and nothing is under way any more, or it does not go.
+    pub(super) fn parted(&self, cx: &Context<'_>) -> Option<Parted> {
+        let parting = self.parting.get()?;
+        let State::Http2(conversation) = &*self.state.borrow() else {
+            return None;
+        };
+        let between = conversation.is_between() && self.has_sent_all();
+        let ended = if parting.is_over() {
+            let flag = match self.guard {
+                Some(_) => Flag::PolicyDenied,
+                None => Flag::Refused,
+            };
+            let reason =
+                "its requests are for routes or policies since it was open; it was told to go and has begun others";
+            Ended::new(flag, reason)
+        } else if parting.poll_heard(cx).is_ready() && conversation.is_quiet() && between {
+            Ended::well()
+        } else {
+            return None;
+        };
+        Some(Parted {
+            last: between.then(|| conversation.last_taken()),
+            ended,
+        })
+    }
+
+    /// Whether all that was seen of the server has gone over.
+    fn has_sent_all(&self) -> bool {
+        self.heard.get() == self.story.sent.get()
+    }
+
+    /// Sees bytes before they go over, and says what is to be done with them.
+    pub(super) fn next(&self, side: Side, bytes: &[u8]) -> Next {
+        if side == Side::Client && self.takes_over(bytes) {
+            return Next::Hold;
+        }
+        // Where no request may begin any more, the last that has.
+        let closed = self.parting.get().filter(|parting| parting.is_closed(self.worker));
+        let before = closed.and_then(|_| self.last_stream());
+        let unseen = self.see(side, bytes);
+        if let (Some(parting), Some(before)) = (closed, before) {
+            self.keeps_out(parting, before);
+            if parting.is_over() {
+                return Next::Hold;
+            }
+        }
+        if self.is_denied() {
+            return Next::Hold;
+        }
+        if side == Side::Server
+            && let Some(border) = self.border()
+            && self.tells(&bytes[border..])
+        {
+            return Next::Only(border);
+        }
+        if unseen { Next::Last } else { Next::More }
+    }
+
+    /// Ends it if the client has begun a request after this one.
+    fn keeps_out(&self, parting: &Parting, before: u32) {
+        if let State::Http2(conversation) = &mut *self.state.borrow_mut()
+            && conversation.last() > before
+        {
+            conversation.forget_after(before);
+            parting.cut();
+        }
+    }
+
+    /// Nothing can be told of the rest any more: if its client is to go since policies decide, it may not go on.
+    fn loses_sight(&self) {
+        let Some(guard) = self.guard.filter(|_| self.parting.get().is_some()) else {
+            return;
+        };
+        let protection = self.worker.mesh.protection();
+        if protection.enforced && protection.guards(guard) {
+            let reason = "policies are for its requests, which cannot be told apart any more";
+            self.denied.replace(Some(reason.to_owned()));
+        }
+    }
+
+    fn last_stream(&self) -> Option<u32> {
+        match &*self.state.borrow() {
+            State::Http2(conversation) => Some(conversation.last()),
+            _ => None,
+        }
+    }
+
+    /// Where in what the server has just said there could be another frame.
+    fn border(&self) -> Option<usize> {
+        match &*self.state.borrow() {
+            State::Http2(conversation) => conversation.border(),
+            _ => None,
         }
     }
 
@@ -229,6 +410,7 @@ impl<'a> Observer<'a> {
         };
         let before = seen.replace(seen.get() + bytes.len() as u64);
         let logged = || self.worker.log().is_some();
+        let traced = self.worker.spans.is_some();
         let mut state = self.state.borrow_mut();
         if matches!(*state, State::Quiet) {
             *state = match (side, bytes) {
@@ -236,7 +418,7 @@ impl<'a> Observer<'a> {
                 (Side::Client, [22, 3, ..] | [22]) => State::Hello(Box::default()),
                 (Side::Client, _) => State::Http(Box::default()),
                 (Side::Server, _) if http2::is_settings(bytes) => {
-                    State::Http2(Box::new(http2::Conversation::new(logged())))
+                    State::Http2(Box::new(http2::Conversation::new(logged(), traced)))
                 }
                 (Side::Server, _) => State::Quiet,
             };
@@ -278,7 +460,7 @@ impl<'a> Observer<'a> {
                         .and_then(|had| bytes.get(had..));
                     match rest {
                         Some(rest) => {
-                            let mut conversation = Box::new(http2::Conversation::begun(logged()));
+                            let mut conversation = Box::new(http2::Conversation::begun(logged(), traced));
                             let blind = !self.follow2(&mut conversation, side, rest);
                             *state = State::Http2(conversation);
                             blind
@@ -296,6 +478,7 @@ impl<'a> Observer<'a> {
         };
         if blind {
             *state = State::Blind;
+            self.loses_sight();
         }
         unseen(&mut state, side) != Unseen::Nothing
     }
@@ -322,7 +505,10 @@ impl<'a> Observer<'a> {
     fn follow2(&self, conversation: &mut http2::Conversation, side: Side, bytes: &[u8]) -> bool {
         let mut ended = |pending: Pending, how| self.ended2(pending, how);
         let read = match side {
-            Side::Client => conversation.client(bytes, &mut ended),
+            Side::Client => {
+                let mut begun = |fields: &Fields| spans::Seen::of_fields(self.worker, fields);
+                conversation.client(bytes, &mut begun, &mut ended)
+            }
             Side::Server => conversation.server(bytes, &mut ended),
         };
         let recognised = conversation.recognised();
@@ -410,6 +596,7 @@ impl<'a> Observer<'a> {
                 if let Err(over) = passed {
                     self.over2(true, over);
                     *state = State::Blind;
+                    self.loses_sight();
                 }
             }
             (State::Quiet | State::Hello(_) | State::Blind, _) => {}
@@ -471,7 +658,13 @@ impl<'a> Observer<'a> {
                 .request(self.worker, &line.method, &line.host, &line.path, status, flag, elapsed);
         }
         if let Some(span) = pending.span {
-            span.close(self.worker, self.direction, self.story, (status, flag), elapsed);
+            let ended = spans::Carried {
+                status,
+                grpc: pending.grpc,
+                flag,
+                took: elapsed,
+            };
+            span.close(self.worker, self.direction, self.story, &ended);
         }
     }
 }

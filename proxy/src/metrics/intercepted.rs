@@ -32,6 +32,16 @@ pub(super) fn render(out: &mut String, seen: &Intercepted) {
     }
     family(
         out,
+        "weft_intercepted_dismissed",
+        "counter",
+        "Connections of HTTP/2 whose clients were told to go, since their requests are for routes or policies by now.",
+    );
+    for (direction, count) in &seen.dismissed {
+        let labels = [("direction", direction.as_str())];
+        line(out, "weft_intercepted_dismissed_total", &labels, count);
+    }
+    family(
+        out,
         "weft_routed_connections",
         "counter",
         "Connections to Service ports that have routes, by what came of them.",

@@ -41,10 +41,14 @@ impl Said {
         let Some(field) = fields.get(TRACEPARENT.as_str()) else {
             return Self::Nothing;
         };
-        let context = Context::parse(field);
         let mut count = 0;
         fields.each(&mut |name, _| count += u32::from(name.eq_ignore_ascii_case(TRACEPARENT.as_str().as_bytes())));
-        match context {
+        Self::once(field, count)
+    }
+
+    /// What a field says of which there are so many.
+    pub(super) fn once(field: &[u8], count: u32) -> Self {
+        match Context::parse(field) {
             Some(context) if count == 1 => Self::Of(context),
             _ => Self::Nonsense,
         }
@@ -107,8 +111,13 @@ impl Context {
 
 /// What other systems say of the trace.
 pub(super) fn state(fields: &impl Fields) -> Option<Box<str>> {
-    let state = fields.get(TRACESTATE).filter(|state| state.len() <= STATE)?;
-    std::str::from_utf8(state).ok().map(Into::into)
+    let state = fields.get(TRACESTATE)?;
+    std::str::from_utf8(state).ok().and_then(told)
+}
+
+/// As much of that as is told: all of it, or nothing.
+pub(super) fn told(state: &str) -> Option<Box<str>> {
+    (state.len() <= STATE).then(|| state.into())
 }
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -31,7 +31,7 @@ use self::{
 };
 pub(crate) use self::{
     export::Exporter,
-    seen::Seen,
+    seen::{Carried, Seen},
     trace::{Asking, End, GrpcStatus, Trace},
 };
 use crate::worker::Worker;

@@ -7,7 +7,7 @@ use super::{
     context::{self, Context, Said},
     span::{Asked, Kind, Parent, Span},
 };
-use crate::{flag::Flag, h1::Message, intercepted::Direction, l4::Story, worker::Worker};
+use crate::{flag::Flag, h1::Message, hpack, intercepted::Direction, l4::Story, worker::Worker};
 
 /// Of a request that is carried and is of a trace.
 #[derive(Debug)]
@@ -16,33 +16,59 @@ pub(crate) struct Seen {
     state: Option<Box<str>>,
     began: SystemTime,
     asked: Asked,
+    protocol: &'static str,
+}
+
+/// How a request that was carried has ended.
+pub(crate) struct Carried {
+    pub(crate) status: u16,
+    /// The code of gRPC, if there is one.
+    pub(crate) grpc: Option<u16>,
+    pub(crate) flag: Flag,
+    pub(crate) took: Duration,
 }
 
 impl Seen {
+    /// Of HTTP/1.
     pub(crate) fn of(worker: &Worker, message: &Message) -> Option<Box<Self>> {
         worker.spans.as_ref()?;
-        let Said::Of(context) = Said::by(message) else {
+        let asked = || Asked::of(message.method(), message.host(), message.path());
+        Self::by(Said::by(message), || context::state(message), asked, Story::HTTP1)
+    }
+
+    /// Of HTTP/2, as far as it was read along.
+    pub(crate) fn of_fields(worker: &Worker, fields: &hpack::Fields) -> Option<Box<Self>> {
+        worker.spans.as_ref()?;
+        let said = Said::once(fields.traceparent.as_deref()?.as_bytes(), fields.traceparents);
+        let line = [&fields.method, &fields.authority, &fields.path];
+        let [method, host, path] = line.map(|text| text.as_deref().unwrap_or_default());
+        let asked = || Asked::of(method, host, path);
+        let state = || fields.tracestate.as_deref().and_then(context::told);
+        Self::by(said, state, asked, Story::HTTP2)
+    }
+
+    fn by(
+        said: Said,
+        state: impl FnOnce() -> Option<Box<str>>,
+        asked: impl FnOnce() -> Asked,
+        protocol: &'static str,
+    ) -> Option<Box<Self>> {
+        let Said::Of(context) = said else {
             return None;
         };
         context.is_sampled().then(|| {
             Box::new(Self {
                 context,
-                state: context::state(message),
+                state: state(),
                 began: SystemTime::now(),
-                asked: Asked::of(message.method(), message.host(), message.path()),
+                asked: asked(),
+                protocol,
             })
         })
     }
 
     /// It has ended.
-    pub(crate) fn close(
-        self,
-        worker: &Worker,
-        direction: Direction,
-        story: &Story,
-        (status, flag): (u16, Flag),
-        took: Duration,
-    ) {
+    pub(crate) fn close(self, worker: &Worker, direction: Direction, story: &Story, ended: &Carried) {
         let Some(recorder) = &worker.spans else { return };
         let identity = story.peer.borrow();
         recorder.record(Span {
@@ -56,13 +82,13 @@ impl Seen {
                 Direction::Outbound => Kind::Client,
             },
             began: self.began,
-            took,
+            took: ended.took,
             asked: self.asked,
-            protocol: Story::HTTP1,
+            protocol: self.protocol,
             scheme: "http",
-            status,
-            grpc: None,
-            flag,
+            status: ended.status,
+            grpc: ended.grpc,
+            flag: ended.flag,
             other: match direction {
                 Direction::Inbound => Some(story.client()),
                 Direction::Outbound => story.endpoint.get(),

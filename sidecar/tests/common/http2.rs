@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request, Response};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
@@ -86,20 +86,36 @@ impl Client {
 
     /// Makes a request, if the connection still takes one.
     pub fn ask(&self, runtime: &Runtime, path: &str) -> Result<Answer, h2::Error> {
-        runtime.block_on(async {
-            let mut sender = self.sender.clone().ready().await?;
-            let request = Request::post(format!("http://shop.example{path}")).header("te", "trailers");
-            let (answer, _) = sender.send_request(request.body(()).expect("a request"), true)?;
-            let (head, mut body) = answer.await?.into_parts();
-            while let Some(data) = body.data().await {
-                let data = data?;
-                body.flow_control().release_capacity(data.len())?;
-            }
-            Ok(Answer {
-                status: head.status.as_u16(),
-                headers: head.headers,
-                trailers: body.trailers().await?,
-            })
-        })
+        self.ask_with(runtime, path, &[])
     }
+
+    /// The same, with more fields.
+    pub fn ask_with(&self, runtime: &Runtime, path: &str, fields: &[(&str, &str)]) -> Result<Answer, h2::Error> {
+        runtime.block_on(async { answer(self.begin(path, fields).await?).await })
+    }
+
+    /// Begins a request, if the connection still takes one.
+    pub async fn begin(&self, path: &str, fields: &[(&str, &str)]) -> Result<ResponseFuture, h2::Error> {
+        let mut sender = self.sender.clone().ready().await?;
+        let request = Request::post(format!("http://shop.example{path}")).header("te", "trailers");
+        let request = fields
+            .iter()
+            .fold(request, |request, (name, value)| request.header(*name, *value));
+        let (answer, _) = sender.send_request(request.body(()).expect("a request"), true)?;
+        Ok(answer)
+    }
+}
+
+/// Waits for all of an answer.
+pub async fn answer(answer: ResponseFuture) -> Result<Answer, h2::Error> {
+    let (head, mut body) = answer.await?.into_parts();
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+    }
+    Ok(Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        trailers: body.trailers().await?,
+    })
 }

@@ -8,3 +8,4 @@ mod http;
 mod http2;
 mod live;
 mod scene;
+mod taken_over;

@@ -5,13 +5,15 @@ use std::mem;
 use super::Over;
 use crate::{
     downstream::h1::PREFACE,
-    hpack::{Decoder, Fields},
+    hpack::{Decoder, Fields, Kept},
 };
 
 /// A block of header fields that is followed, and any other payload that is looked at.
 pub(super) const BLOCK: usize = 64 * 1024;
 /// What comes before the payload of each frame.
 const HEAD: usize = 9;
+/// A GOAWAY that says no more than it must.
+const GO_AWAY_LENGTH: usize = HEAD + 8;
 /// Settings that somebody may begin with.
 const SETTINGS: usize = 16;
 
@@ -23,6 +25,8 @@ pub(super) struct Reader {
     held: Vec<u8>,
     /// A header block that goes on with the next frame: that with which it has begun, and what has come of it.
     block: Option<(Frame, Vec<u8>)>,
+    /// Whether a frame has come to its end.
+    begun: bool,
 }
 
 /// Where in a frame it is.
@@ -97,24 +101,38 @@ pub(in crate::intercepted) fn is_settings(bytes: &[u8]) -> bool {
     frame.kind == SETTINGS_FRAME && frame.flags == 0 && frame.stream == 0 && fits
 }
 
+/// The frame by which a server says that it takes no streams beyond this one any more, and why: for no reason.
+pub(in crate::intercepted) fn go_away(last: u32) -> [u8; GO_AWAY_LENGTH] {
+    let mut frame = [0; GO_AWAY_LENGTH];
+    (frame[2], frame[3]) = (8, GO_AWAY);
+    frame[HEAD..HEAD + 4].copy_from_slice(&last.to_be_bytes());
+    frame
+}
+
 impl Reader {
     /// Of a client, if it has not said yet that it speaks HTTP/2.
-    pub(super) fn new(preface: bool, logged: bool) -> Self {
+    pub(super) fn new(preface: bool, kept: Kept) -> Self {
         Self {
             at: if preface {
                 At::Preface(0)
             } else {
                 At::Head([0; HEAD], 0)
             },
-            decoder: Decoder::new(logged),
+            decoder: Decoder::new(kept),
             held: Vec::new(),
             block: None,
+            begun: false,
         }
     }
 
     /// Whether it has said so.
     pub(super) fn recognised(&self) -> bool {
         !matches!(self.at, At::Preface(_))
+    }
+
+    /// Whether another frame could be put here: after a frame, and not within a block of fields.
+    pub(super) fn is_between(&self) -> bool {
+        self.begun && self.block.is_none() && matches!(self.at, At::Head(_, 0))
     }
 
     /// How much of what comes next tells nothing.
@@ -128,7 +146,10 @@ impl Reader {
     /// All of that has gone over.
     pub(super) fn passed(&mut self) -> Option<Told> {
         match mem::replace(&mut self.at, At::Head([0; HEAD], 0)) {
-            At::Skipped(frame, _) => Some(skipped(frame)),
+            At::Skipped(frame, _) => {
+                self.begun = true;
+                Some(skipped(frame))
+            }
             other => {
                 self.at = other;
                 None
@@ -172,6 +193,7 @@ impl Reader {
                     }
                     let told = skipped(*frame);
                     self.at = At::Head([0; HEAD], 0);
+                    self.begun = true;
                     return Ok(Some(told));
                 }
                 At::Payload(frame, left) => {
@@ -193,6 +215,7 @@ impl Reader {
                         let held = mem::take(&mut self.held);
                         self.whole(frame, &held)?
                     };
+                    self.begun = true;
                     return Ok(Some(told));
                 }
             }

@@ -5,16 +5,19 @@ mod frames;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::frames::is_settings;
 use self::frames::{BLOCK, Reader, Told};
+pub(super) use self::frames::{go_away, is_settings};
 use super::http1::{Line, Pending};
 use crate::{
-    hpack::{Fields, Unclear},
+    hpack::{Fields, Kept, Unclear},
+    spans,
     worker::ById,
 };
 
 /// Streams of a connection that are followed at a time.
 const STREAMS: usize = 1024;
+/// No stream has a larger number.
+pub(super) const MOST: u32 = u32::MAX >> 1;
 
 /// Why reading along is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,26 +56,33 @@ pub(super) struct Conversation {
     pending: ById<Pending>,
     /// The last stream that the client has begun.
     last: u32,
+    /// The last stream that the server takes, once it has said so.
+    taken: Option<u32>,
+    /// Of what the server has said last, as much as is before the first place where there could be another frame.
+    border: Option<usize>,
+    /// Whether there is a log.
     logged: bool,
 }
 
 impl Conversation {
-    /// Of which nothing has been read. `logged` says whether lines are kept for the log.
-    pub(super) fn new(logged: bool) -> Self {
+    /// Of which nothing has been read. `logged` says whether lines are kept for the log, `traced` whether there are spans.
+    pub(super) fn new(logged: bool, traced: bool) -> Self {
         Self {
-            client: Reader::new(true, logged),
-            server: Reader::new(false, logged),
+            client: Reader::new(true, kept(logged, traced)),
+            server: Reader::new(false, Kept::default()),
             pending: ById::default(),
             last: 0,
+            taken: None,
+            border: None,
             logged,
         }
     }
 
     /// The client has said that it speaks HTTP/2.
-    pub(super) fn begun(logged: bool) -> Self {
+    pub(super) fn begun(logged: bool, traced: bool) -> Self {
         Self {
-            client: Reader::new(false, logged),
-            ..Self::new(logged)
+            client: Reader::new(false, kept(logged, traced)),
+            ..Self::new(logged, traced)
         }
     }
 
@@ -81,8 +91,50 @@ impl Conversation {
         self.client.recognised()
     }
 
-    /// Reads what the client says, and tells of each request that it gives up.
-    pub(super) fn client(&mut self, mut bytes: &[u8], ended: &mut impl FnMut(Pending, How)) -> Result<(), Over> {
+    /// The last stream that the client has begun.
+    pub(super) fn last(&self) -> u32 {
+        self.last
+    }
+
+    /// The last stream of the client's that the server takes, as far as that is known.
+    pub(super) fn last_taken(&self) -> u32 {
+        self.taken.map_or(self.last, |taken| taken.min(self.last))
+    }
+
+    /// Whether the server has told the client to go.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.taken.is_some()
+    }
+
+    /// Of what the server has said last, as much as comes before a place where there could be another frame; none if there is no
+    /// such place, or the client does not know yet that HTTP/2 is spoken.
+    pub(super) fn border(&self) -> Option<usize> {
+        self.border.filter(|_| self.recognised())
+    }
+
+    /// Whether another frame could be put after all that the server has said.
+    pub(super) fn is_between(&self) -> bool {
+        self.recognised() && self.server.is_between()
+    }
+
+    /// Whether nothing is under way: all requests have been answered, and nobody is in the middle of saying something.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && self.is_between() && self.client.is_between()
+    }
+
+    /// What the client has begun after a stream has not gone over.
+    pub(super) fn forget_after(&mut self, last: u32) {
+        self.pending.retain(|stream, _| *stream <= u64::from(last));
+        self.last = self.last.min(last);
+    }
+
+    /// Reads what the client says, and tells of each request, of which is kept what its span says, and of each that it gives up.
+    pub(super) fn client(
+        &mut self,
+        mut bytes: &[u8],
+        begun: &mut impl FnMut(&Fields) -> Option<Box<spans::Seen>>,
+        ended: &mut impl FnMut(Pending, How),
+    ) -> Result<(), Over> {
         while let Some(told) = self.client.next(&mut bytes)? {
             match told {
                 Told::Message { stream, end: _, fields } if stream > self.last => {
@@ -94,7 +146,9 @@ impl Conversation {
                     }
                     self.last = stream;
                     let line = self.logged.then(|| line(&fields));
-                    self.pending.insert(u64::from(stream), Pending::new(false, line));
+                    let mut pending = Pending::new(false, line);
+                    pending.span = begun(&fields);
+                    self.pending.insert(u64::from(stream), pending);
                 }
                 Told::Reset(stream) => {
                     if let Some(pending) = self.pending.remove(&u64::from(stream)) {
@@ -111,8 +165,13 @@ impl Conversation {
 
     /// Reads what the server says, and tells of each request that has ended.
     pub(super) fn server(&mut self, mut bytes: &[u8], ended: &mut impl FnMut(Pending, How)) -> Result<(), Over> {
+        let length = bytes.len();
+        self.border = self.server.is_between().then_some(0);
         while let Some(told) = self.server.next(&mut bytes)? {
             self.answered(told, ended)?;
+            if self.border.is_none() && self.server.is_between() {
+                self.border = Some(length - bytes.len());
+            }
         }
         Ok(())
     }
@@ -146,6 +205,7 @@ impl Conversation {
             }
             Told::GoAway(last) => {
                 // What comes after that has not been looked at, and is asked again elsewhere.
+                self.taken = Some(last);
                 self.pending.retain(|stream, _| *stream <= u64::from(last));
                 return Ok(());
             }
@@ -190,6 +250,14 @@ impl Conversation {
     }
 }
 
+/// What is kept of what the client says; of answers there is nothing beside what is counted.
+fn kept(logged: bool, traced: bool) -> Kept {
+    Kept {
+        line: logged || traced,
+        trace: traced,
+    }
+}
+
 fn line(fields: &Fields) -> Box<Line> {
     let text = |text: &Option<std::rc::Rc<str>>| text.as_deref().unwrap_or_default().to_owned();
     Box::new(Line {
@@ -203,12 +271,12 @@ fn line(fields: &Fields) -> Box<Line> {
 /// they have ended. Of each piece, it is said whether it is the client's.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn read(pieces: &[(bool, &[u8])]) -> (Vec<Ended>, Result<(), Over>) {
-    let mut conversation = Conversation::new(true);
+    let mut conversation = Conversation::new(true, true);
     let mut told = Vec::new();
     for (client, bytes) in pieces {
         let mut ended = |pending: Pending, how| told.push((pending.status, pending.grpc, how));
         let result = match client {
-            true => conversation.client(bytes, &mut ended),
+            true => conversation.client(bytes, &mut |_| None, &mut ended),
             false => conversation.server(bytes, &mut ended),
         };
         if result.is_err() {

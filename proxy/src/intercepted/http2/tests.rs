@@ -165,14 +165,14 @@ async fn requests_of_a_real_client_and_their_answers_are_told_apart_however_they
 #[tokio::test]
 async fn what_the_log_says_of_a_request_is_what_it_was() {
     let said = dialogue(4096).await;
-    let (mut conversation, mut lines) = (Conversation::new(true), Vec::new());
+    let (mut conversation, mut lines) = (Conversation::new(true, false), Vec::new());
     for (client, bytes) in &said {
         let mut ended = |pending: Pending, _| {
             let line = pending.line.expect("there is a log");
             lines.push((line.method, line.host, line.path));
         };
         let result = match client {
-            true => conversation.client(bytes, &mut ended),
+            true => conversation.client(bytes, &mut |_| None, &mut ended),
             false => conversation.server(bytes, &mut ended),
         };
         result.expect("it is clear");
@@ -304,6 +304,105 @@ fn what_is_not_clear_ends_the_reading() {
         .collect();
     assert_eq!(reads(&[(true, many)]).1, Err(Over::Many));
     assert_eq!(read(&[(true, b"PRI * HTTP/1.1\r\n")]).1, Err(Over::Other));
+}
+
+/// The frames of what was said, without their payloads: kinds, flags and streams.
+fn frames(mut said: &[u8]) -> Vec<(u8, u8, u32)> {
+    let mut frames = Vec::new();
+    while let Some((head, rest)) = said.split_first_chunk::<9>() {
+        let [a, b, c, kind, flags, stream @ ..] = *head;
+        frames.push((kind, flags, u32::from_be_bytes(stream)));
+        said = &rest[u32::from_be_bytes([0, a, b, c]) as usize..];
+    }
+    assert!(said.is_empty(), "it ends with a frame");
+    frames
+}
+
+#[tokio::test]
+async fn another_frame_fits_where_it_is_said_to_however_a_dialogue_is_cut() {
+    let said = dialogue(4096).await;
+    let whole = pieces(&said);
+    let of_server: Vec<u8> = whole
+        .iter()
+        .filter(|(client, _)| !client)
+        .flat_map(|(_, bytes)| bytes.to_vec())
+        .collect();
+    let expected = frames(&of_server);
+    assert!(
+        expected.iter().any(|(kind, ..)| *kind == 9),
+        "some blocks go on in another frame"
+    );
+    for length in [1, 2, 7, 1000, usize::MAX] {
+        let (mut conversation, mut told) = (Conversation::new(false, false), Vec::new());
+        let mut places = 0;
+        for (client, bytes) in cut(&whole, length) {
+            if client {
+                conversation
+                    .client(bytes, &mut |_| None, &mut |_, _| ())
+                    .expect("it is clear");
+                continue;
+            }
+            conversation.server(bytes, &mut |_, _| ()).expect("it is clear");
+            let border = conversation.border();
+            let (before, after) = bytes.split_at(border.unwrap_or(bytes.len()));
+            told.extend_from_slice(before);
+            if border.is_some() {
+                places += 1;
+                told.extend_from_slice(&go_away(MOST));
+            }
+            told.extend_from_slice(after);
+        }
+        assert!(places > 60, "{places} by {length}");
+        let told = frames(&told);
+        // What the server says first are its settings, and a block of fields is not interrupted.
+        assert_eq!(told[0].0, 4);
+        for pair in told.windows(2) {
+            let within = matches!(pair[0], (1 | 9, flags, _) if flags & 4 == 0);
+            assert_eq!(within, pair[1].0 == 9, "{pair:?}");
+        }
+        let without: Vec<_> = told.into_iter().filter(|(kind, ..)| *kind != 7).collect();
+        assert_eq!(without, expected);
+    }
+}
+
+#[test]
+fn it_is_known_whether_anything_is_under_way_and_what_was_begun() {
+    let mut conversation = Conversation::begun(false, false);
+    let client = |conversation: &mut Conversation, bytes: &[u8]| {
+        conversation
+            .client(bytes, &mut |_| None, &mut |_, _| ())
+            .expect("it is clear");
+    };
+    let server = |conversation: &mut Conversation, bytes: &[u8]| {
+        conversation.server(bytes, &mut |_, _| ()).expect("it is clear");
+    };
+    client(&mut conversation, &frame(4, 0, 0, &[]));
+    assert!(
+        !conversation.is_between() && !conversation.is_quiet(),
+        "the server has said nothing"
+    );
+    assert_eq!(conversation.border(), None);
+    server(&mut conversation, &frame(4, 0, 0, &[]));
+    assert!(conversation.is_quiet());
+    let asked = frame(1, 5, 7, GET);
+    client(&mut conversation, &asked[..10]);
+    assert!(!conversation.is_quiet(), "a request is on its way");
+    client(&mut conversation, &asked[10..]);
+    assert_eq!((conversation.is_quiet(), conversation.last_taken()), (false, 7));
+    server(&mut conversation, &frame(1, 4, 7, OK));
+    assert!(conversation.is_between() && !conversation.is_quiet());
+    let answer = frame(0, 1, 7, b"hello");
+    server(&mut conversation, &answer[..12]);
+    assert_eq!((conversation.border(), conversation.is_between()), (Some(0), false));
+    server(&mut conversation, &answer[12..]);
+    assert_eq!((conversation.border(), conversation.is_quiet()), (Some(2), true));
+    // What has not gone over was not begun.
+    client(&mut conversation, &frame(1, 5, 9, GET));
+    conversation.forget_after(7);
+    assert_eq!((conversation.is_quiet(), conversation.last_taken()), (true, 7));
+    assert!(!conversation.is_leaving());
+    server(&mut conversation, &frame(7, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0]));
+    assert_eq!((conversation.is_leaving(), conversation.last_taken()), (true, 5));
 }
 
 #[test]
