@@ -73,7 +73,7 @@ pub(crate) enum Watched {
     Held,
 }
 
-/// Copies until `from` ends, or until `next` says so of what goes over next.
+/// Copies until `from` ends, or until `next` says so of what goes over next: of nothing, if the sender pauses.
 pub(crate) async fn watch<A: Stream, B: Stream>(
     worker: &Worker,
     from: &Shared<A>,
@@ -147,6 +147,9 @@ fn pump<A: Stream, B: Stream>(
                 Poll::Pending => {
                     // The sender pauses: what TLS holds back goes out meanwhile.
                     let _ = to.poll_flush(cx).map_err(Broken::client)?;
+                    if matches!(next(&[]), Next::Only(_)) {
+                        return Poll::Ready(Ok(Stop::Enough));
+                    }
                     return Poll::Pending;
                 }
             };

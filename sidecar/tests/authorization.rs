@@ -405,22 +405,19 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The frames that come until a connection ends, by kind, stream, and the first four bytes of the payload.
-fn frames(stream: &mut TcpStream) -> Vec<(u8, u32, u32)> {
+/// The next frame, by its kind, its stream, and the first four bytes of its payload; none once the connection has ended.
+fn next_frame(stream: &mut TcpStream) -> Option<(u8, u32, u32)> {
     let number = |bytes: &[u8]| {
         bytes
             .iter()
             .take(4)
             .fold(0, |number, byte| number << 8 | u32::from(*byte))
     };
-    let mut frames = Vec::new();
     let mut head = [0; 9];
-    while stream.read_exact(&mut head).is_ok() {
-        let mut payload = vec![0; number(&[0, head[0], head[1], head[2]]) as usize];
-        stream.read_exact(&mut payload).expect("a frame is whole");
-        frames.push((head[3], number(&head[5..]), number(&payload)));
-    }
-    frames
+    stream.read_exact(&mut head).ok()?;
+    let mut payload = vec![0; number(&[0, head[0], head[1], head[2]]) as usize];
+    stream.read_exact(&mut payload).expect("a frame is whole");
+    Some((head[3], number(&head[5..]), number(&payload)))
 }
 
 #[test]
@@ -428,21 +425,23 @@ fn who_goes_on_though_it_was_told_to_go_is_ended_before_the_application_sees_mor
     let Some(mesh) = meshed(Stage::Secure) else { return };
     let address = serve_http2(&mesh, 7070);
     let mut stream = mesh.network.pod.connect(address);
-    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    let ask = |number| frame(1, 5, number, b"\x83\x84\x86");
+    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &ask(1)].concat();
     stream.write_all(&begin).expect("it is open");
+    while next_frame(&mut stream).expect("it is answered").0 != 1 {}
     let called = json!({"traffic": {"http": {"paths": [{"exact": "/a.A/Get"}]}}});
     // It goes on asking, for what it may not, until it can do so no more.
     let mut asks = stream.try_clone().expect("it is open");
     let asked = std::thread::spawn(move || {
-        let mut number = 1;
-        while asks.write_all(&frame(1, 5, number, b"\x83\x84\x86")).is_ok() {
+        let mut number = 3;
+        while asks.write_all(&ask(number)).is_ok() {
             number += 2;
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         number
     });
     policy(&mesh, "allow", json!([{"from": ["authenticated"], "to": [called]}]));
-    let told = frames(&mut stream);
+    let told: Vec<_> = std::iter::from_fn(|| next_frame(&mut stream)).collect();
     let _ = stream.shutdown(std::net::Shutdown::Both);
     let asked = asked.join().expect("it asks");
     let answered = told

@@ -520,13 +520,7 @@ async fn one_way<A: Stream, B: Stream>(
             // What TLS has sealed goes by way of a buffer, and may as well be seen.
             Unseen::Next(_) | Unseen::Nothing => {
                 let next = |bytes: &[u8]| observer.next(side, bytes);
-                let mut watched = pin!(watch(worker, from, to, moved, watchdog, next));
-                let watched = poll_fn(|cx| match watched.as_mut().poll(cx) {
-                    // What was read has gone over: nothing is lost with the copy.
-                    Poll::Pending if side == Side::Server && observer.interrupts() => Poll::Ready(Ok(Watched::Seen)),
-                    polled => polled,
-                });
-                match watched.await? {
+                match watch(worker, from, to, moved, watchdog, next).await? {
                     Watched::Ended => break,
                     Watched::Seen => {}
                     Watched::Held => return std::future::pending().await,

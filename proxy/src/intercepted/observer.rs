@@ -261,7 +261,7 @@ impl<'a> Observer<'a> {
     }
 
     /// Whether something is to be said for the server before it goes on, since it pauses between two frames.
-    pub(super) fn interrupts(&self) -> bool {
+    fn interrupts(&self) -> bool {
         let paused = match &*self.state.borrow() {
             State::Http2(conversation) => conversation.is_between(),
             _ => false,
@@ -327,8 +327,12 @@ impl<'a> Observer<'a> {
         self.heard.get() == self.story.sent.get()
     }
 
-    /// Sees bytes before they go over, and says what is to be done with them.
+    /// Sees bytes before they go over, and says what is to be done with them. Where a side pauses, there are none.
     pub(super) fn next(&self, side: Side, bytes: &[u8]) -> Next {
+        if bytes.is_empty() {
+            let interrupts = side == Side::Server && self.interrupts();
+            return if interrupts { Next::Only(0) } else { Next::More };
+        }
         if side == Side::Client && self.takes_over(bytes) {
             return Next::Hold;
         }
