@@ -473,6 +473,20 @@ fn who_goes_on_though_it_was_told_to_go_is_ended_before_the_application_sees_mor
 }
 
 #[test]
+fn calls_in_clear_end_well_where_nobody_may_come_so_any_more() {
+    let Some(mesh) = meshed(Stage::Secure) else { return };
+    let runtime = &mesh.operator.runtime;
+    let address = common::at(common::WORLD[0], 7070);
+    common::http2::serve(runtime, &mesh.network.world, address, "back");
+    let client = common::http2::Client::new(runtime, mesh.outside(address).expect("it listens"));
+    client.ask(runtime, "/").expect("it is answered");
+    mesh.stage(Stage::Strict, "strict");
+    // It is told to go, and not reset.
+    let ended = runtime.block_on(client.connection).expect("it does not panic");
+    ended.expect("it ends well");
+}
+
+#[test]
 fn in_strict_a_port_that_is_probed_is_open_to_the_probe_and_to_who_proves_who_it_is() {
     let Some(mesh) = meshed(Stage::Secure) else { return };
     tell(
