@@ -82,6 +82,7 @@ fn text(explanation: &Explanation, asked: &str) -> String {
         (Verdict::Closed, _) => lines.push("  closed    no route takes its connection".into()),
         (Verdict::Unrouted, _) => lines.push("  unrouted  no route is for it: it goes where it was going".into()),
         (Verdict::NoPort, _) => lines.push("  nothing listens on that port".into()),
+        (Verdict::NoTunnel, _) => lines.push("  answers   405: no route takes CONNECT there".into()),
         (Verdict::NoListener, _) => lines.push("  answers   404: no listener answers for that host".into()),
         _ => lines.push("  answers   404: no route takes it".into()),
     }

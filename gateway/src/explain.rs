@@ -168,11 +168,16 @@ pub fn explain(loaded: &Loaded, question: &Question) -> Explanation {
             port = *only;
         }
     }
+    // A tunnel is asked for without a path.
+    let (path, query) = match question.method {
+        Method::CONNECT => ("/", None),
+        _ => (question.url.path(), question.url.query()),
+    };
     let view = RequestView {
         method: question.method.as_str(),
         host,
-        path: question.url.path(),
-        query: question.url.query(),
+        path,
+        query,
         fields: &question.headers,
     };
     let sni = question.is_tls().then(|| question.url.host().unwrap_or_default());

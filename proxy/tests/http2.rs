@@ -7,117 +7,18 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use bytes::Bytes;
-use common::{Backend1, Fixture, free_port, route, service};
-use http::{HeaderMap, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use common::{
+    Backend1, Fixture, free_port,
+    h2c::{H2Client, get, h2_backend},
+    route, service,
+};
+use http::{HeaderMap, Request};
+use tokio::net::TcpStream;
 use weft_model::{
     BackendProtocol, Certificate, CertificateKey, Change, Key, Listener, ListenerProtocol, ListenerTls, PrivateKeyPem,
     Resource, RouteKind,
 };
 use weft_proxy::Flag;
-
-/// A backend that speaks HTTP/2 by prior knowledge: it answers with the request's body and says what it saw.
-fn h2_backend(fixture: &Fixture) -> SocketAddr {
-    let listener = fixture
-        .runtime
-        .block_on(TcpListener::bind("127.0.0.1:0"))
-        .expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
-    fixture.runtime.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.expect("the proxy speaks HTTP/2");
-                while let Some(Ok((request, respond))) = connection.accept().await {
-                    tokio::spawn(answer(request, respond));
-                }
-            });
-        }
-    });
-    address
-}
-
-async fn answer(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
-    let (head, mut body) = request.into_parts();
-    let response = Response::builder()
-        .header("x-path", head.uri.path_and_query().map_or("", |path| path.as_str()))
-        .header(
-            "x-authority",
-            head.uri.authority().map_or("", |authority| authority.as_str()),
-        )
-        .header(
-            "x-te",
-            head.headers.get("te").map_or("", |te| te.to_str().unwrap_or("?")),
-        )
-        .body(())
-        .expect("valid");
-    let mut stream = respond.send_response(response, false).expect("open");
-    while let Some(Ok(data)) = body.data().await {
-        body.flow_control()
-            .release_capacity(data.len())
-            .expect("within the window");
-        stream.reserve_capacity(data.len());
-        stream.send_data(data, false).expect("open");
-    }
-    let mut trailers = body.trailers().await.expect("open").unwrap_or_default();
-    trailers.insert("grpc-status", "0".parse().expect("valid"));
-    stream.send_trailers(trailers).expect("open");
-}
-
-struct H2Client(h2::client::SendRequest<Bytes>);
-
-impl H2Client {
-    async fn over<S>(stream: S) -> Self
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        let (sender, connection) = h2::client::handshake(stream).await.expect("the proxy speaks HTTP/2");
-        tokio::spawn(connection);
-        Self(sender)
-    }
-
-    async fn request(
-        &self,
-        request: Request<()>,
-        body: &[u8],
-        trailers: Option<HeaderMap>,
-    ) -> (Response<()>, Vec<u8>, HeaderMap) {
-        let mut sender = self.0.clone().ready().await.expect("open");
-        let end = body.is_empty() && trailers.is_none();
-        let (response, mut stream) = sender.send_request(request, end).expect("valid");
-        let chunks: Vec<Bytes> = body.chunks(8000).map(Bytes::copy_from_slice).collect();
-        let upload = async move {
-            for chunk in chunks {
-                stream.reserve_capacity(chunk.len());
-                stream.send_data(chunk, false).expect("open");
-            }
-            match trailers {
-                Some(trailers) => stream.send_trailers(trailers).expect("open"),
-                None if !end => stream.send_data(Bytes::new(), true).expect("open"),
-                None => {}
-            }
-        };
-        let download = async {
-            let (head, mut body) = response.await.expect("answered").into_parts();
-            let mut all = Vec::new();
-            while let Some(data) = body.data().await {
-                let data = data.expect("whole");
-                body.flow_control()
-                    .release_capacity(data.len())
-                    .expect("within the window");
-                all.extend_from_slice(&data);
-            }
-            let trailers = body.trailers().await.expect("whole").unwrap_or_default();
-            (Response::from_parts(head, ()), all, trailers)
-        };
-        let ((), answer) = tokio::join!(upload, download);
-        answer
-    }
-}
-
-fn get(path: &str) -> Request<()> {
-    Request::get(format!("http://a.example{path}")).body(()).expect("valid")
-}
 
 #[test]
 fn prior_knowledge_on_the_port_of_http1() {

@@ -86,6 +86,11 @@ impl Lowering<'_, '_> {
     pub(crate) fn http(&self, rule: &HttpRouteRule, path: &str) -> LoweredRule {
         let mut lowered = self.common(rule.name.clone(), &rule.filters, &rule.backend_refs, path);
         lowered.add_matches(&rule.matches, path, http_match);
+        for (at, spec) in rule.matches.iter().enumerate() {
+            lowered
+                .diagnostics
+                .extend(tunnel_below_a_path(spec, &format!("{path}.matches[{at}]")));
+        }
         if let Some(timeouts) = &rule.timeouts {
             let mut read = |text: Option<&str>, field: &str| {
                 let text = text?;
@@ -274,7 +279,7 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
             return Err(invalid(
                 "method",
                 format!("{method:?} is not a method"),
-                "use one of GET, HEAD, POST, PUT, DELETE, OPTIONS, TRACE, PATCH",
+                "use one of GET, HEAD, POST, PUT, DELETE, CONNECT, OPTIONS, TRACE, PATCH",
             ));
         }
     }
@@ -294,6 +299,23 @@ fn http_match(spec: &HttpRouteMatch, path: &str) -> Result<RouteMatch, Box<Diagn
         method: spec.method.clone(),
         headers: headers(&spec.headers, path)?,
         query,
+    })
+}
+
+/// A tunnel is asked for without a path, which is taken for `/`.
+fn tunnel_below_a_path(spec: &HttpRouteMatch, path: &str) -> Option<Diagnostic> {
+    let wanted = spec
+        .path
+        .as_ref()
+        .filter(|_| spec.method.as_deref() == Some("CONNECT"))?;
+    let takes = match wanted.match_type.as_deref() {
+        // What it takes is for the data plane to find out.
+        Some("RegularExpression") => true,
+        _ => wanted.value.as_deref().is_none_or(|value| value == "/"),
+    };
+    (!takes).then(|| {
+        let message = "CONNECT asks for a host and a port, not for a path: the match takes nothing";
+        Code::Shadowed.at(format!("{path}.path"), message, "leave the path out")
     })
 }
 

@@ -3,6 +3,7 @@
 mod failure;
 mod h1;
 mod h2;
+mod tunnel;
 mod upload;
 
 use std::{
@@ -142,6 +143,10 @@ struct Progress {
 }
 
 async fn make<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &Progress) -> Result<Sent, Failure> {
+    if request.is_connect() {
+        // Boxed, here and below, so that the common way over HTTP/1 does not hold the space for it.
+        return Box::pin(tunnel::make(context, request, progress)).await;
+    }
     let h2 = match context.upstream.protocol.get() {
         BackendProtocol::H2c => true,
         BackendProtocol::Http1 => false,
@@ -151,7 +156,6 @@ async fn make<D: Downstream>(context: &Context<'_>, request: &mut D, progress: &
         }
     };
     if h2 && !context.line.upgrade {
-        // Boxed, so that the common way over HTTP/1 does not hold the space for it.
         Box::pin(h2::make(context, request, progress)).await
     } else {
         h1::make(context, request, progress).await

@@ -75,10 +75,10 @@ pub fn explain<F: Fields>(
     let mut jury = Jury::new(snapshot, port, asker);
     jury.hear_request(request, taken);
     jury.tell(Explanation {
-        verdict: if taken.is_some() {
-            Verdict::Routed
-        } else {
-            Verdict::NoRoute
+        verdict: match taken {
+            Some(_) => Verdict::Routed,
+            None if request.method == "CONNECT" => Verdict::NoTunnel,
+            None => Verdict::NoRoute,
         },
         taken: taken.and_then(|taken| question.describe(snapshot, taken)),
         passed,
@@ -253,13 +253,13 @@ impl<F: Fields> Question<'_, F> {
             return (Reason::Path, format!("path {path:?} is not {wanted}"));
         }
         match matcher.unmet(self.request) {
-            Some(Unmet::Method) => {
-                let wanted = source.method.as_deref().unwrap_or_default();
-                (
-                    Reason::Method,
-                    format!("method {} is not {wanted}", self.request.method),
-                )
-            }
+            Some(Unmet::Method) => (
+                Reason::Method,
+                match source.method.as_deref() {
+                    Some(wanted) => format!("method {} is not {wanted}", self.request.method),
+                    None => format!("a tunnel is for matches that name the method {}", self.request.method),
+                },
+            ),
             Some(Unmet::Header(header)) => {
                 let value = self.request.fields.get(&header.name).map(String::from_utf8_lossy);
                 let named = |other: &&HeaderMatch| other.name.eq_ignore_ascii_case(&header.name);

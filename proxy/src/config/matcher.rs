@@ -63,7 +63,12 @@ impl Matcher {
 
     /// What keeps a request out whose path is as wanted. A repeated field is judged by its first line.
     pub(super) fn unmet<F: Fields>(&self, request: &RequestView<'_, F>) -> Option<Unmet<'_>> {
-        if self.method.as_deref().is_some_and(|method| method != request.method) {
+        let met = match self.method.as_deref() {
+            Some(method) => method == request.method,
+            // A tunnel is nothing that somebody gets who has not thought of it.
+            None => request.method != "CONNECT",
+        };
+        if !met {
             return Some(Unmet::Method);
         }
         let header = self

@@ -329,6 +329,7 @@ pub(crate) struct H1Responder<'d, S> {
     reply: &'d mut Reply,
     http10: bool,
     head: bool,
+    connect: bool,
 }
 
 impl<S: Stream> Downstream for H1Request<'_, S> {
@@ -368,6 +369,10 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
 
     fn is_head(&self) -> bool {
         self.message.is_head()
+    }
+
+    fn is_connect(&self) -> bool {
+        self.message.is_connect()
     }
 
     fn framing(&self) -> Framing {
@@ -422,6 +427,7 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
             reply: &mut self.reply,
             http10: self.message.is_http10(),
             head: self.message.is_head(),
+            connect: self.message.is_connect(),
         };
         let body = H1RequestBody {
             stream: self.stream,
@@ -469,11 +475,13 @@ impl<S: Stream> Responder for H1Responder<'_, S> {
         self.reply.begun = true;
         self.reply.chunked = framing == Framing::Chunked && !bodiless;
         self.reply.until_close = framing == Framing::UntilClose && !bodiless;
-        self.reply.close |= self.worker.draining.get() || self.reply.until_close;
+        self.reply.close |= self.worker.draining.get() || self.reply.until_close || self.connect;
+        // What a tunnel begins with is the last that is said of the connection.
+        let close = self.reply.close && !(self.connect && (200..300).contains(&status));
         let mut out = self.worker.outgoing.take();
         match &fields {
-            ResponseFields::H1(message) => message.encode_response(&mut out, framing, self.reply.close),
-            ResponseFields::Map(map) => h1::encode_response_from(&mut out, status, map, framing, self.reply.close),
+            ResponseFields::H1(message) => message.encode_response(&mut out, framing, close),
+            ResponseFields::Map(map) => h1::encode_response_from(&mut out, status, map, framing, close),
         }
         let sent = if self.reply.chunked {
             if !first.is_empty() {

@@ -17,7 +17,9 @@ use h2::{
 use http::{HeaderMap, Response, StatusCode, request};
 use tokio::net::TcpStream;
 
-use super::{Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, Unserved, h1::to_map};
+use super::{
+    Client, Downstream, FORWARDED, Outgoing, RequestBody, Responder, ResponseFields, Unserved, h1::to_map, tunnelled,
+};
 use crate::{
     body::{BodyError, Piece},
     exchange::exchange,
@@ -255,11 +257,16 @@ impl Downstream for H2Request {
         self.head.method == http::Method::HEAD
     }
 
+    fn is_connect(&self) -> bool {
+        self.head.method == http::Method::CONNECT
+    }
+
     fn framing(&self) -> Framing {
         if let Some(held) = &self.held {
             return Framing::Length(held.len() as u64);
         }
-        if self.body.is_end_stream() {
+        // What goes through a tunnel is no body.
+        if self.body.is_end_stream() || self.is_connect() {
             return Framing::None;
         }
         let length = self.head.headers.get(http::header::CONTENT_LENGTH);
@@ -311,8 +318,11 @@ impl Downstream for H2Request {
         (H2RequestBody(&mut self.body), responder)
     }
 
-    async fn tunnel(&mut self, _backend: &Shared<BackendStream>, _early: &[u8]) {
-        // Never reached: an HTTP/2 request has no Upgrade field, so no backend is asked for one.
+    async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]) {
+        // Only after CONNECT: an HTTP/2 request has no Upgrade field, so no backend is asked for one.
+        if let Some(stream) = &mut self.stream {
+            tunnelled::join(&mut self.body, stream, backend, early).await;
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod h1;
 pub(crate) mod h2;
+mod tunnelled;
 
 use std::{
     cell::OnceCell,
@@ -219,6 +220,8 @@ pub(crate) trait Downstream {
     fn head_mut(&mut self) -> &mut Self::Head;
     /// Whether the method is HEAD, to which the answer has no body.
     fn is_head(&self) -> bool;
+    /// Whether the method is CONNECT, which asks for a tunnel.
+    fn is_connect(&self) -> bool;
     /// How the body is delimited.
     fn framing(&self) -> Framing;
     /// The protocol the client asks to upgrade to.
@@ -232,7 +235,7 @@ pub(crate) trait Downstream {
     /// The head as an HTTP/2 backend reads it; the URI is set by the caller.
     fn headers(&self, line: &Outgoing<'_>) -> HeaderMap;
     fn split(&mut self) -> (Self::Body<'_>, Self::Responder<'_>);
-    /// Joins client and backend for good, after an answer of 101. `early` is what the backend sent with its head.
+    /// Joins client and backend for good, after an answer of 101, or of 200 to CONNECT. `early` is what the backend sent with its head.
     async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]);
 }
 

@@ -42,6 +42,8 @@ pub(crate) async fn exchange<D: Downstream>(worker: &Rc<Worker>, client: &Client
     } else {
         route(worker, client, request, &mut account).await;
     }
+    // What follows a CONNECT that got no tunnel was perhaps meant for one, and is not to be taken for a request.
+    account.reusable &= !request.is_connect();
     account.close(worker, client, request);
     Finished {
         reusable: account.reusable,

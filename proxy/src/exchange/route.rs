@@ -18,7 +18,7 @@ use crate::{
     config::{Answer, BackendEntry, Filters, Found, Rule, ServiceEntry, Snapshot, Target},
     downstream::{Client, Downstream},
     flag::Flag,
-    h1::Refusal,
+    h1::{Refusal, is_authority_of_tunnel},
     intercepted::Outbound,
     mirror,
     session::{self, Persistence, Resumed},
@@ -46,10 +46,13 @@ pub(super) async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, r
     {
         return fail(worker, account, request, Flag::PolicyDenied, reason).await;
     }
-    if view.method == "CONNECT" {
-        // Over HTTP/1.1 it is no request that can be parsed. It asks for a tunnel, whatever a route does with its path.
-        account.refuse(Refusal::ConnectRefused);
-        return answer(worker, account, request, HeaderMap::new()).await;
+    let tunnel = request.is_connect();
+    if tunnel && !is_authority_of_tunnel(view.host.as_bytes()) {
+        return refuse(worker, account, request, Refusal::InvalidTarget).await;
+    }
+    // Beside a pod nobody would see what goes through it.
+    if tunnel && guard.is_some() {
+        return refuse(worker, account, request, Refusal::ConnectRefused).await;
     }
     // What policies are asked about they see resolved, and what they let by goes on as it came.
     if guard.is_none() && has_dot_segments(view.path) {
@@ -68,6 +71,7 @@ pub(super) async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, r
         },
         Some(outbound) => match outbound.frontend(&snapshot) {
             Some(frontend) => frontend.find(&view),
+            None if tunnel => Found::NoRoute,
             // Boxed, so that other requests do not hold the space for it.
             None => return Box::pin(direct(worker, client, outbound, request, account)).await,
         },
@@ -83,6 +87,7 @@ pub(super) async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, r
     }
     let matched = match found {
         Found::Rule(matched) => matched,
+        Found::NoRoute if tunnel => return refuse(worker, account, request, Refusal::ConnectRefused).await,
         Found::NoRoute => return fail(worker, account, request, Flag::NoRoute, String::new()).await,
         Found::Misdirected => return fail(worker, account, request, Flag::Misdirected, String::new()).await,
     };
@@ -132,9 +137,17 @@ pub(super) async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, r
         secure: client.tls.is_some(),
     });
     let plan = Plan::new(client, request, &matched, backend, account.started, session, add);
-    mirror::send(worker, &snapshot, client, request, &rule.filters, &plan);
-    mirror::send(worker, &snapshot, client, request, &backend.filters, &plan);
+    if !tunnel {
+        mirror::send(worker, &snapshot, client, request, &rule.filters, &plan);
+        mirror::send(worker, &snapshot, client, request, &backend.filters, &plan);
+    }
     forward(worker, client, request, account, worker.upstream(entry), &plan).await;
+}
+
+/// Refuses a request for what it is.
+async fn refuse<D: Downstream>(worker: &Worker, account: &mut Account, request: &mut D, refusal: Refusal) {
+    account.refuse(refusal);
+    answer(worker, account, request, HeaderMap::new()).await;
 }
 
 /// What the filters answer in the place of a backend.

@@ -25,6 +25,7 @@ impl Message {
         match line.target {
             Some(target) => out.extend_from_slice(target.as_bytes()),
             None if self.buffer[self.target.range()] == *b"*" => out.push(b'*'),
+            None if self.is_connect() => out.extend_from_slice(&self.buffer[self.target.range()]),
             None => {
                 // Of an absolute target, the origin form is passed on (RFC 9112, 3.2.1).
                 if self.path.start == self.path.end {

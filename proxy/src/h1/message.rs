@@ -224,6 +224,11 @@ impl Message {
         self.buffer[self.method.range()] == *b"HEAD"
     }
 
+    /// Whether the method is CONNECT, which asks for a tunnel. Its target is a host and a port, and there is no path.
+    pub fn is_connect(&self) -> bool {
+        self.buffer[self.method.range()] == *b"CONNECT"
+    }
+
     /// How many bytes the head has, the empty line included.
     pub fn head_length(&self) -> usize {
         self.head_end

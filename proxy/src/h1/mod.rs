@@ -11,5 +11,6 @@ mod refusal;
 pub use chunked::{Chunked, Step, chunk_head, encode_trailers};
 pub use encode::{RequestLine, encode_request_from, encode_response_from};
 pub use message::{Framing, Limits, Message, Parse};
+pub(crate) use parse::is_authority_of_tunnel;
 pub use pool::{MessagePool, Pooled};
 pub use refusal::Refusal;

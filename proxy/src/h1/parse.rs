@@ -80,7 +80,7 @@ impl Message {
         self.upgrade = framed
             .upgrade
             .filter(|upgrade| framed.upgrade_token && !http10 && is_upgrade(&self.buffer[upgrade.range()]));
-        if self.upgrade.is_some() && self.framing != Framing::None {
+        if (self.upgrade.is_some() || self.is_connect()) && self.framing != Framing::None {
             return Err(Refusal::UpgradeWithBody);
         }
         self.host = framed.host.unwrap_or_default();
@@ -274,8 +274,17 @@ impl Message {
         if target.len() > TARGET {
             return Err(Refusal::TargetTooLong);
         }
-        if self.buffer[self.method.range()] == *b"CONNECT" {
-            return Err(Refusal::ConnectRefused);
+        if self.is_connect() {
+            // Whose tunnel it is to be says the target, whatever `Host` says.
+            if !is_authority_of_tunnel(target) {
+                return Err(Refusal::InvalidTarget);
+            }
+            self.host = self.target;
+            self.path = Span {
+                start: self.target.end,
+                end: self.target.end,
+            };
+            return Ok(());
         }
         if !target.iter().all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#') {
             return Err(Refusal::InvalidTarget);
@@ -480,6 +489,12 @@ const IN_NAME: [bool; 256] = {
     }
     table
 };
+
+/// A host with a port, neither of which may be left out where a tunnel is asked for (RFC 9110, 9.3.6).
+pub(crate) fn is_authority_of_tunnel(value: &[u8]) -> bool {
+    let port = memchr::memrchr(b':', value).map(|at| &value[at + 1..]);
+    is_authority(value) && port.is_some_and(|port| decimal(port).is_some_and(|port| (1..=0xffff).contains(&port)))
+}
 
 /// A host, perhaps with a port; no user information (RFC 9110, 4.2.4).
 pub(crate) fn is_authority(value: &[u8]) -> bool {

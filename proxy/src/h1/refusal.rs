@@ -49,14 +49,14 @@ pub enum Refusal {
     /// The transfer coding is not `chunked` alone, or the version knows none.
     #[error("the Transfer-Encoding is not exactly `chunked`")]
     InvalidTransferEncoding,
-    /// `CONNECT` is not routed.
-    #[error("CONNECT is not allowed here")]
+    /// A tunnel is asked for, and no rule has a match for `CONNECT` that takes it.
+    #[error("no route takes CONNECT here")]
     ConnectRefused,
     /// An `Expect` other than `100-continue` (RFC 9110, 10.1.1).
     #[error("the expectation is not known")]
     UnknownExpectation,
-    /// An upgrade is asked for together with a body.
-    #[error("a request that asks for an upgrade has a body")]
+    /// An upgrade or a tunnel is asked for together with a body.
+    #[error("a request that asks for an upgrade or a tunnel has a body")]
     UpgradeWithBody,
     /// A response of 101 to a request that did not ask for an upgrade.
     #[error("101 was answered to a request that did not ask for an upgrade")]

@@ -115,7 +115,12 @@ impl Conversation {
                 };
             }
             other.set(true);
-            Ok(message.parse_request(&heads.limits)?)
+            let parsed = message.parse_request(&heads.limits)?;
+            if parsed == Parse::Complete && message.is_connect() {
+                // What follows is of a protocol of its own, if the server agrees.
+                return Err(Refusal::ConnectRefused.into());
+            }
+            Ok(parsed)
         };
         while !bytes.is_empty() {
             let Some(message) = self.requests.next_head(&mut bytes, heads.pool, parse)? else {

@@ -24,7 +24,7 @@ pub(super) fn render(out: &mut String, seen: &Intercepted) {
         out,
         "weft_intercepted_lost",
         "counter",
-        "HTTP/1 connections that are carried on but whose requests can no longer be told apart.",
+        "Connections of HTTP that are carried on but whose requests can no longer be told apart.",
     );
     for (direction, count) in &seen.lost {
         let labels = [("direction", direction.as_str())];

@@ -26,7 +26,12 @@ pub fn header(head: &str, name: &str) -> Option<String> {
 
 /// Reads the body that follows a head, which says how long it is.
 pub fn read_body(reader: &mut impl BufRead, head: &str) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
+    read_whole(reader, head).map(|(body, _)| body)
+}
+
+/// The same with the trailers after it, line by line.
+pub fn read_whole(reader: &mut impl BufRead, head: &str) -> Option<(Vec<u8>, String)> {
+    let (mut body, mut trailers) = (Vec::new(), String::new());
     if let Some(length) = header(head, "content-length") {
         body.resize(length.parse().ok()?, 0);
         reader.read_exact(&mut body).ok()?;
@@ -36,11 +41,7 @@ pub fn read_body(reader: &mut impl BufRead, head: &str) -> Option<Vec<u8>> {
             reader.read_line(&mut size).ok()?;
             let size = usize::from_str_radix(size.trim(), 16).ok()?;
             if size == 0 {
-                // Trailers, if any, up to the empty line.
-                let mut line = String::new();
-                while reader.read_line(&mut line).ok()? > 2 {
-                    line.clear();
-                }
+                trailers = read_head(reader)?;
                 break;
             }
             let from = body.len();
@@ -49,5 +50,5 @@ pub fn read_body(reader: &mut impl BufRead, head: &str) -> Option<Vec<u8>> {
             body.truncate(from + size);
         }
     }
-    Some(body)
+    Some((body, trailers))
 }

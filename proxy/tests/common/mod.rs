@@ -1,6 +1,8 @@
 //! A real proxy on loopback, real backends, and a client that sends exactly the bytes it is told to.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod h2c;
+pub mod log;
 pub mod message;
 pub mod unverified;
 
@@ -17,7 +19,7 @@ use std::{
 };
 
 pub use message::header;
-use message::{read_body, read_head};
+use message::{read_head, read_whole};
 use tokio::runtime::Runtime;
 use weft_model::{
     Backend, BackendProtocol, BackendTarget, Change, GatewayKey, Listener, ListenerProtocol, PathMatch, Rejected,
@@ -211,6 +213,7 @@ pub fn service_of(key: ServiceKey, protocol: BackendProtocol, addresses: &[Socke
 pub struct Seen {
     pub head: String,
     pub body: Vec<u8>,
+    pub trailers: String,
 }
 
 impl Seen {
@@ -219,7 +222,8 @@ impl Seen {
     }
 }
 
-/// A backend that answers each request as a function says, connection by connection, in a thread each.
+/// A backend that answers each request as a function says, connection by connection, in a thread each. After an answer that
+/// says so it closes.
 pub struct Backend1 {
     pub address: SocketAddr,
     pub connections: Arc<AtomicUsize>,
@@ -250,7 +254,7 @@ impl Backend1 {
                         let Some(bytes) = answer(&seen, requests.fetch_add(1, Ordering::SeqCst)) else {
                             return;
                         };
-                        if reader.get_mut().write_all(&bytes).is_err() {
+                        if reader.get_mut().write_all(&bytes).is_err() || says_close(&bytes) {
                             return;
                         }
                     }
@@ -270,6 +274,26 @@ impl Backend1 {
     }
 }
 
+/// A backend that does something with each connection, once it has read the head of a request.
+pub fn raw_backend(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let serve = serve.clone();
+            thread::spawn(move || {
+                // Byte by byte, so that nothing of the body is read.
+                let mut reader = BufReader::with_capacity(1, &mut stream);
+                if read_head(&mut reader).is_some() {
+                    serve(stream);
+                }
+            });
+        }
+    });
+    address
+}
+
 pub fn ok(body: &[u8]) -> Vec<u8> {
     let mut bytes = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Backend: yes\r\n\r\n",
@@ -280,10 +304,16 @@ pub fn ok(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+fn says_close(answer: &[u8]) -> bool {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let head = String::from_utf8_lossy(&answer[..end.unwrap_or(0)]).into_owned();
+    head.starts_with("HTTP/1.0 ") || header(&head, "connection").as_deref() == Some("close")
+}
+
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
     let head = read_head(reader)?;
-    let body = read_body(reader, &head)?;
-    Some(Seen { head, body })
+    let (body, trailers) = read_whole(reader, &head)?;
+    Some(Seen { head, body, trailers })
 }
 
 /// A client connection.
@@ -297,6 +327,7 @@ pub struct Response {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
+    pub trailers: String,
     /// The body broke off.
     pub truncated: bool,
 }
@@ -341,23 +372,26 @@ impl Client {
                 status,
                 head,
                 body: vec![],
+                trailers: String::new(),
                 truncated: false,
             });
         }
         let bodiless = method == "HEAD" || status == 204 || status == 304 || status == 101;
         let delimited = header(&head, "content-length").is_some() || header(&head, "transfer-encoding").is_some();
-        let body = if bodiless {
-            Some(vec![])
+        let whole = if bodiless {
+            Some(Default::default())
         } else if delimited {
-            read_body(&mut self.reader, &head)
+            read_whole(&mut self.reader, &head)
         } else {
-            Some(self.rest())
+            Some((self.rest(), String::new()))
         };
-        let truncated = body.is_none();
+        let truncated = whole.is_none();
+        let (body, trailers) = whole.unwrap_or_default();
         Some(Response {
             status,
             head,
-            body: body.unwrap_or_default(),
+            body,
+            trailers,
             truncated,
         })
     }

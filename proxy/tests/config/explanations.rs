@@ -290,3 +290,29 @@ fn of_a_connection_all_who_are_asked_are_named() {
         assert_eq!(ask(address), (verdict, judged.to_owned()), "{address}");
     }
 }
+
+#[test]
+fn a_tunnel_is_for_those_who_name_the_method() {
+    let any = || route("any").at(&["=/"]);
+    let ask = |snapshot, line: &str| {
+        let request = request(line, &[]);
+        explain(snapshot, 80, None, &request.view(), &Asker::default())
+    };
+    let only = serving([listener(HTTP, 80, None)], [any()]);
+    let explanation = ask(&only, "CONNECT a.com:443/");
+    assert_eq!(explanation.verdict, Verdict::NoTunnel);
+    let passed = &explanation.passed[0];
+    assert_eq!(
+        (&passed.reason, passed.text.as_str()),
+        (&Reason::Method, "a tunnel is for matches that name the method CONNECT")
+    );
+    let both = serving(
+        [listener(HTTP, 80, None)],
+        [any(), route("tunnels").at(&["/"]).method("CONNECT")],
+    );
+    let explanation = ask(&both, "CONNECT a.com:443/");
+    let taken = explanation.taken.expect("it is taken");
+    assert_eq!(taken.route.as_str(), "HTTPRoute/default/tunnels/0");
+    let taken = ask(&both, "GET a.com/").taken.expect("it is taken");
+    assert_eq!(taken.route.as_str(), "HTTPRoute/default/any/0");
+}

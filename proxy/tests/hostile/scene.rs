@@ -1,16 +1,11 @@
 //! What the tests have in common: a proxy with short limits, its access log, and a backend.
 
-use std::{
-    net::SocketAddr,
-    ops::Deref,
-    sync::{Arc, Mutex, mpsc},
-    time::Duration,
-};
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
 use weft_model::{BackendProtocol, Resource};
-use weft_proxy::{AccessLog, Flag, Limits, LogFormat, LogOutput};
+use weft_proxy::{Flag, Limits};
 
-use crate::common::{Backend1, Fixture, eventually, ok, route, service};
+use crate::common::{Backend1, Fixture, eventually, log::Lines, ok, route, service};
 
 /// Long enough for a busy machine, short enough for a test. Watchdogs look twice a second.
 pub const SHORT: Duration = Duration::from_millis(400);
@@ -22,8 +17,7 @@ pub const LARGE: usize = 32 * 1024 * 1024;
 /// A running proxy, with what it writes down.
 pub struct Scene {
     fixture: Fixture,
-    log: mpsc::Receiver<String>,
-    lines: Mutex<Vec<String>>,
+    log: Lines,
 }
 
 impl Deref for Scene {
@@ -37,13 +31,9 @@ impl Deref for Scene {
 impl Scene {
     /// With limits that are long but for what `change` makes of them, and a backend for `/`.
     pub fn new(backend: SocketAddr, change: impl FnOnce(&mut Limits)) -> Self {
-        let (lines, log) = mpsc::channel();
+        let mut log = None;
         let fixture = Fixture::with(|options| {
-            options.access_log = AccessLog {
-                format: Some(LogFormat::Text("{status} {flag} {reason} {path}".into())),
-                sample: 1.0,
-                output: LogOutput::Channel(lines),
-            };
+            log = Some(Lines::of(options, "{status} {flag} {reason} {path}"));
             let limits = &mut options.limits;
             (limits.head_timeout, limits.idle_timeout, limits.stream_idle_timeout) = (LONG, LONG, LONG);
             change(limits);
@@ -56,8 +46,7 @@ impl Scene {
         assert!(rejected.is_empty(), "{rejected:?}");
         Self {
             fixture,
-            log,
-            lines: Mutex::default(),
+            log: log.expect("it was made with the options"),
         }
     }
 
@@ -73,15 +62,7 @@ impl Scene {
 
     /// Waits until the log has a line that begins so.
     pub fn logged(&self, start: &str) {
-        eventually(&format!("a line {start:?} of the access log"), || {
-            let mut lines = self.lines.lock().expect("nobody panics with it");
-            lines.extend(
-                self.log
-                    .try_iter()
-                    .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()),
-            );
-            lines.iter().any(|line| line.starts_with(start))
-        });
+        self.log.wait(start);
     }
 
     /// Waits until a flag has been counted so often.

@@ -97,6 +97,8 @@ pub enum Verdict {
     Routed,
     /// A listener is for its host, but no rule takes it: 404.
     NoRoute,
+    /// The same of a CONNECT, which only a match that names this method takes: 405.
+    NoTunnel,
     /// No listener on the port is for its host: 404, or no TLS handshake.
     NoListener,
     /// Its host belongs to another listener than its SNI: 421.

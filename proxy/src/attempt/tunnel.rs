@@ -1,0 +1,56 @@
+//! A try of a tunnel (RFC 9110, 9.3.6): a connection to the endpoint, on which nothing is said but what the client says.
+
+use std::pin::pin;
+
+use http::{HeaderMap, header};
+
+use super::{Context, Failure, Progress, Sent};
+use crate::{
+    body::{Broken, guarded},
+    downstream::{Downstream, Responder, ResponseFields},
+    h1::Framing,
+    io::Shared,
+    upstream::Alpn,
+};
+
+/// What a client is told whose tunnel is there.
+const ESTABLISHED: u16 = 200;
+
+pub(super) async fn make<D: Downstream>(
+    context: &Context<'_>,
+    request: &mut D,
+    progress: &Progress,
+) -> Result<Sent, Failure> {
+    let (worker, connections) = (context.worker, &context.endpoint.connections);
+    let connected = connections.connect(worker, context.secure, Alpn::None).await;
+    let backend = Shared::new(connected.map_err(Failure::of_connecting)?);
+    let mut headers = HeaderMap::new();
+    context.edit_response(&mut headers);
+    // There is no body that could have a length.
+    headers.remove(header::CONTENT_LENGTH);
+    progress.status.set(Some(ESTABLISHED));
+    let told = {
+        let watchdog = worker.watchdogs.watch();
+        watchdog.arm(worker.coarse_now(), worker.options.limits.stream_idle_timeout);
+        let (_, mut responder) = request.split();
+        let fields = ResponseFields::Map(headers);
+        let told = guarded(
+            &watchdog,
+            pin!(responder.respond(ESTABLISHED, fields, Framing::None, b"", false)),
+        )
+        .await;
+        if told.is_err() {
+            responder.abort();
+        }
+        told
+    };
+    if let Err(error) = told {
+        return Ok(Sent::broken(ESTABLISHED, Broken::Client(error)));
+    }
+    request.tunnel(&backend, b"").await;
+    Ok(Sent {
+        status: ESTABLISHED,
+        reusable: false,
+        broken: None,
+    })
+}
