@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod pressure;
 mod scene;
 mod trailers;
 mod tunnels;
