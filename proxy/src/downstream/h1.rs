@@ -218,7 +218,11 @@ async fn read_head<S: Stream>(
         })
         .await;
         match read {
-            Ok(0) => break Arrived::Closed,
+            // Empty lines are no part of a head.
+            Ok(0) => match held.take().filter(|message| !message.is_empty()) {
+                Some(message) => break Arrived::Refused(Refusal::TruncatedHead, message),
+                None => break Arrived::Closed,
+            },
             Ok(_) if !had_some => {
                 watchdog.set_idle(false);
                 watchdog.arm(worker.coarse_now(), timeouts.head_timeout);

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod corpus;
 mod frames;
 mod http1;
 mod http2;
