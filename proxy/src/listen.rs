@@ -119,7 +119,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, port: u16, speaks: Sp
             Speaks::Http => {
                 tokio::task::spawn_local(async move {
                     let _guard = guard;
-                    plain(worker, stream, Client::new(peer, port, None, cells)).await;
+                    let client = Client::new(peer, port, None, cells).aging(&worker);
+                    plain(worker, stream, client).await;
                 });
             }
             Speaks::Https(tls) => {
@@ -190,7 +191,7 @@ async fn secure(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, peer: Socke
         Err(_) => return worker.count_connections(|stats| stats.handshakes_failed += 1),
     };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let client = Client::new(peer, port, Some(tls), cells);
+    let client = Client::new(peer, port, Some(tls), cells).aging(&worker);
     if http2 {
         Box::pin(h2::serve(&worker, Rc::new(client), stream)).await;
     } else {

@@ -41,6 +41,9 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long a connection may lie idle between requests.
     pub idle_timeout: Duration,
+    /// How long a client of a Gateway may use one connection: then it is told, with an answer, to come again. Up to an eighth of
+    /// it is left out, by chance, so that those that came together do not all come again together.
+    pub connection_age: Duration,
     /// How long a body may stand still, in either direction, and a backend be silent before it answers.
     pub stream_idle_timeout: Duration,
     /// How long a connection whose content nobody looks at (TCPRoute, TLSRoute) may stand still.
@@ -70,6 +73,7 @@ impl Default for Limits {
             fields: 100,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            connection_age: Duration::from_secs(3600),
             stream_idle_timeout: Duration::from_secs(300),
             tcp_idle_timeout: Duration::from_secs(3600),
             // Several policies that belong together may come one after the other.

@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -40,6 +40,8 @@ pub(crate) struct Client {
     pub(crate) tls: Option<Box<Tls>>,
     /// Present where it was on its way to a Service, or to the application here, and was turned.
     pub(crate) outbound: Option<Box<Outbound>>,
+    /// When its connection has grown old; none where that is for others to say.
+    until: Option<Instant>,
     /// Where the requests of the port are counted.
     pub(crate) cells: Rc<Cells>,
     /// The value of `X-Forwarded-For`, made for the first request that goes on by HTTP/2.
@@ -56,8 +58,19 @@ impl Client {
             port,
             tls: tls.map(Box::new),
             outbound: None,
+            until: None,
             cells,
             forwarded_for: OnceCell::new(),
+        }
+    }
+
+    /// The same, on a connection that grows old.
+    pub(crate) fn aging(self, worker: &Worker) -> Self {
+        let age = worker.options.limits.connection_age;
+        let less = age.mul_f64((worker.random() as u32 as f64) / f64::from(u32::MAX) / 8.0);
+        Self {
+            until: worker.coarse_now().checked_add(age - less),
+            ..self
         }
     }
 
@@ -86,11 +99,11 @@ impl Client {
         self.outbound.as_ref().and_then(|outbound| outbound.guard.as_deref())
     }
 
-    /// Whether what it sends is still served by routes, or by the application here. If not, its connection ends with the next
-    /// request.
+    /// Whether what it sends is still served by routes, or by the application here, and by this connection. If not, that ends
+    /// with the next request.
     pub(crate) fn is_served(&self, worker: &Worker) -> bool {
         match &self.outbound {
-            None => worker.serves(self.port),
+            None => worker.serves(self.port) && self.until.is_none_or(|until| worker.coarse_now() < until),
             // Who comes in clear to where nobody else may so any more is answered, and may come again with proof.
             Some(outbound) => {
                 let unproven = outbound

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod pressure;
+mod reuse;
 mod scene;
 mod trailers;
 mod tunnels;
