@@ -2,9 +2,16 @@
 
 mod support;
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{SocketAddr, TcpStream},
+    num::NonZeroUsize,
+    path::Path,
+    thread,
+};
 
-use support::{Weft, eventually, metrics, run, run_with, stderr, stdout};
+use support::{Backend, Weft, client::Http, eventually, metrics, run, run_with, stderr, stdout};
 
 const HELLO: &str = "examples/hello";
 
@@ -187,6 +194,8 @@ fn the_admin_pages_say_what_is_in_use() {
 
 #[test]
 fn five_thousand_routes_have_less_than_a_thousand_series() {
+    const ROUTES: usize = 5000;
+    let backends: Vec<Backend> = (0..16).map(|_| Backend::new("hello")).collect();
     let mut text = String::from(
         "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -196,7 +205,7 @@ spec:
   listeners: [{name: http, protocol: HTTP, port: 80}]
 ",
     );
-    for at in 0..5000 {
+    for at in 0..ROUTES {
         write!(
             text,
             "---
@@ -216,19 +225,130 @@ spec: {{ports: [{{port: 80}}]}}
 "
         )
         .expect("text");
+        // Of each eighth nobody answers.
+        if at % 8 != 4 {
+            let port = backends[at % backends.len()].address.port();
+            write!(
+                text,
+                "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: s{at}, labels: {{kubernetes.io/service-name: s{at}}}}}
+addressType: IPv4
+ports: [{{port: {port}}}]
+endpoints: [{{addresses: [127.0.0.1]}}]
+"
+            )
+            .expect("text");
+        }
+        // Some have a policy.
+        if at % 16 == 0 {
+            write!(
+                text,
+                "---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: p{at}}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r{at}}}]
+  action: ALLOW
+  rules: [{{httpAttributes: {{paths: [{{type: Exact, value: /}}]}}}}]
+"
+            )
+            .expect("text");
+        }
     }
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("routes.yaml"), text).expect("written");
-    // Without --echo: it would want a port for each Service. Every fourth route is used, each Service of them tried.
-    let weft = Weft::up(&[folder.path()], &[80], &[]);
+    // Without --echo: it would want a port for each Service. Every fourth route is used.
+    let weft = Weft::up(&[folder.path()], &[80], &["--access-log", "off"]);
     let mut connection = weft.connect(80);
-    for at in (0..5000).step_by(4) {
-        assert_eq!(connection.get(&format!("h{at}.example"), "/").status, 503);
+    for at in (0..ROUTES).step_by(4) {
+        let mut ask = |path: &str| connection.get(&format!("h{at}.example"), path).status;
+        assert_eq!(ask("/"), if at % 8 == 4 { 503 } else { 200 });
+        if at % 16 == 0 {
+            assert_eq!(ask("/elsewhere"), 403);
+        }
     }
     let families = metrics::parse(&weft.page("/metrics").text());
-    assert_eq!(families["weft_config_routes"].samples[0].value, 5000.0);
+    assert_eq!(families["weft_config_routes"].samples[0].value, ROUTES as f64);
     let series: usize = families.values().map(|family| family.samples.len()).sum();
     assert!(series < 1000, "{series} series");
+    // What has no series of its own is counted all the same.
+    let requests = &families["weft_upstream_requests"];
+    assert_eq!(metrics::sum(requests, &[("class", "2xx")]), (ROUTES / 8) as f64);
+    let verdicts = &families["weft_policy_verdicts"];
+    let policies = ROUTES.div_ceil(16) as f64;
+    for verdict in ["allowed", "denied"] {
+        assert_eq!(metrics::sum(verdicts, &[("verdict", verdict)]), policies, "{verdict}");
+    }
+    let others = metrics::sum(verdicts, &[("policy", "_other"), ("verdict", "denied")]);
+    assert!(others > 0.0 && others < policies, "{others}");
+}
+
+#[test]
+fn listeners_bind_where_they_are_told_to() {
+    // All of 127.0.0.0/8 is this machine.
+    let there = |weft: &Weft| SocketAddr::from(([127, 0, 0, 9], weft.address(8080).port()));
+    let weft = Weft::up(&[Path::new(HELLO)], &[8080], &["--echo", "--address", "127.0.0.9"]);
+    assert_eq!(
+        Http::connect(there(&weft)).get("a.example", "/").service(),
+        "default/hello"
+    );
+    assert!(TcpStream::connect(weft.address(8080)).is_err(), "and nowhere else");
+    let weft = Weft::up(&[Path::new(HELLO)], &[8080], &["--echo"]);
+    assert_eq!(weft.get(8080, "a.example", "/").service(), "default/hello");
+    assert!(
+        TcpStream::connect(there(&weft)).is_err(),
+        "by default at 127.0.0.1 alone"
+    );
+    let weft = Weft::up(&[Path::new(HELLO)], &[8080], &["--echo", "--address", "0.0.0.0"]);
+    assert_eq!(weft.get(8080, "a.example", "/").service(), "default/hello");
+    assert_eq!(
+        Http::connect(there(&weft)).get("a.example", "/").service(),
+        "default/hello"
+    );
+    // An address of another machine (RFC 5737).
+    let mut weft = Weft::start(&[Path::new(HELLO)], weft.offset(), &["--address", "192.0.2.1"]);
+    let said = weft.stderr.text();
+    assert!(said.contains(" on 192.0.2.1 cannot be bound: "), "{said}");
+    assert!(weft.is_running());
+    let output = run(&["up", HELLO, "--address", "localhost"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--address"), "{}", stderr(&output));
+}
+
+#[test]
+fn there_are_as_many_workers_as_are_asked_for_each_with_a_socket_of_its_own() {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    for (args, workers) in [
+        (&["--echo", "--workers", "1"][..], 1),
+        (&["--echo", "--workers", "5"], 5),
+        (&["--echo"], cores),
+    ] {
+        let weft = Weft::up(&[Path::new(HELLO)], &[8080], args);
+        let tasks = fs::read_dir(format!("/proc/{}/task", weft.process())).expect("it runs");
+        let names = tasks.map(|task| fs::read_to_string(task.expect("a thread").path().join("comm")));
+        let count = names.filter(|name| name.as_ref().is_ok_and(|name| name.starts_with("worker-")));
+        assert_eq!(count.count(), workers, "{args:?}");
+        assert_eq!(listening(weft.address(8080).port()), workers, "{args:?}");
+        // The kernel spreads connections over the sockets: all of them are listened to.
+        let mut open: Vec<_> = (0..100).map(|_| weft.connect(8080)).collect();
+        for connection in &mut open {
+            assert_eq!(connection.get("a.example", "/").status, 200);
+        }
+    }
+}
+
+/// How many sockets listen at a port of 127.0.0.1.
+fn listening(port: u16) -> usize {
+    let sockets = fs::read_to_string("/proc/net/tcp").expect("there is procfs");
+    let wanted = format!("0100007F:{port:04X}");
+    sockets
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(1) == Some(&wanted.as_str()) && fields.get(3) == Some(&"0A"))
+        .count()
 }
 
 #[test]

@@ -11,13 +11,19 @@ use std::time::Duration;
 
 use self::text::{family, line};
 use crate::{
+    authorization::Verdict,
     config::{Resolution, Snapshot},
     mesh::Mesh,
     traffic::{ServiceStats, Stats, Traffic},
 };
 
+/// What one policy has decided.
+type Verdicts = [(Verdict, u64); Verdict::ALL.len()];
+
 /// Services with series of their own.
-const SERVICES: usize = 50;
+const SERVICES: usize = 40;
+/// Policies with series of their own.
+const POLICIES: usize = 25;
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// What is said of latencies that have no histogram.
 const QUANTILES: [(&str, f64); 3] = [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)];
@@ -214,14 +220,33 @@ fn verdicts(out: &mut String, snapshot: &Snapshot, mesh: &Mesh) {
         return;
     }
     let name = "weft_policy_verdicts";
-    let help = "Requests and connections that authorization policies have decided on, by policy and verdict.";
+    let help = "Requests and connections that authorization policies have decided on, by verdict, of the policies that have \
+                decided most and of all others.";
     family(out, name, "counter", help);
-    for (policy, verdicts) in decided {
+    for (policy, verdicts) in busiest_policies(decided) {
         for (verdict, count) in verdicts.into_iter().filter(|(_, count)| *count > 0) {
             let labels = [("policy", policy.as_str()), ("verdict", verdict.as_str())];
             line(out, &format!("{name}_total"), &labels, count);
         }
     }
+}
+
+/// Those that have decided most, and the sum of the others.
+fn busiest_policies(mut decided: Vec<(String, Verdicts)>) -> Vec<(String, Verdicts)> {
+    if decided.len() <= POLICIES {
+        return decided;
+    }
+    // The sort is stable, so that of those that have decided the same the first by name stay.
+    decided.sort_by_key(|(_, verdicts)| std::cmp::Reverse(verdicts.iter().map(|(_, count)| count).sum::<u64>()));
+    let rest = decided.split_off(POLICIES);
+    let mut other = Verdict::ALL.map(|verdict| (verdict, 0));
+    for (_, verdicts) in rest {
+        for ((_, sum), (_, count)) in other.iter_mut().zip(verdicts) {
+            *sum += count;
+        }
+    }
+    decided.push(("_other".to_owned(), other));
+    decided
 }
 
 /// Who this is in the mesh; nothing where it is not in one.
@@ -361,13 +386,34 @@ fn histogram(out: &mut String, name: &str, label: (&str, &str), traffic: &Traffi
 
 #[cfg(test)]
 mod tests {
-    use weft_model::ServiceKey;
+    use std::collections::BTreeMap;
+
+    use weft_model::{Edge, Remote, ServiceKey, Way};
 
     use super::*;
     use crate::{
+        flag::Flag,
         intercepted::Direction,
-        traffic::{DestinationStats, Intercepted},
+        traffic::{DestinationStats, EdgeStats, Intercepted, ListenerStats},
     };
+
+    #[test]
+    fn the_policies_that_have_decided_most_have_series_of_their_own() {
+        let decided = |number: u64| {
+            let counts = [number, 1, 0, 0];
+            let verdicts = std::array::from_fn(|at| (Verdict::ALL[at], counts[at]));
+            (format!("p{number}"), verdicts)
+        };
+        let few: Vec<_> = (0..POLICIES as u64).map(decided).collect();
+        assert_eq!(busiest_policies(few.clone()), few);
+        let shown = busiest_policies((0..5000).map(decided).collect());
+        assert_eq!(shown.len(), POLICIES + 1);
+        assert_eq!(shown[0].0, "p4999");
+        let (name, other) = &shown[POLICIES];
+        let below = 5000 - POLICIES as u64;
+        assert_eq!(name, "_other");
+        assert_eq!(other.map(|(_, count)| count), [below * (below - 1) / 2, below, 0, 0]);
+    }
 
     #[test]
     fn series_stay_below_a_thousand_at_five_thousand_services() {
@@ -391,14 +437,39 @@ mod tests {
             received: 0,
             sent: 0,
         };
+        let edge = |number| EdgeStats {
+            edge: Edge {
+                way: Way::Outbound,
+                remote: Remote::Service,
+                service: Some(ServiceKey::new("shop", &format!("s{number}"), 80)),
+                port: 0,
+                secured: false,
+            },
+            traffic: traffic.clone(),
+            connections: 0,
+            refused: 0,
+            received: 0,
+            sent: 0,
+            used: None,
+            would_deny: BTreeMap::new(),
+        };
+        let listener = |port| ListenerStats {
+            port,
+            traffic: traffic.clone(),
+        };
         let stats = Stats {
+            listeners: (1..=5).map(listener).collect(),
+            flags: Flag::ALL.map(|flag| (flag, 1)).to_vec(),
             services: (0..5000).map(service).collect(),
+            edges: (0..5000).map(edge).collect(),
             ..Stats::default()
         };
         let text = render(&stats, &Snapshot::default(), &Mesh::default());
         let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        // Each policy that decides has two more.
+        let series = series + 2 * (POLICIES + 1);
         assert!(series < 1000, "{series}");
-        assert!(text.contains("weft_upstream_requests_total{service=\"_other\",class=\"2xx\"} 24750\n"));
+        assert!(text.contains("weft_upstream_requests_total{service=\"_other\",class=\"2xx\"} 24800\n"));
         assert!(text.ends_with("# EOF\n"));
         let stats = Stats {
             intercepted: Intercepted {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Edges with series of their own.
-const EDGES: usize = 40;
+const EDGES: usize = 24;
 
 /// The labels of an edge.
 type Labels = [(&'static str, String); 9];
