@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 pub mod client;
+pub mod folder;
 pub mod h2c;
 #[path = "../../../proxy/tests/common/message.rs"]
 pub mod message;
