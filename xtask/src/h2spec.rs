@@ -15,6 +15,8 @@ use crate::{steps::Steps, tools};
 
 const PACKAGE: &str = "github.com/summerwind/h2spec/cmd/h2spec";
 const VERSION: &str = "v2.2.1+incompatible";
+/// Tests that this version has.
+const TESTS: usize = 145;
 /// How long Weft may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,13 +50,25 @@ pub(crate) fn run(steps: &mut Steps) {
                 println!("{text}");
                 bail!("h2spec found failures: {summary}");
             }
-            ensure!(
-                summary.contains(" 0 failed"),
-                "h2spec did not say that nothing failed: {summary}"
-            );
+            whole(summary)?;
         }
         Ok(())
     });
+}
+
+/// Whether a summary says that all tests were run, and that all have passed.
+fn whole(summary: &str) -> anyhow::Result<()> {
+    // `145 tests, 145 passed, 0 skipped, 0 failed`
+    let count = |what: &str| -> Option<usize> {
+        let mut parts = summary.split(", ").filter_map(|part| part.trim().split_once(' '));
+        parts.find(|(_, kind)| *kind == what)?.0.parse().ok()
+    };
+    let (tests, passed) = (count("tests").unwrap_or(0), count("passed").unwrap_or(0));
+    ensure!(
+        tests >= TESTS && passed == tests && count("skipped") == Some(0) && count("failed") == Some(0),
+        "h2spec did not pass whole: {summary}; it has {TESTS} tests at least, and none may be skipped"
+    );
+    Ok(())
 }
 
 /// A running gateway, stopped when dropped.
@@ -131,4 +145,22 @@ fn manifests(http: u16, https: u16) -> anyhow::Result<String> {
     Ok(format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge}}\nspec:\n  gatewayClassName: weft\n  listeners:\n  - {{name: http, protocol: HTTP, port: {http}}}\n  - {{name: https, protocol: HTTPS, port: {https}, tls: {{certificateRefs: [{{name: storefront-tls}}]}}}}\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: all}}\nspec:\n  parentRefs: [{{name: edge}}]\n  rules: [{{backendRefs: [{{name: web, port: 80}}]}}]\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{ports: [{{port: 80}}]}}\n---\n{secret}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_run_passes() {
+        assert!(whole("145 tests, 145 passed, 0 skipped, 0 failed").is_ok());
+        for summary in [
+            "145 tests, 144 passed, 1 skipped, 0 failed",
+            "145 tests, 144 passed, 0 skipped, 1 failed",
+            "1 tests, 1 passed, 0 skipped, 0 failed",
+            "no summary",
+        ] {
+            assert!(whole(summary).is_err(), "{summary}");
+        }
+    }
 }
