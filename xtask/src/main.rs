@@ -15,6 +15,7 @@ mod packages;
 mod pebble;
 mod steps;
 mod tools;
+mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -230,7 +231,7 @@ fn test(fast: bool) -> ExitCode {
             packages::install(&packages::NAMESPACES)
         });
     }
-    steps.run("tests", "cargo", &["test", "--workspace", "--locked"]);
+    workspace::test(&mut steps, !fast && cluster::is_root());
     if fast {
         steps.skip("licences and sources of dependencies", "left out by --fast");
         steps.skip("HTTP/2 conformance", "left out by --fast");

@@ -41,11 +41,23 @@ pub const ADMIN: u16 = 15021;
 pub const POD: [&str; 2] = ["192.0.2.2", "2001:db8::2"];
 pub const WORLD: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
-/// Whether the test can run; says so if not.
+/// Whether the test can run; says so if not, and writes it down where `cargo xtask test` names it.
 pub fn possible() -> bool {
+    let Some(why) = obstacle() else { return true };
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    println!("skipped: {why}");
+    if let Some(list) = std::env::var_os("WEFT_SKIPPED") {
+        let list = File::options().create(true).append(true).open(list);
+        let written = list.and_then(|mut list| list.write_all(format!("{test}: {why}\n").as_bytes()));
+        written.expect("the list of tests that are left out can be written");
+    }
+    false
+}
+
+/// Why the test cannot run.
+fn obstacle() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: network namespaces need root");
-        return false;
+        return Some("network namespaces need root".to_owned());
     }
     for (program, package) in [("ip", "iproute2"), ("nft", "nftables"), ("setpriv", "util-linux")] {
         let found = Command::new(program)
@@ -54,11 +66,10 @@ pub fn possible() -> bool {
             .stderr(Stdio::null())
             .status();
         if found.is_err() {
-            println!("skipped: there is no {program}; install what Debian calls {package}");
-            return false;
+            return Some(format!("there is no {program}; install what Debian calls {package}"));
         }
     }
-    true
+    None
 }
 
 /// Waits until something holds.
