@@ -1,7 +1,7 @@
 //! What Weft must bear in a real cluster, beside what the official suites ask of it.
 //!
 //! Run inside the cluster's network: `cargo xtask failures`, `cargo xtask injection`, `cargo xtask smi`, `cargo xtask sample`,
-//! `cargo xtask acme`, `cargo xtask cert-manager`, `cargo xtask scale`.
+//! `cargo xtask acme`, `cargo xtask cert-manager`, `cargo xtask lifecycle`, `cargo xtask scale`.
 
 mod acme;
 mod cert_manager;
@@ -11,11 +11,13 @@ mod failures;
 mod injection;
 mod load;
 mod monitors;
+mod removal;
 mod sample;
 mod scale;
 mod scene;
 mod seeing;
 mod smi;
+mod weft;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,8 @@ enum Command {
         /// Only those parts whose names contain this.
         filter: Option<String>,
     },
+    /// Removes Weft while an application of the mesh is in use.
+    Removal,
     /// Has Gateways' certificates ordered from a CA.
     Acme,
     /// Has certificates of workloads signed by cert-manager.
@@ -58,6 +62,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Failures { filter } => failures::run(filter.as_deref()).await,
         Command::Injection => injection::run().await,
         Command::Smi { filter } => smi::run(filter.as_deref()).await,
+        Command::Removal => removal::run().await,
         Command::Acme => acme::run().await,
         Command::CertManager => cert_manager::run().await,
         Command::Sample => sample::run().await,

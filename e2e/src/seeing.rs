@@ -1,12 +1,13 @@
 //! What sidecars see is told by the API server: to `weft`, to whoever asks for it raw, and to nobody who may not see it.
 
-use std::process::Stdio;
-
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::cluster::{Cluster, PATIENCE, eventually};
+use crate::{
+    cluster::{Cluster, PATIENCE, eventually},
+    weft::weft,
+};
 
 /// Two applications in a namespace, of which `client` has talked to `web`, and does so.
 pub(crate) async fn all(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
@@ -131,22 +132,4 @@ pub(crate) async fn path(cluster: &Cluster, namespace: &str) -> anyhow::Result<(
     weft(&["retreat", namespace]).await?;
     ensure!(stage().await? == "observe", "it has not gone back");
     Ok(())
-}
-
-/// Runs `weft` and returns what it says.
-async fn weft(args: &[&str]) -> anyhow::Result<String> {
-    let program =
-        std::env::var("WEFT_PROGRAM").context("WEFT_PROGRAM is to say where weft is: cargo xtask injection")?;
-    let mut command = tokio::process::Command::new(program);
-    command.kill_on_drop(true);
-    let output = command.args(args).stdin(Stdio::null()).output().await?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(
-        output.status.success(),
-        "weft {} ended with {}:\n{said}{}",
-        args.join(" "),
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(said)
 }

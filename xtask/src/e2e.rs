@@ -25,6 +25,11 @@ pub(crate) fn smi(filter: Option<&str>) -> anyhow::Result<()> {
     run("smi", &Vec::from_iter(filter))
 }
 
+/// Removes Weft while an application of the mesh is in use.
+pub(crate) fn removal() -> anyhow::Result<()> {
+    run("removal", &[])
+}
+
 /// Has Gateways' certificates ordered from a CA.
 pub(crate) fn acme() -> anyhow::Result<()> {
     let [pebble, names] = pebble::build()?;

@@ -1,9 +1,10 @@
-//! Installation and removal, as a user does both: `weft check` finds nothing wrong, `weft uninstall` leaves nothing.
+//! Installation and removal, as a user does both: `weft check` finds nothing wrong, `weft uninstall` leaves nothing, and cuts off
+//! nobody who is in the mesh.
 
 use anyhow::ensure;
 
 use super::{ensure_up, inside, install, kubectl, output, until};
-use crate::tools;
+use crate::{e2e, tools};
 
 /// What an installation consists of, or the operator makes, as `kubectl` names these kinds.
 const KINDS: &str = "deployments,services,serviceaccounts,configmaps,secrets,poddisruptionbudgets,horizontalpodautoscalers,leases,roles,rolebindings,networkpolicies,podmonitors,clusterroles,clusterrolebindings,gatewayclasses,customresourcedefinitions,mutatingwebhookconfigurations,validatingwebhookconfigurations,apiservices,namespaces";
@@ -15,7 +16,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ensure_up()?;
     tools::build("dev")?;
     all_is_well()?;
-    weft(&["uninstall", "--yes"])?;
+    e2e::removal()?;
     nothing_left(&["namespace/weft-system"])?;
     let images = [
         "--operator-image",

@@ -20,6 +20,7 @@ use serde_json::json;
 use weft_crds::MESH_LABEL;
 use weft_model::view::EdgeView;
 
+pub(super) use self::preview::plural;
 use self::{
     preview::{Preview, preview},
     step::Step,

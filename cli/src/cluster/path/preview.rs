@@ -281,7 +281,7 @@ pub(super) fn ago(seconds: u64) -> String {
     }
 }
 
-pub(super) fn plural(count: usize, name: &str) -> String {
+pub(in crate::cluster) fn plural(count: usize, name: &str) -> String {
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 

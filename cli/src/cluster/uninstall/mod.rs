@@ -1,7 +1,9 @@
 //! `weft uninstall`: nothing is left but what was asked to stay.
 
+mod sidecars;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
@@ -11,7 +13,6 @@ use anyhow::bail;
 use clap::Parser;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::json;
-use weft_injection::INJECTED;
 
 use super::{AUTHORITY, CHILDREN, Cluster, GROUP, OPERATOR, OPERATOR_NAME, PART, Where, connection::name_of};
 
@@ -28,6 +29,9 @@ pub(crate) struct Uninstall {
     /// Leave the kinds that Weft owns, and with them all objects of these kinds.
     #[arg(long)]
     keep_crds: bool,
+    /// Even if workloads prove who they are, and could not for long without Weft.
+    #[arg(long)]
+    force: bool,
     /// Only say what would be removed.
     #[arg(long)]
     dry_run: bool,
@@ -56,8 +60,23 @@ pub(crate) async fn run(args: Uninstall) -> anyhow::Result<ExitCode> {
             name_of(&one.object)
         );
     }
+    // Where there is no operator any more, to wait for a step back would help nobody.
+    let operator = cluster.operator(&args.place.namespace).await?;
+    let lifetime = operator.as_ref().map(sidecars::lifetime);
+    let refusal = match lifetime {
+        Some(lifetime) => sidecars::refusal(&sidecars::find(&cluster).await?, lifetime),
+        None => None,
+    };
     if args.dry_run {
+        if let Some(why) = refusal {
+            println!("note: {why}");
+        }
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(why) = refusal
+        && !args.force
+    {
+        bail!("nothing is removed: {why}");
     }
     if !args.yes && !confirmed(doomed.len())? {
         return Ok(ExitCode::FAILURE);
@@ -72,10 +91,8 @@ pub(crate) async fn run(args: Uninstall) -> anyhow::Result<ExitCode> {
         remove(&cluster, one).await?;
     }
     println!("Weft is gone: {} objects were removed", doomed.len() + left.len());
-    for (namespace, count) in sidecars(&cluster).await? {
-        println!(
-            "pods in {namespace} that still have a sidecar: {count}; it goes on until they are made anew (kubectl rollout restart)"
-        );
+    for left in sidecars::find(&cluster).await? {
+        println!("{}", left.told(lifetime.unwrap_or(sidecars::LIFETIME)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -154,17 +171,6 @@ fn is_converted_by(crd: &DynamicObject, namespace: &str) -> bool {
     text("/spec/group").ends_with(".smi-spec.io")
         && text("/spec/conversion/webhook/clientConfig/service/namespace") == namespace
         && text("/spec/conversion/webhook/clientConfig/service/path") == "/convert"
-}
-
-/// How many pods have a sidecar, by namespace.
-async fn sidecars(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, usize>> {
-    let mut found = BTreeMap::new();
-    if let Some(api) = cluster.api("", "v1", "Pod") {
-        for pod in api.list_metadata(&ListParams::default().labels(INJECTED)).await? {
-            *found.entry(pod.metadata.namespace.unwrap_or_default()).or_default() += 1;
-        }
-    }
-    Ok(found)
 }
 
 /// What Helm remembers of releases, if it was Helm that installed them.
