@@ -2,9 +2,13 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -68,6 +72,37 @@ func TestExchange(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestEnd holds that who is about to end tells back bodies as before, lets connections end, and asks for the last time.
+func TestEnd(t *testing.T) {
+	self := server{leaving: new(atomic.Bool)}
+	echo := httptest.NewServer(self)
+	defer echo.Close()
+	for _, leaving := range []bool{false, true} {
+		self.leaving.Store(leaving)
+		response, err := http.Post(echo.URL, "text/plain", strings.NewReader("one\ntwo"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if err != nil || !strings.Contains(string(body), `Body="one\ntwo"`) {
+			t.Errorf("no body in %q: %v", body, err)
+		}
+		if response.Close != leaving {
+			t.Errorf("the connection ends: %t, it is about to end: %t", response.Close, leaving)
+		}
+	}
+	if err := leave(echo.URL); err != nil {
+		t.Error(err)
+	}
+	denies := httptest.NewServer(http.NotFoundHandler())
+	defer denies.Close()
+	for _, wrong := range []string{denies.URL, fmt.Sprintf("http://localhost:%d", port(t))} {
+		if err := leave(wrong); err == nil {
+			t.Errorf("no error where %s does not say 200", wrong)
+		}
+	}
 }
 
 // eventually is what the client prints once the server is there.

@@ -2,10 +2,12 @@
 // project. It does what the name says by which it is called:
 //
 //	server [--port=PORT]... [--tls=PORT]... [--grpc=PORT]... [--tcp=PORT]... [--crt=FILE --key=FILE] [--version=V] [--cluster=C]
+//	       [--linger=TIME] [--farewell=URL]
 //	client http|https|grpc|tcp://HOST[:PORT][/PATH] [--method=GET] [-H NAME:VALUE]... [--count=N]
 //	relay --to=http://HOST[:PORT] [--port=PORT]
 //
-// server tells back what it was asked; without ports it has those of the original. client prints answers as the suite reads
+// server tells back what it was asked; without ports it has those of the original. Unlike that, it may be told how to end:
+// --linger, --farewell. client prints answers as the suite reads
 // them, a blank line after each. relay, which the original does not have, passes requests on.
 package main
 

@@ -9,7 +9,8 @@ import (
 )
 
 // relay passes every request on to one place, as a client of its own, and tells back what it gets there; 502 is what it says
-// itself if that is nothing. Who asks it from outside of the mesh sees what an application inside meets.
+// itself if that is nothing, with the reason. Who asks it from outside of the mesh sees what an application inside meets: all of
+// it where a request has a body, since the transport asks again by itself only for what it can say a second time.
 func relay(args []string) error {
 	flags := flag.NewFlagSet("relay", flag.ContinueOnError)
 	port := flags.Int("port", 9000, "where it listens")
@@ -21,6 +22,11 @@ func relay(args []string) error {
 	if err != nil || target.Host == "" {
 		return fmt.Errorf("--to=%s is no URL of a server", *to)
 	}
-	proxy := &httputil.ReverseProxy{Rewrite: func(request *httputil.ProxyRequest) { request.SetURL(target) }}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(request *httputil.ProxyRequest) { request.SetURL(target) },
+		ErrorHandler: func(response http.ResponseWriter, _ *http.Request, err error) {
+			http.Error(response, err.Error(), http.StatusBadGateway)
+		},
+	}
 	return http.ListenAndServe(fmt.Sprint(":", *port), proxy)
 }

@@ -11,15 +11,19 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,16 +32,24 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// idle is how long a client may say nothing.
-const idle = time.Minute
+const (
+	// idle is how long a client may say nothing.
+	idle = time.Minute
+	// longest is as much of a body as is told back.
+	longest = 4096
+)
 
-// server knows who it is.
-type server struct{ version, cluster, hostname string }
+// server knows who it is, and whether it is about to end.
+type server struct {
+	version, cluster, hostname string
+	leaving                    *atomic.Bool
+}
 
-// serve tells back what it is asked until a port fails. A port of --port that --tls names too is served over TLS.
+// serve tells back what it is asked until a port fails, or it is told to end. A port of --port that --tls names too is served
+// over TLS.
 func serve(args []string) error {
 	var http, https, grpc, tcp ports
-	self := server{}
+	self := server{leaving: new(atomic.Bool)}
 	flags := flag.NewFlagSet("server", flag.ExitOnError)
 	flags.Var(&http, "port", "port for HTTP")
 	flags.Var(&https, "tls", "port for HTTP over TLS")
@@ -47,6 +59,8 @@ func serve(args []string) error {
 	key := flags.String("key", "/cert.key", "its key")
 	flags.StringVar(&self.version, "version", "", "told as ServiceVersion")
 	flags.StringVar(&self.cluster, "cluster", "", "told as Cluster")
+	linger := flags.Duration("linger", 0, "told to end, it goes on for so long, and lets each connection of HTTP end with its next answer")
+	farewell := flags.String("farewell", "", "told to end, it asks this URL last, and fails unless the answer is 200")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -80,7 +94,34 @@ func serve(args []string) error {
 			go func() { ended <- service.serve(listener) }()
 		}
 	}
-	return <-ended
+	told := make(chan os.Signal, 1)
+	// The original ends at once.
+	if *linger > 0 || *farewell != "" {
+		signal.Notify(told, syscall.SIGTERM)
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-told:
+		self.leaving.Store(true)
+		time.Sleep(*linger)
+		return leave(*farewell)
+	}
+}
+
+// leave asks for the last time. As with any program that ends, who is still connected is cut off.
+func leave(farewell string) error {
+	if farewell == "" {
+		return nil
+	}
+	answer := new(strings.Builder)
+	if err := request([]string{farewell}, answer); err != nil {
+		return fmt.Errorf("the last request: %w", err)
+	}
+	if !strings.Contains(answer.String(), "StatusCode=200\n") {
+		return fmt.Errorf("the last request was answered by %s", answer)
+	}
+	return nil
 }
 
 func (self server) http(pair *tls.Certificate) *http.Server {
@@ -106,7 +147,13 @@ func (self server) ServeHTTP(response http.ResponseWriter, request *http.Request
 		answer.add("Alpn", request.TLS.NegotiatedProtocol)
 	}
 	answer.addHeaders("RequestHeader", request.Header)
+	if body, _ := io.ReadAll(io.LimitReader(request.Body, longest)); len(body) > 0 {
+		answer.add("Body", strconv.Quote(string(body)))
+	}
 	response.Header().Set("Content-Type", "text/plain")
+	if self.leaving.Load() {
+		response.Header().Set("Connection", "close")
+	}
 	// Who does not wait for the answer does not get it.
 	_, _ = io.WriteString(response, answer.String())
 }

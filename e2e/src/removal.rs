@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use crate::{
     cluster::{Cluster, address, eventually},
     failures::mesh::Meshed,
-    load::{Load, status},
+    load::status,
     scene::{OPERATOR, SYSTEM},
     weft::{refused, weft},
 };
@@ -29,7 +29,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
 
 async fn removed(meshed: &mut Meshed<'_>) -> anyhow::Result<()> {
     let (cluster, namespace) = (meshed.cluster, meshed.namespace.clone());
-    let load = Load::start(meshed.relay.clone(), 8);
+    let load = meshed.load();
     load.more(200).await?;
     let why = refused(&["uninstall", "--yes"]).await?;
     let remedy = format!("weft retreat {namespace} --to observe");

@@ -16,13 +16,15 @@ use super::process;
 use crate::{
     cluster::{Cluster, address, eventually},
     load::{Load, Target, metrics, status},
-    scene::{OPERATOR, PREFIX, SYSTEM, web},
+    scene::{OPERATOR, PREFIX, SYSTEM},
 };
 
 /// The Secret of the CA of identities.
 pub(crate) const ROOT: &str = "weft-identity-root";
 /// Where the relay is asked: a port of its own, which no sidecar takes.
 const RELAY: u16 = 9000;
+/// Connections on which it is asked.
+const CLIENTS: usize = 8;
 
 /// A namespace in the mesh with a Service, and an application that calls it whenever it is called from outside of the mesh.
 pub(crate) struct Meshed<'c> {
@@ -62,6 +64,11 @@ impl<'c> Meshed<'c> {
         let pods = self.cluster.list("Pod", &self.namespace, &format!("app={app}")).await?;
         let mut pods = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         pods.next().with_context(|| format!("{app} has no pod"))
+    }
+
+    /// Calls that nobody on the way makes a second time.
+    pub(crate) fn load(&self) -> Load {
+        Load::post(self.relay.clone(), CLIENTS)
     }
 
     /// Says how far the namespace is; nothing if it is in the mesh no longer.
@@ -132,7 +139,38 @@ spec:
         command: [/usr/local/bin/relay, --port={RELAY}, --to=http://web.{namespace}/]
         readinessProbe: {{httpGet: {{path: /, port: {RELAY}}}, periodSeconds: 1}}
 "#,
-        web(namespace, 2)
+        web(namespace)
+    )
+}
+
+/// A Service of two pods that tell back what they are told, and end as one should: before they go, all who might still ask have
+/// heard of it, and no connection is left on which somebody could.
+fn web(namespace: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: {namespace}}}
+spec: {{selector: {{app: web}}, ports: [{{port: 80, targetPort: 3000}}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: web, namespace: {namespace}}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: web}}}}
+  strategy: {{rollingUpdate: {{maxUnavailable: 0, maxSurge: 1}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: web
+        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
+        args: [--port=3000, --linger=5s]
+        readinessProbe: {{httpGet: {{path: /health, port: 3000}}, periodSeconds: 1}}
+        resources: {{requests: {{cpu: 10m}}}}
+"#
     )
 }
 
@@ -140,7 +178,7 @@ spec:
 pub(super) async fn a_namespace_takes_the_path_up_and_down(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "path", "observe").await?;
     let before = meshed.pod("web").await?.metadata.uid;
-    let load = Load::start(meshed.relay.clone(), 8);
+    let load = meshed.load();
     load.more(200).await?;
     let steps = ["secure", "strict", "secure", "observe", "secure", "strict"];
     let jumps = ["observe", "strict", "observe", "strict"].map(Some);
@@ -192,7 +230,7 @@ pub(super) async fn a_strict_service_without_endpoints_is_nobody(cluster: &Clust
 /// The application is restarted and scaled, and so is the operator.
 pub(super) async fn workloads_of_the_mesh_come_and_go(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "workloads", "strict").await?;
-    let load = Load::start(meshed.relay.clone(), 8);
+    let load = meshed.load();
     cluster.restart(&meshed.namespace, "web").await?;
     load.more(200).await?;
     for replicas in [1, 20, 1] {
@@ -209,7 +247,7 @@ pub(super) async fn workloads_of_the_mesh_come_and_go(cluster: &Cluster) -> anyh
 /// Another root is told, signs, and those whose certificates lead to the one before are believed still.
 pub(super) async fn the_root_of_the_mesh_is_rotated(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "root", "strict").await?;
-    let load = Load::start(meshed.relay.clone(), 8);
+    let load = meshed.load();
     let (certificate, key) = root()?;
     let roots = meshed.figure("weft_trust_roots").await?;
     let next = json!({"data": {"next.crt": STANDARD.encode(&certificate), "next.key": STANDARD.encode(key)}});
@@ -257,7 +295,7 @@ pub(super) async fn the_kubelet_is_restarted(cluster: &Cluster) -> anyhow::Resul
     // endpoints: what is looked at here is what the pods do.
     let all = json!({"spec": {"publishNotReadyAddresses": true}});
     cluster.merge("Service", &meshed.namespace, "web", &all).await?;
-    let load = Load::start(meshed.relay.clone(), 8);
+    let load = meshed.load();
     load.more(200).await?;
     process::restart("kubelet").await?;
     load.more(200).await?;

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::mesh::Meshed;
 use crate::{
     cluster::{Cluster, address, eventually},
-    load::{Load, metrics},
+    load::metrics,
     scene::{OPERATOR, SYSTEM},
 };
 
@@ -39,7 +39,7 @@ async fn renewed(cluster: &Cluster) -> anyhow::Result<()> {
     for pod in cluster.list("Pod", &meshed.namespace, "weft.dev/injected").await? {
         pods.push(address(&pod)?);
     }
-    let load = Load::start(meshed.relay.clone(), 8);
+    let load = meshed.load();
     load.more(200).await?;
     let first = ends(&pods).await?;
     eventually("every workload has another certificate", async || {
