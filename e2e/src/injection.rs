@@ -10,7 +10,7 @@ use crate::{
     cluster::{Cluster, address, eventually},
     edge,
     failures::control::scale_operator,
-    load,
+    load, path,
     scene::{OPERATOR, SYSTEM, asking, fresh},
     seeing,
 };
@@ -51,7 +51,7 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     traffic(cluster).await?;
     policies(cluster).await?;
     seeing::all(cluster, OBSERVED).await?;
-    seeing::path(cluster, OBSERVED).await?;
+    path::all(cluster, OBSERVED, OUTSIDE).await?;
     job(cluster).await?;
     bundle(cluster).await?;
     let replicas = cluster.get("Deployment", SYSTEM, OPERATOR).await?.data["spec"]["replicas"].as_i64();

@@ -11,6 +11,7 @@ mod failures;
 mod injection;
 mod load;
 mod monitors;
+mod path;
 mod removal;
 mod sample;
 mod scale;

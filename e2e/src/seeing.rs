@@ -101,35 +101,8 @@ async fn by_weft(namespace: &str) -> anyhow::Result<()> {
         tapped.lines().count() == 2 && tapped.contains(" 200 "),
         "weft tap says:\n{tapped}"
     );
-    let path = weft(&["path", namespace]).await?;
-    ensure!(
-        path.contains("observe") && path.contains("secure"),
-        "weft path says:\n{path}"
-    );
     let checked = weft(&["check", "--proxy", namespace]).await?;
     let connected = "✓ they are connected to the operator";
     ensure!(checked.contains(connected), "weft check --proxy says:\n{checked}");
-    Ok(())
-}
-
-/// A namespace takes a step, keeps it while requests go well, and takes it back; and it does not take one that cuts somebody off.
-pub(crate) async fn path(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
-    let stage = async || -> anyhow::Result<String> {
-        let found = cluster.get("Namespace", "", namespace).await?;
-        let labels = found.metadata.labels.unwrap_or_default();
-        Ok(labels.get("weft.dev/mesh").cloned().unwrap_or_default())
-    };
-    weft(&["advance", namespace, "--watch=15s"]).await?;
-    ensure!(stage().await? == "secure", "it has not advanced");
-    eventually("who talks has proven who it is", async || {
-        let edges = weft(&["edges", "-n", namespace, "--window=10s"]).await?;
-        let mut lines = edges
-            .lines()
-            .filter(|line| line.contains("/deploy/client") && line.contains("/deploy/web"));
-        Ok(lines.any(|line| line.contains(" yes ") && line.contains("spiffe://")))
-    })
-    .await?;
-    weft(&["retreat", namespace]).await?;
-    ensure!(stage().await? == "observe", "it has not gone back");
     Ok(())
 }

@@ -95,6 +95,13 @@ pub(super) fn preview(
     }
 }
 
+/// Whether it may be a probe of the kubelet: it comes to a port at which one is declared, and from nobody who is known to be
+/// somebody else.
+fn may_be_kubelet(edge: &EdgeView, pods: &Pods) -> bool {
+    let of_pod = edge.source.address.is_some_and(|address| pods.is_pod(address));
+    edge.probed && !of_pod && !edge.source.is_meshed()
+}
+
 /// Those that come and prove nothing, where that is wanted.
 fn cut_off(namespace: &str, stage: Stage, callers: &[EdgeView], pods: &Pods) -> Vec<CutOff> {
     let here = || {
@@ -108,7 +115,8 @@ fn cut_off(namespace: &str, stage: Stage, callers: &[EdgeView], pods: &Pods) -> 
     }
     let would = |edge: &&EdgeView| {
         let flow = &edge.flow;
-        if edge.secured || edge.probed || flow.requests.requests() + flow.connections + flow.refused == 0 {
+        if edge.secured || may_be_kubelet(edge, pods) || flow.requests.requests() + flow.connections + flow.refused == 0
+        {
             return false;
         }
         // Workloads of the mesh prove who they are once their namespace wants them to.
@@ -349,6 +357,20 @@ mod tests {
         assert!(details.contains("without a sidecar\n  shop/cron-1\n"), "{details}");
         assert_eq!(preview.summary(), "cut off 1 caller, leave out 1 pod without a sidecar");
         assert!(!preview.is_clean());
+    }
+
+    #[test]
+    fn where_the_kubelet_probes_pods_are_cut_off_all_the_same() {
+        let pods = pods(&[("web", true), ("cron", false)]);
+        let probed = |source: &str| EdgeView {
+            probed: true,
+            ..from(source, false, 100)
+        };
+        let callers = ["10.9.9.9", "10.0.0.2", "front"].map(probed);
+        let preview = preview("shop", Stage::Secure, Some(Stage::Strict), &pods, Some((&callers, 1)));
+        let mut sources: Vec<String> = preview.cut_off.into_iter().map(|caller| caller.source).collect();
+        sources.sort();
+        assert_eq!(sources, ["10.0.0.2 (pod shop/cron-1)", "shop/deploy/front"]);
     }
 
     #[test]

@@ -10,6 +10,9 @@ use kube::{Api, Client, api::ListParams};
 use weft_injection::{INJECT, SIDECAR};
 use weft_model::Owner;
 
+/// What pods are called, with their names.
+const POD: &str = "pod ";
+
 /// A pod, as far as it is of use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SeenPod {
@@ -99,7 +102,7 @@ impl Pods {
         if !on_host {
             let addresses = status.into_iter().flat_map(|status| status.pod_ips.iter().flatten());
             for address in addresses.filter_map(|address| address.ip.parse().ok()) {
-                self.addresses.insert(address, format!("pod {namespace}/{name}"));
+                self.addresses.insert(address, format!("{POD}{namespace}/{name}"));
             }
         }
         self.all.push(SeenPod {
@@ -110,6 +113,11 @@ impl Pods {
             meshed: containers.into_iter().any(|container| container.name == SIDECAR),
             apart: on_host || opted_out,
         });
+    }
+
+    /// Whether an address is known to be a pod's own.
+    pub(crate) fn is_pod(&self, address: IpAddr) -> bool {
+        self.at(address).is_some_and(|name| name.starts_with(POD))
     }
 
     /// Whose an address is.
