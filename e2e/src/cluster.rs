@@ -5,10 +5,12 @@ use std::{
     fmt,
     future::Future,
     net::IpAddr,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
+use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
@@ -68,6 +70,15 @@ impl Cluster {
             .header("impersonate-user", user)
             .body(Vec::new())?;
         Ok(self.client.request(request).await?)
+    }
+
+    /// The first line of what it goes on to tell somebody else.
+    pub(crate) async fn first_line_as(&self, user: &str, path: &str) -> anyhow::Result<String> {
+        let request = http::Request::get(path)
+            .header("impersonate-user", user)
+            .body(Vec::new())?;
+        let mut lines = pin!(self.client.request_stream(request).await?.lines());
+        lines.try_next().await?.context("it has ended without a word")
     }
 
     /// What a container has said.

@@ -13,7 +13,9 @@ use crate::{
 pub(crate) async fn all(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
     raw(cluster, namespace).await?;
     access(cluster, namespace).await?;
-    by_weft(namespace).await
+    taps(cluster, namespace).await?;
+    by_weft(namespace).await?;
+    routes(cluster, namespace).await
 }
 
 /// By the aggregated APIs.
@@ -52,15 +54,8 @@ async fn access(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
         let error = refused.err().context("somebody without a role is told")?;
         ensure!(error.to_string().contains("forbidden"), "{error}");
     }
-    let account = format!("system:serviceaccount:{namespace}:default");
-    cluster
-        .apply_object(json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-            "metadata": {"name": "sees", "namespace": namespace},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "weft-operator-view"},
-            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": namespace}],
-        }))
-        .await?;
+    let account = account(namespace);
+    give(cluster, namespace, "weft-operator-view").await?;
     let path = format!("/apis/view.weft.dev/v1alpha1/namespaces/{namespace}/edges");
     eventually("somebody with the role is told", async || {
         Ok(cluster.raw_as(&account, &path).await.is_ok())
@@ -70,6 +65,55 @@ async fn access(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
     let all = cluster.raw_as(&account, "/apis/view.weft.dev/v1alpha1/edges").await;
     ensure!(all.is_err(), "a role of one namespace opens all");
     Ok(())
+}
+
+/// Requests as they come are a right of their own: who may see the rest may not look on, unless given that role too.
+async fn taps(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
+    let account = account(namespace);
+    // It talks every second.
+    let first = async |namespace: &str| {
+        let path = format!("/apis/view.weft.dev/v1alpha1/namespaces/{namespace}/taps?watch=true&method=GET");
+        let first = timeout(PATIENCE, cluster.first_line_as(&account, &path)).await;
+        first.context("nothing is told")?
+    };
+    let error = first(namespace)
+        .await
+        .err()
+        .context("somebody without the role looks on")?;
+    ensure!(error.to_string().contains("forbidden"), "{error}");
+    give(cluster, namespace, "weft-operator-tap").await?;
+    eventually("somebody with the role looks on", async || {
+        let request: Value = serde_json::from_str(&first(namespace).await?)?;
+        ensure!(
+            request["method"] == "GET" && request["status"] == 200,
+            "he sees {request}"
+        );
+        Ok(true)
+    })
+    .await?;
+    let error = first("default")
+        .await
+        .err()
+        .context("a role of one namespace opens all")?;
+    ensure!(error.to_string().contains("forbidden"), "{error}");
+    Ok(())
+}
+
+/// Somebody who may do nothing by himself.
+fn account(namespace: &str) -> String {
+    format!("system:serviceaccount:{namespace}:default")
+}
+
+/// Gives him a role of the chart's in his namespace.
+async fn give(cluster: &Cluster, namespace: &str, role: &str) -> anyhow::Result<()> {
+    cluster
+        .apply_object(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": role, "namespace": namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": namespace}],
+        }))
+        .await
 }
 
 /// As its users see it.
@@ -82,11 +126,26 @@ async fn by_weft(namespace: &str) -> anyhow::Result<()> {
         Ok(web["meshed"] == 1 && web["pods"] == 1 && web["requests"].as_u64().is_some_and(|count| count > 0))
     })
     .await?;
+    let stat = weft(&["stat", "namespaces", "--window=2m", "-o=json"]).await?;
+    let stat: Value = serde_json::from_str(&stat)?;
+    let mut rows = stat["items"].as_array().into_iter().flatten();
+    ensure!(
+        rows.any(|row| row["name"] == namespace
+            && row["meshed"].as_u64() >= Some(2)
+            && row["requests"].as_u64() > Some(0)),
+        "weft stat namespaces says:\n{stat}"
+    );
     let edges = weft(&["edges", "-n", namespace, "--window=2m"]).await?;
     let edge = edges.lines().find(|line| {
         line.contains(&format!("{namespace}/deploy/client")) && line.contains(&format!("{namespace}/deploy/web"))
     });
     ensure!(edge.is_some(), "weft edges says:\n{edges}");
+    let top = weft(&["top", "--once", "-n", namespace, "--window=2m"]).await?;
+    ensure!(
+        top.lines()
+            .any(|line| line.contains(&format!("{namespace}/deploy/web")) && line.contains('%')),
+        "weft top says:\n{top}"
+    );
     let services = weft(&["stat", "services", "-n", namespace, "--window=2m"]).await?;
     ensure!(
         services.lines().any(|line| line.trim_start().starts_with("web ")),
@@ -105,4 +164,35 @@ async fn by_weft(namespace: &str) -> anyhow::Result<()> {
     let connected = "✓ they are connected to the operator";
     ensure!(checked.contains(connected), "weft check --proxy says:\n{checked}");
     Ok(())
+}
+
+/// How requests go by a route is told, by the one name as by the other.
+async fn routes(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
+    cluster
+        .apply_object(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": "seen", "namespace": namespace},
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "web", "port": 80}],
+                "rules": [{"backendRefs": [{"name": "web", "port": 80}]}],
+            },
+        }))
+        .await?;
+    for command in [&["routes", "seen"][..], &["stat", "routes", "seen"]] {
+        eventually(format!("weft {} tells of requests", command.join(" ")), async || {
+            let told = weft(&[command, &["-n", namespace, "--window=2m", "-o=json"]].concat()).await?;
+            let told: Value = serde_json::from_str(&told)?;
+            let rule = &told["items"][0];
+            let succeeded = rule["requests"]["classes"][1].as_u64();
+            Ok(rule["kind"] == "HTTPRoute" && rule["rule"] == 0 && succeeded > Some(0))
+        })
+        .await?;
+        let text = weft(&[command, &["-n", namespace, "--window=2m"]].concat()).await?;
+        ensure!(
+            text.lines().any(|line| line.contains(" seen ") && line.contains('%')),
+            "weft {} says:\n{text}",
+            command.join(" ")
+        );
+    }
+    cluster.delete("HTTPRoute", namespace, "seen").await
 }
