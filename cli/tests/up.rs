@@ -11,7 +11,8 @@ use std::{
     thread,
 };
 
-use support::{Backend, Weft, client::Http, eventually, metrics, run, run_with, stderr, stdout};
+use support::{Backend, Weft, client::Http, eventually, run, run_with, stderr, stdout};
+use weft_openmetrics as metrics;
 
 const HELLO: &str = "examples/hello";
 
@@ -117,7 +118,7 @@ fn metrics_are_openmetrics() {
         kind.as_deref(),
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
-    let families = metrics::parse(&page.text());
+    let families = metrics::parse(&page.text()).expect("it is valid");
     let requests = &families["weft_requests"];
     assert_eq!(metrics::sum(requests, &[("port", "8080"), ("class", "2xx")]), 2.0);
     assert_eq!(metrics::sum(requests, &[("port", "8080"), ("class", "4xx")]), 1.0);
@@ -270,7 +271,7 @@ spec:
             assert_eq!(ask("/elsewhere"), 403);
         }
     }
-    let families = metrics::parse(&weft.page("/metrics").text());
+    let families = metrics::parse(&weft.page("/metrics").text()).expect("it is valid");
     assert_eq!(families["weft_config_routes"].samples[0].value, ROUTES as f64);
     let series: usize = families.values().map(|family| family.samples.len()).sum();
     assert!(series < 1000, "{series} series");

@@ -1,4 +1,4 @@
-//! What the chart tells a Prometheus to scrape is there, and says something.
+//! What the chart tells a Prometheus to scrape is there, is what a Prometheus takes, and says something.
 
 use std::net::SocketAddr;
 
@@ -40,12 +40,26 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
                 host: "metrics".to_owned(),
                 path: endpoint["path"].as_str().unwrap_or_default().to_owned(),
             };
-            let said = load::body(&target)
+            said(&target)
                 .await
                 .with_context(|| format!("{} is scraped", name(pod)))?;
-            ensure!(said.contains("\nweft_"), "{} says nothing of Weft", name(pod));
         }
     }
+    Ok(())
+}
+
+/// What is said is valid as what it calls itself, and is about Weft.
+async fn said(target: &Target) -> anyhow::Result<()> {
+    let (kind, page) = load::page(target).await?;
+    ensure!(
+        kind.starts_with(weft_openmetrics::CONTENT_TYPE),
+        "it calls itself {kind:?}"
+    );
+    let families = weft_openmetrics::parse(&page)?;
+    let mut samples = families
+        .iter()
+        .filter(|(name, family)| name.starts_with("weft_") && !family.samples.is_empty());
+    ensure!(samples.next().is_some(), "it says nothing of Weft");
     Ok(())
 }
 

@@ -94,7 +94,8 @@ impl Folder {
 
     pub fn applied(&self) -> f64 {
         let page = self.weft().page("/metrics").text();
-        super::metrics::parse(&page)["weft_config_generation"].samples[0].value
+        let families = weft_openmetrics::parse(&page).expect("it is valid");
+        families["weft_config_generation"].samples[0].value
     }
 }
 

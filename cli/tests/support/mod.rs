@@ -6,7 +6,6 @@ pub mod folder;
 pub mod h2c;
 #[path = "../../../proxy/tests/common/message.rs"]
 pub mod message;
-pub mod metrics;
 #[path = "../../../proxy/tests/common/unverified.rs"]
 pub mod unverified;
 
