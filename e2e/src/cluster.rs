@@ -191,6 +191,17 @@ impl Cluster {
         .await
     }
 
+    /// Waits until an object says that it is ready.
+    pub(crate) async fn ready(&self, kind: &str, namespace: &str, name: &str) -> anyhow::Result<()> {
+        eventually(format!("the {kind} {namespace}/{name} is ready"), async || {
+            let object = self.get(kind, namespace, name).await?;
+            let mut ready = Vec::new();
+            conditions(&object.data["status"], "Ready", &mut ready);
+            Ok(ready.iter().any(|known| known["status"] == "True"))
+        })
+        .await
+    }
+
     /// Waits until a Gateway is served by all its pods.
     pub(crate) async fn programmed(&self, namespace: &str, gateway: &str) -> anyhow::Result<()> {
         eventually(format!("the Gateway {namespace}/{gateway} is programmed"), async || {

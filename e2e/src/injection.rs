@@ -1,13 +1,13 @@
 //! Pods get sidecars, and work as without; who is not in the mesh does not notice.
 
-use std::{process::ExitCode, time::Instant};
+use std::{cell::RefCell, process::ExitCode, time::Instant};
 
 use anyhow::{Context as _, ensure};
 use kube::api::{DynamicObject, PostParams};
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::{Cluster, address, eventually},
+    cluster::{Cluster, address, eventually, name},
     edge,
     failures::control::scale_operator,
     load, path,
@@ -21,6 +21,8 @@ const SECURE: &str = "weft-e2e-secure";
 const OUTSIDE: &str = "weft-e2e-outside";
 /// The name of the chart's MutatingWebhookConfiguration.
 const CONFIGURATION: &str = "weft-operator";
+/// Tells back what it is asked, and asks.
+const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let cluster = Cluster::connect().await?;
@@ -53,6 +55,7 @@ async fn all(cluster: &Cluster) -> anyhow::Result<()> {
     seeing::all(cluster, OBSERVED).await?;
     path::all(cluster, OBSERVED, OUTSIDE).await?;
     job(cluster).await?;
+    last_call(cluster).await?;
     bundle(cluster).await?;
     let replicas = cluster.get("Deployment", SYSTEM, OPERATOR).await?.data["spec"]["replicas"].as_i64();
     let without = without_operator(cluster).await;
@@ -108,20 +111,7 @@ spec:
         - {{name: NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}
         startupProbe: {{tcpSocket: {{port: 3000}}, periodSeconds: 1}}
         readinessProbe: {{httpGet: {{path: /health, port: 3000}}, periodSeconds: 1}}
----{client}---
-apiVersion: batch/v1
-kind: Job
-metadata: {{name: once, namespace: {OBSERVED}}}
-spec:
-  backoffLimit: 10
-  template:
-    spec:
-      restartPolicy: OnFailure
-      containers:
-      - name: once
-        image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
-        command: [/usr/local/bin/client, http://web.{OBSERVED}/, --count=3]
-"#
+---{client}"#
     )
 }
 
@@ -129,7 +119,7 @@ fn pod(metadata: Value) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": metadata,
         "spec": {"terminationGracePeriodSeconds": 2, "containers": [{
-            "name": "app", "image": "registry.k8s.io/gateway-api/echo-advanced:v1.5.1", "args": ["--port=8080"],
+            "name": "app", "image": ECHO, "args": ["--port=8080"],
         }]},
     });
     pod["metadata"]["name"] = "tried".into();
@@ -271,15 +261,98 @@ async fn policies(cluster: &Cluster) -> anyhow::Result<()> {
     stage("observe").await
 }
 
-/// A Job ends with its application, whatever its sidecar does.
+/// A Job that is begun once: its sidecar is ready before it asks, and it ends with its application, whatever its sidecar does.
 async fn job(cluster: &Cluster) -> anyhow::Result<()> {
-    eventually("the Job has finished", async || {
+    cluster
+        .apply_object(json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": OBSERVED},
+            "spec": {"backoffLimit": 0, "template": {"spec": {"restartPolicy": "Never", "containers": [{
+                "name": "once", "image": ECHO,
+                "command": ["/usr/local/bin/client", format!("http://web.{OBSERVED}/"), "--count=3"],
+            }]}}},
+        }))
+        .await?;
+    let number = |status: &Value, count: &str| status[count].as_u64().unwrap_or(0);
+    let ended = RefCell::new(Value::Null);
+    eventually("the Job has ended", async || {
         let job = cluster.get("Job", OBSERVED, "once").await?;
-        Ok(job.data["status"]["succeeded"] == 1)
+        let status = job.data["status"].clone();
+        let is_over = number(&status, "succeeded") + number(&status, "failed") > 0;
+        ended.replace(status);
+        Ok(is_over)
     })
     .await?;
+    let status = ended.take();
     let pods = cluster.list("Pod", OBSERVED, "job-name=once").await?;
-    ensure!(pods.iter().all(starts_with_sidecar), "the Job ran without a sidecar");
+    for pod in &pods {
+        ensure!(starts_with_sidecar(pod), "the Job ran without a sidecar");
+        let said = cluster.log(OBSERVED, name(pod), "once").await?;
+        ensure!(
+            number(&status, "succeeded") == 1 && said.matches("StatusCode=200").count() == 3,
+            "the Job has ended with {status}, and said:\n{said}"
+        );
+    }
+    ensure!(pods.len() == 1, "the Job has {} pods", pods.len());
+    Ok(())
+}
+
+/// What an application asks when it is told to end, and while it does, is answered: its sidecar ends after it.
+async fn last_call(cluster: &Cluster) -> anyhow::Result<()> {
+    /// By this the pod is kept until it was looked at.
+    const KEPT: &str = "weft.dev/e2e";
+    let url = format!("http://web.{OBSERVED}/");
+    let client = ["/usr/local/bin/client", &url];
+    cluster
+        .apply_object(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "leaves", "namespace": OBSERVED, "finalizers": [KEPT]},
+            "spec": {"terminationGracePeriodSeconds": 60, "restartPolicy": "Never", "containers": [{
+                "name": "app", "image": ECHO,
+                "args": ["--port=8080", "--linger=2s", format!("--farewell={url}")],
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+                "readinessProbe": {"exec": {"command": client}, "periodSeconds": 1, "timeoutSeconds": 10},
+                "lifecycle": {"preStop": {"exec": {"command": client}}},
+            }]},
+        }))
+        .await?;
+    let outcome = leaves(cluster).await;
+    let free = json!({"metadata": {"finalizers": null}});
+    cluster.merge("Pod", OBSERVED, "leaves", &free).await?;
+    outcome
+}
+
+async fn leaves(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.ready("Pod", OBSERVED, "leaves").await?;
+    cluster.delete("Pod", OBSERVED, "leaves").await?;
+    let ended = RefCell::new([Value::Null, Value::Null]);
+    eventually("the pod has ended", async || {
+        let pod = cluster.get("Pod", OBSERVED, "leaves").await?;
+        let state = |list: &str, at: usize| pod.data["status"][list][at]["state"]["terminated"].clone();
+        let states = [state("containerStatuses", 0), state("initContainerStatuses", 1)];
+        let over = states.iter().all(Value::is_object);
+        ended.replace(states);
+        Ok(over)
+    })
+    .await?;
+    let [app, sidecar] = ended.take();
+    ensure!(
+        app["exitCode"] == 0,
+        "what it asked at its end was not answered: {app}; its sidecar: {sidecar}"
+    );
+    ensure!(
+        sidecar["exitCode"] == 0 && sidecar["finishedAt"].as_str() >= app["finishedAt"].as_str(),
+        "its sidecar has ended before it, or badly: {app}, {sidecar}"
+    );
+    let events = cluster.list("Event", OBSERVED, "").await?;
+    let failed = events.iter().map(|event| &event.data).find(|event| {
+        let mut about = ["involvedObject", "regarding"].into_iter();
+        event["reason"] == "FailedPreStopHook" && about.any(|about| event[about]["name"] == "leaves")
+    });
+    ensure!(
+        failed.is_none(),
+        "what it asked before its end was not answered: {}",
+        failed.unwrap_or(&Value::Null)
+    );
     Ok(())
 }
 
@@ -337,12 +410,8 @@ async fn without_operator(cluster: &Cluster) -> anyhow::Result<()> {
         }
     }
     cluster.apply_object(by_hand).await?;
-    eventually("a pod that was injected by hand is ready", async || {
-        let pod = cluster.get("Pod", OUTSIDE, "by-hand").await?;
-        let conditions = pod.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        Ok(conditions
-            .iter()
-            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
-    })
-    .await
+    cluster
+        .ready("Pod", OUTSIDE, "by-hand")
+        .await
+        .context("it was injected by hand")
 }
