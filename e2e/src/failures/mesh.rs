@@ -2,6 +2,7 @@
 //! certificates are, and the node's kubelet is. An application inside loses no request.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
@@ -71,8 +72,31 @@ impl<'c> Meshed<'c> {
         Load::post(self.relay.clone(), CLIENTS)
     }
 
+    /// The pods that there are, and how often their containers were started anew.
+    async fn runs(&self) -> anyhow::Result<BTreeMap<String, Vec<i64>>> {
+        let pods = self.cluster.list("Pod", &self.namespace, "").await?;
+        let restarts = |pod: &DynamicObject| {
+            let lists = ["initContainerStatuses", "containerStatuses"].into_iter();
+            let all = lists.flat_map(|list| pod.data["status"][list].as_array().into_iter().flatten());
+            all.filter_map(|container| container["restartCount"].as_i64()).collect()
+        };
+        let uid = |pod: &DynamicObject| pod.metadata.uid.clone().unwrap_or_default();
+        Ok(pods.iter().map(|pod| (uid(pod), restarts(pod))).collect())
+    }
+
+    /// How many calls of the relay were answered: with proof (`mutual`), or in clear (`none`).
+    async fn calls(&self, tls: &str) -> anyhow::Result<f64> {
+        let (way, tls) = ("direction=\"outbound\"", format!("tls=\"{tls}\""));
+        let text = metrics(self.relay.address.ip()).await?;
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("weft_mesh_requests_total{") && line.contains(way) && line.contains(&tls));
+        let counts = lines.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<f64>());
+        Ok(counts.sum::<Result<f64, _>>()?)
+    }
+
     /// Says how far the namespace is; nothing if it is in the mesh no longer.
-    async fn label(&self, stage: Option<&str>) -> anyhow::Result<()> {
+    pub(crate) async fn label(&self, stage: Option<&str>) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"labels": {"weft.dev/mesh": stage}}});
         self.cluster.merge("Namespace", "", &self.namespace, &patch).await
     }
@@ -177,7 +201,8 @@ spec:
 /// Each step of the path and back, and a jump over one, restarts nothing and loses nothing.
 pub(super) async fn a_namespace_takes_the_path_up_and_down(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "path", "observe").await?;
-    let before = meshed.pod("web").await?.metadata.uid;
+    let before = meshed.runs().await?;
+    ensure!(before.len() == 3, "there are {} pods", before.len());
     let load = meshed.load();
     load.more(200).await?;
     let steps = ["secure", "strict", "secure", "observe", "secure", "strict"];
@@ -191,18 +216,32 @@ pub(super) async fn a_namespace_takes_the_path_up_and_down(cluster: &Cluster) ->
             async || Ok(meshed.answers_anybody().await? != strict),
         )
         .await?;
-        let proven = async || {
-            meshed
-                .figure("weft_mutual_connections_total{direction=\"outbound\"")
-                .await
-        };
-        if matches!(stage, Some("secure" | "strict")) {
-            eventually("calls prove who makes them", async || Ok(proven().await? > 0.0)).await?;
+        if let Some(stage) = stage {
+            let proven = stage != "observe";
+            let (as_wanted, otherwise) = if proven { ("mutual", "none") } else { ("none", "mutual") };
+            let count = meshed.calls(as_wanted).await?;
+            eventually(format!("calls go as {stage} has it"), async || {
+                Ok(meshed.calls(as_wanted).await? > count)
+            })
+            .await?;
+            if strict {
+                // Connections that were there before last a little longer.
+                eventually("no call goes in clear any more", async || {
+                    let count = meshed.calls(otherwise).await?;
+                    load.more(200).await?;
+                    Ok(meshed.calls(otherwise).await? == count)
+                })
+                .await?;
+            }
         }
         load.more(200).await?;
     }
     load.stop().await.nothing_failed()?;
-    ensure!(meshed.pod("web").await?.metadata.uid == before, "a pod was replaced");
+    let after = meshed.runs().await?;
+    ensure!(
+        after == before,
+        "pods or containers were replaced: {before:?}, {after:?}"
+    );
     meshed.end().await
 }
 
