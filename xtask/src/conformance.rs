@@ -1,6 +1,7 @@
 //! The official Gateway API suite, run against the Weft of the cluster.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{BufRead, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -39,6 +40,9 @@ const NAMESPACE_LABELS: &str = "weft.dev/mesh=observe";
 const GATEWAY_PROFILES: &str = "GATEWAY-HTTP,GATEWAY-GRPC,GATEWAY-TLS,GATEWAY-TCP,GATEWAY-UDP";
 /// The profiles that the mesh is held to.
 const MESH_PROFILES: &str = "MESH-HTTP,MESH-GRPC";
+
+/// All tests of the suite, a name a line. Those of the mesh begin with Mesh.
+const TESTS: &str = include_str!("../../docs/conformance/tests.txt");
 
 /// How many lines of the log are shown when the suite fails before any test does.
 const LINES: usize = 20;
@@ -97,6 +101,12 @@ impl Options {
         }
     }
 
+    /// Whether all of Gateways' profiles are tested, or all of the mesh's, with whatever is claimed.
+    fn is_whole(&self) -> bool {
+        let all = [GATEWAY_PROFILES, MESH_PROFILES].map(Some);
+        self.test.is_none() && self.features.is_none() && all.contains(&self.profiles.as_deref())
+    }
+
     /// Whether Gateways, and whether the mesh is tested.
     fn tests(&self) -> (bool, bool) {
         match (&self.test, &self.profiles) {
@@ -139,7 +149,7 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
     let status = process.wait()?;
     println!(
         "{} passed, {} failed, {} skipped",
-        results.passed,
+        results.passed.len(),
         results.failed.len(),
         results.skipped.len()
     );
@@ -152,7 +162,7 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
         println!("FAILED {name}");
     }
     println!("all that was said: {}", log.display());
-    if publish && report.exists() && results.passed > 0 {
+    if publish && report.exists() && !results.passed.is_empty() {
         let published = published(options.tests().0);
         fs::create_dir_all(published.parent().unwrap_or(Path::new(".")))?;
         fs::copy(&report, &published)?;
@@ -162,7 +172,10 @@ pub(crate) fn run(options: &Options, publish: bool) -> anyhow::Result<()> {
         println!("\nno test failed; the suite ended with:\n{}", last_words(&log)?);
     }
     ensure!(status.success(), "the suite ended with {status}");
-    ensure!(results.passed > 0, "no test was run");
+    ensure!(!results.passed.is_empty(), "no test was run");
+    if options.is_whole() {
+        results.are_whole(options.tests().1)?;
+    }
     Ok(())
 }
 
@@ -221,9 +234,38 @@ fn published(gateways: bool) -> PathBuf {
 /// How the tests of the suite went.
 #[derive(Default)]
 struct Results {
-    passed: usize,
+    passed: Vec<String>,
     failed: Vec<String>,
     skipped: Vec<String>,
+}
+
+impl Results {
+    /// Holds that every test of the suite that is about Gateways, or every one about the mesh, has passed: one of a feature that
+    /// is claimed no longer would be skipped, and one that has another name now would not be missed.
+    fn are_whole(&self, of_mesh: bool) -> anyhow::Result<()> {
+        let known: BTreeSet<&str> = TESTS.lines().collect();
+        let is_of = |name: &&str| name.starts_with("Mesh") == of_mesh;
+        let passed: BTreeSet<&str> = self.passed.iter().map(String::as_str).collect();
+        let run = self.passed.iter().chain(&self.failed).chain(&self.skipped);
+        let new: Vec<&str> = run.map(String::as_str).filter(|name| !known.contains(name)).collect();
+        ensure!(
+            new.is_empty(),
+            "the suite has tests that docs/conformance/tests.txt does not name: {}",
+            new.join(", ")
+        );
+        let missing: Vec<&str> = known
+            .iter()
+            .copied()
+            .filter(is_of)
+            .filter(|name| !passed.contains(name))
+            .collect();
+        ensure!(
+            missing.is_empty(),
+            "these have not passed, skipped or not: {}; is a feature claimed no longer (translate/src/features.rs)?",
+            missing.join(", ")
+        );
+        Ok(())
+    }
 }
 
 /// Reads what the suite says: all of it goes to the log, and the end of each test is shown.
@@ -239,7 +281,7 @@ fn follow(output: impl BufRead, log: &Path, all: bool) -> anyhow::Result<Results
             continue;
         };
         match verdict {
-            "PASS" => results.passed += 1,
+            "PASS" => results.passed.push(name.to_owned()),
             "FAIL" => results.failed.push(name.to_owned()),
             _ => results.skipped.push(name.to_owned()),
         }
@@ -316,7 +358,38 @@ mod tests {
         fs::remove_file(log).expect("it can be removed");
         assert_eq!(
             (results.passed, results.failed, results.skipped),
-            (1, vec!["Two".to_owned()], vec!["Three".to_owned()])
+            (vec!["One".to_owned()], vec!["Two".to_owned()], vec!["Three".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_run_is_whole_if_all_tests_that_it_is_about_have_passed() {
+        assert!(Options::of_gateways().is_whole() && Options::of_secure_mesh().is_whole());
+        let part = Options::of("GATEWAY-HTTP");
+        let one = Options {
+            test: Some("HTTPRouteMatching".to_owned()),
+            ..Options::of_gateways()
+        };
+        assert!(!part.is_whole() && !one.is_whole());
+        let (mesh, gateways): (Vec<_>, Vec<_>) = TESTS
+            .lines()
+            .map(str::to_owned)
+            .partition(|name| name.starts_with("Mesh"));
+        assert!(mesh.len() > 20 && gateways.len() > 100);
+        let results = |passed: &[String], skipped: &[String]| Results {
+            passed: passed.to_vec(),
+            failed: Vec::new(),
+            skipped: skipped.to_vec(),
+        };
+        results(&mesh, &gateways).are_whole(true).expect("all of the mesh");
+        results(&gateways, &mesh).are_whole(false).expect("all of Gateways");
+        results(&gateways, &mesh).are_whole(true).expect_err("none of the mesh");
+        let (last, others) = gateways.split_last().expect("there are some");
+        let said = results(others, std::slice::from_ref(last)).are_whole(false);
+        let said = said.expect_err("one is skipped").to_string();
+        assert!(said.contains(last), "{said}");
+        results(others, &[]).are_whole(false).expect_err("one is not run");
+        let more = [&gateways[..], &["HTTPRouteTeapot".to_owned()]].concat();
+        results(&more, &mesh).are_whole(false).expect_err("one is not known");
     }
 }
