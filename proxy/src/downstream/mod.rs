@@ -248,7 +248,8 @@ pub(crate) trait Downstream {
     /// The head as an HTTP/2 backend reads it; the URI is set by the caller.
     fn headers(&self, line: &Outgoing<'_>) -> HeaderMap;
     fn split(&mut self) -> (Self::Body<'_>, Self::Responder<'_>);
-    /// Joins client and backend for good, after an answer of 101, or of 200 to CONNECT. `early` is what the backend sent with its head.
+    /// Joins client and backend for good, after an answer of 101, or of 200 to CONNECT. `early` is what the backend sent with its
+    /// head.
     async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]);
 }
 
