@@ -186,10 +186,8 @@ fn a_client_of_http2_that_does_not_read_stops_its_backend() {
         let (backend, count) = pouring(&fixture, protocol);
         lead(&fixture, protocol, backend);
         let client = fixture.runtime.block_on(H2Client::to(fixture.port));
-        let asked = fixture.runtime.block_on(async {
-            let mut sender = client.0.clone().ready().await.expect("open");
-            sender.send_request(get("/"), true).expect("valid").0
-        });
+        let mut sender = fixture.runtime.block_on(client.0.clone().ready()).expect("open");
+        let (asked, _) = sender.send_request(get("/"), true).expect("valid");
         let gone = standstill(&count);
         // Between two that speak HTTP/2, windows bound it and not the buffers of sockets.
         let bound = if protocol == BackendProtocol::H2c {
