@@ -46,8 +46,7 @@ impl BuiltIn {
         }
     }
 
-    pub(super) fn issue(&self, order: &Order) -> Result<Issued, IssueError> {
-        let now = OffsetDateTime::now_utc();
+    pub(super) fn issue(&self, order: &Order, now: OffsetDateTime) -> Result<Issued, IssueError> {
         let authority = self.authority.borrow().clone();
         let authority = authority.ok_or_else(|| {
             let text = "the operator has no CA yet: its log says why if that does not pass by itself";
@@ -134,4 +133,106 @@ fn serial() -> Result<SerialNumber, AuthorityError> {
         .map_err(|_| rcgen::Error::RingUnspecified)?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rustls_pki_types::UnixTime;
+    use weft_model::SpiffeId;
+
+    use super::*;
+    use crate::{
+        authority::Terms,
+        identity::{TERMS, csr::Csr, tests::csr_pem},
+    };
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const LIFETIME: Duration = days(1);
+
+    fn start() -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(1_800_000_000).expect("a time")
+    }
+
+    fn order() -> Order {
+        let identity = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/front").expect("an identity");
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().expect("ASCII"))];
+        let key = KeyPair::generate().expect("a key");
+        let request = params.serialize_request(&key).expect("made");
+        Order {
+            csr: Csr::read(&csr_pem(request.der()), &identity).expect("a request"),
+            identity,
+            lifetime: LIFETIME,
+        }
+    }
+
+    /// Signs by a CA of these terms, which was made at the start; the roots are whom everybody believes.
+    fn issuer(terms: &'static Terms) -> (BuiltIn, String) {
+        let authority = Authority::make(terms, start()).expect("made");
+        let roots = authority.roots();
+        (BuiltIn::new(watch::channel(Some(Arc::new(authority))).1), roots)
+    }
+
+    fn believed(issued: &Issued, roots: &str, at: OffsetDateTime) -> Result<(), String> {
+        let seconds = u64::try_from(at.unix_timestamp()).expect("after 1970");
+        issued.is_believed(roots, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+
+    #[test]
+    fn an_intermediate_is_followed_by_the_next_and_what_either_has_signed_is_believed() {
+        let (issuer, roots) = issuer(&TERMS);
+        let first = issuer.issue(&order(), start()).expect("signed");
+        let turn = start() + RENEWAL;
+        let last = issuer.issue(&order(), turn - HOUR).expect("signed");
+        let next = issuer.issue(&order(), turn).expect("signed");
+        assert_eq!(last.chain.len(), 2, "the leaf and its intermediate");
+        assert_eq!(last.chain[1], first.chain[1]);
+        assert_ne!(next.chain[1], first.chain[1]);
+        // For as long as leaves of the one before last, both are believed.
+        for issued in [&last, &next] {
+            believed(issued, &roots, turn).expect("believed");
+            believed(issued, &roots, turn + LIFETIME - 2 * HOUR).expect("believed");
+        }
+        believed(&first, &roots, turn).expect_err("it has ended");
+        believed(&next, &roots, turn + LIFETIME + HOUR).expect_err("it has ended");
+        let other = Authority::make(&TERMS, start()).expect("made").roots();
+        believed(&next, &other, turn).expect_err("it is of another root");
+    }
+
+    #[test]
+    fn for_a_year_every_leaf_is_believed_until_it_ends() {
+        let (issuer, roots) = issuer(&TERMS);
+        let mut live: Vec<(OffsetDateTime, Issued)> = Vec::new();
+        let mut intermediates = BTreeSet::new();
+        for step in 0..365 * 2_u32 {
+            let now = start() + step * 12 * HOUR;
+            let issued = issuer.issue(&order(), now).expect("signed");
+            intermediates.insert(issued.chain[1].to_vec());
+            live.push((now + LIFETIME, issued));
+            live.retain(|(end, _)| *end > now);
+            for (_, issued) in &live {
+                believed(issued, &roots, now).unwrap_or_else(|why| panic!("after {} h: {why}", step * 12));
+            }
+        }
+        assert_eq!(intermediates.len(), 365_usize.div_ceil(14));
+    }
+
+    /// A CA that may have none below it.
+    const ALONE: Terms = Terms { below: 0, ..TERMS };
+
+    #[test]
+    fn nothing_outlasts_the_root_and_a_ca_that_may_have_none_below_it_signs_itself() {
+        let (issuer, roots) = issuer(&ALONE);
+        let issued = issuer.issue(&order(), start() + days(100)).expect("signed");
+        assert_eq!(issued.chain.len(), 1);
+        believed(&issued, &roots, start() + days(100)).expect("believed");
+        let (issuer, _) = self::issuer(&TERMS);
+        let late = start() + TERMS.root - HOUR;
+        let issued = issuer.issue(&order(), late).expect("signed");
+        let end = (start() + TERMS.root).unix_timestamp();
+        assert_eq!(issued.terms().1, u64::try_from(end).expect("after 1970"));
+    }
 }

@@ -12,6 +12,7 @@ use rustls::{
     server::{ParsedCertificate, WebPkiClientVerifier},
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+use time::OffsetDateTime;
 use weft_model::{MeshTrust, SpiffeId};
 use x509_parser::extensions::GeneralName;
 
@@ -60,11 +61,11 @@ impl CertificateIssuer {
     /// Signs what those who believe these will believe.
     pub(super) async fn issue(&self, order: &Order, trust: &MeshTrust) -> Result<Issued, IssueError> {
         let issued = match self {
-            Self::BuiltIn(issuer) => issuer.issue(order)?,
+            Self::BuiltIn(issuer) => issuer.issue(order, OffsetDateTime::now_utc())?,
             Self::CertManager(issuer) => issuer.issue(order).await?,
         };
         issued.check(order)?;
-        issued.is_believed(&trust.roots_pem).map_err(|why| {
+        issued.is_believed(&trust.roots_pem, UnixTime::now()).map_err(|why| {
             IssueError::NotNow(format!(
                 "nobody in the mesh would believe what the issuer has signed ({why}): add the root that it signs by to the ConfigMap of roots"
             ))
@@ -98,8 +99,8 @@ impl Issued {
         Ok(())
     }
 
-    /// Whether those who believe these roots would believe it, as a client's and as a server's.
-    fn is_believed(&self, roots_pem: &str) -> Result<(), String> {
+    /// Whether those who believe these roots would believe it now, as a client's and as a server's.
+    fn is_believed(&self, roots_pem: &str, now: UnixTime) -> Result<(), String> {
         let mut roots = RootCertStore::empty();
         for root in pem::read(roots_pem)? {
             roots.add(root).map_err(|error| error.to_string())?;
@@ -109,7 +110,7 @@ impl Issued {
         };
         // Clocks differ, and an issuer may count from this very moment by its own.
         let (start, ..) = self.terms();
-        let now = UnixTime::now().max(UnixTime::since_unix_epoch(Duration::from_secs(start)));
+        let now = now.max(UnixTime::since_unix_epoch(Duration::from_secs(start)));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let algorithms = provider.signature_verification_algorithms;
         let as_server = ParsedCertificate::try_from(leaf)
