@@ -129,7 +129,8 @@ impl Certificates {
         }
     }
 
-    async fn look(&mut self, now: OffsetDateTime) -> Result<(), AuthorityError> {
+    /// Brings the CA and what is shown up to date.
+    pub(crate) async fn look(&mut self, now: OffsetDateTime) -> Result<(), AuthorityError> {
         let writes = is_held(*self.claim.borrow(), std::time::Instant::now());
         let authority = self.store.keep(now, writes).await?;
         let due = self

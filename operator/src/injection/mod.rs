@@ -6,6 +6,8 @@
 mod bundle;
 mod review;
 pub(crate) mod roots;
+#[cfg(test)]
+mod rotation;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -29,7 +29,7 @@ use crate::{
 const HOST: &str = "weft-operator.weft-system.svc";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         image: "weft.dev/sidecar:1".to_owned(),
         pull_policy: "Never".to_owned(),
