@@ -14,12 +14,27 @@ use std::{
 
 use ::http::{Request, Response};
 use bytes::Bytes;
-use common::{assert_reset, echo, eventually, expect, http, mesh::Mesh};
+use common::{
+    assert_reset, echo, eventually, expect, http,
+    mesh::{Family, Mesh},
+};
 use h2::client::SendRequest;
 use serde_json::{Value, json};
 use weft_model::{DefaultAction, MeshNamespace, Remote, Resource, Stage, Way};
 
 const POLICY: &str = "AuthorizationPolicy/shop/back";
+
+crate::over_both_families! {
+    who_may_not_come_is_told_so_and_the_application_does_not_know,
+    policies_change_under_connections_that_are_open,
+    what_a_request_has_become_ends_once_nothing_is_allowed,
+    requests_are_judged_by_what_they_ask_for_however_it_is_written,
+    in_observe_everything_passes_and_what_would_not_is_counted,
+    what_no_policy_decides_is_for_the_default,
+    calls_of_grpc_are_denied_as_grpc_says_it,
+    in_strict_a_port_that_is_probed_is_open_to_the_probe_and_to_who_proves_who_it_is,
+    the_operator_is_told_what_would_be_denied_and_when_it_would_not_any_more,
+}
 
 fn tell(mesh: &Mesh, resource: Value) {
     let resource: Resource = serde_json::from_value(resource).expect("a resource");
@@ -44,11 +59,11 @@ fn allow_front(mesh: &Mesh) {
     policy(mesh, "allow", json!([{"from": [front]}]));
 }
 
-fn meshed(stage: Stage) -> Option<Mesh> {
+fn meshed(family: Family, stage: Stage) -> Option<Mesh> {
     if !common::possible() {
         return None;
     }
-    let mesh = Mesh::new(stage);
+    let mesh = Mesh::over(family, stage);
     tell(
         &mesh,
         json!({"kind": "member", "key": "shop/back", "account": "back", "labels": {"app": "back"},
@@ -89,9 +104,10 @@ fn get(stream: &mut TcpStream, status: u16) {
     assert_eq!(ask(stream, &format!("GET /{status}")).0, status);
 }
 
-#[test]
-fn who_may_not_come_is_told_so_and_the_application_does_not_know() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+fn who_may_not_come_is_told_so_and_the_application_does_not_know(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Secure) else {
+        return;
+    };
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
     let web = mesh.serve(80, http);
@@ -137,9 +153,10 @@ fn who_may_not_come_is_told_so_and_the_application_does_not_know() {
     });
 }
 
-#[test]
-fn policies_change_under_connections_that_are_open() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+fn policies_change_under_connections_that_are_open(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Secure) else {
+        return;
+    };
     let (web, raw) = (mesh.serve(80, http), mesh.serve(7000, echo));
     let greets = mesh.serve(25, |mut stream| {
         let _ = stream.write_all(b"220 hello\r\n");
@@ -196,9 +213,10 @@ fn upgrades(mut stream: TcpStream) {
     echo(stream);
 }
 
-#[test]
-fn what_a_request_has_become_ends_once_nothing_is_allowed() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+fn what_a_request_has_become_ends_once_nothing_is_allowed(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Secure) else {
+        return;
+    };
     let address = mesh.serve(80, upgrades);
     allow_front(&mesh);
     let mut stream = mesh.network.pod.connect(address);
@@ -225,9 +243,10 @@ fn what_a_request_has_become_ends_once_nothing_is_allowed() {
     assert!(!matches!(end, Ok(1..)), "{end:?}");
 }
 
-#[test]
-fn requests_are_judged_by_what_they_ask_for_however_it_is_written() {
-    let Some(mesh) = meshed(Stage::Strict) else { return };
+fn requests_are_judged_by_what_they_ask_for_however_it_is_written(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Strict) else {
+        return;
+    };
     let web = mesh.serve(80, http);
     let admin = json!({"traffic": {"http": {"paths": [{"prefix": "/201"}]}}});
     let posted = json!({"traffic": {"http": {"methods": ["POST"]}}});
@@ -255,9 +274,10 @@ fn requests_are_judged_by_what_they_ask_for_however_it_is_written() {
     assert!(!matches!(end, Ok(1..)), "{end:?}");
 }
 
-#[test]
-fn in_observe_everything_passes_and_what_would_not_is_counted() {
-    let Some(mesh) = meshed(Stage::Observe) else { return };
+fn in_observe_everything_passes_and_what_would_not_is_counted(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Observe) else {
+        return;
+    };
     let (web, raw) = (mesh.serve(80, http), mesh.serve(7000, echo));
     allow_front(&mesh);
     // Nobody has to prove anything here, and yet it is known who would.
@@ -280,9 +300,10 @@ fn in_observe_everything_passes_and_what_would_not_is_counted() {
     assert_eq!(ask(&mut outside, "GET /200").0, 200);
 }
 
-#[test]
-fn what_no_policy_decides_is_for_the_default() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+fn what_no_policy_decides_is_for_the_default(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Secure) else {
+        return;
+    };
     let web = mesh.serve(80, http);
     let set = |action: DefaultAction| {
         mesh.operator.tell(Resource::MeshNamespace(Arc::new(MeshNamespace {
@@ -312,7 +333,7 @@ fn what_no_policy_decides_is_for_the_default() {
 
 /// Serves HTTP/2.
 fn serve_http2(mesh: &Mesh, port: u16) -> SocketAddr {
-    let address = common::at(common::WORLD[0], port);
+    let address = mesh.at_back(port);
     let listener = mesh.network.world.listen(address);
     listener.set_nonblocking(true).expect("it is open");
     mesh.operator.runtime.spawn(async move {
@@ -361,9 +382,10 @@ async fn ready(sender: &mut SendRequest<Bytes>) -> Result<(), h2::Error> {
     std::future::poll_fn(|cx| sender.poll_ready(cx)).await
 }
 
-#[test]
-fn calls_of_grpc_are_denied_as_grpc_says_it() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+fn calls_of_grpc_are_denied_as_grpc_says_it(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Secure) else {
+        return;
+    };
     let address = serve_http2(&mesh, 7070);
     let early = http2(&mesh, mesh.network.pod.connect(address));
     assert_eq!(
@@ -422,7 +444,7 @@ fn next_frame(stream: &mut TcpStream) -> Option<(u8, u32, u32)> {
 
 #[test]
 fn who_goes_on_though_it_was_told_to_go_is_ended_before_the_application_sees_more() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+    let Some(mesh) = meshed(Family::V4, Stage::Secure) else { return };
     let address = serve_http2(&mesh, 7070);
     let mut stream = mesh.network.pod.connect(address);
     let ask = |number| frame(1, 5, number, b"\x83\x84\x86");
@@ -474,7 +496,7 @@ fn who_goes_on_though_it_was_told_to_go_is_ended_before_the_application_sees_mor
 
 #[test]
 fn calls_in_clear_end_well_where_nobody_may_come_so_any_more() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+    let Some(mesh) = meshed(Family::V4, Stage::Secure) else { return };
     let runtime = &mesh.operator.runtime;
     let address = common::at(common::WORLD[0], 7070);
     common::http2::serve(runtime, &mesh.network.world, address, "back");
@@ -486,9 +508,10 @@ fn calls_in_clear_end_well_where_nobody_may_come_so_any_more() {
     ended.expect("it ends well");
 }
 
-#[test]
-fn in_strict_a_port_that_is_probed_is_open_to_the_probe_and_to_who_proves_who_it_is() {
-    let Some(mesh) = meshed(Stage::Secure) else { return };
+fn in_strict_a_port_that_is_probed_is_open_to_the_probe_and_to_who_proves_who_it_is(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Secure) else {
+        return;
+    };
     tell(
         &mesh,
         json!({"kind": "member", "key": "shop/back", "account": "back", "labels": {"app": "probed"},
@@ -522,9 +545,10 @@ fn told(mesh: &Mesh) -> Option<BTreeMap<String, u64>> {
     from_front.next_back().map(|report| report.would_deny.clone())
 }
 
-#[test]
-fn the_operator_is_told_what_would_be_denied_and_when_it_would_not_any_more() {
-    let Some(mesh) = meshed(Stage::Observe) else { return };
+fn the_operator_is_told_what_would_be_denied_and_when_it_would_not_any_more(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Observe) else {
+        return;
+    };
     let web = mesh.serve(80, http);
     let admin = json!({"to": [{"traffic": {"http": {"paths": [{"prefix": "/201"}]}}}]});
     policy(&mesh, "deny", json!([admin]));

@@ -13,17 +13,23 @@ use std::{
 };
 
 use common::{
-    WORLD, at, echo, eventually, expect, get, http,
-    mesh::{Mesh, peer, service},
+    at, echo, eventually, expect, get, http,
+    mesh::{Family, Mesh, peer, service},
 };
 use weft_model::Stage;
 
-/// The address of a Service.
-const SERVICE: &str = "192.0.2.10";
 /// Beside the workload `back`, of which nobody has told: as if there were no sidecar.
-const UNKNOWN: &str = "192.0.2.20";
+const UNKNOWN: [&str; 2] = ["192.0.2.20", "2001:db8::20"];
 /// Here nobody listens.
 const CLOSED: u16 = 9;
+
+crate::over_both_families! {
+    who_can_prove_it_does_although_another_endpoint_cannot,
+    an_endpoint_that_is_gone_is_passed_over,
+    in_strict_it_is_waited_for_a_pod_of_which_only_the_endpoint_is_known,
+    whoever_speaks_first_is_heard_by_a_service_with_routes_that_has_to_prove_it,
+    requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_prove_it,
+}
 
 /// Two endpoints, and how many connections each of them has seen.
 struct Endpoints {
@@ -33,9 +39,9 @@ struct Endpoints {
 }
 
 impl Endpoints {
-    fn new(stage: Stage) -> Self {
-        let mesh = Mesh::new(stage);
-        mesh.network.world.ip(&format!("address add {UNKNOWN}/24 dev eth0"));
+    fn new(family: Family, stage: Stage) -> Self {
+        let mesh = Mesh::over(family, stage);
+        family.add(&mesh.network.world, family.of(UNKNOWN));
         let counted = |address: SocketAddr| {
             let seen = Arc::new(AtomicUsize::new(0));
             let count = seen.clone();
@@ -46,15 +52,16 @@ impl Endpoints {
             (address, seen)
         };
         Self {
-            known: counted(at(WORLD[0], 80)),
-            unknown: counted(at(UNKNOWN, 80)),
+            known: counted(mesh.at_back(80)),
+            unknown: counted(at(family.of(UNKNOWN), 80)),
             mesh,
         }
     }
 
     /// Tells which endpoints the Service has.
     fn tell(&self, endpoints: &[SocketAddr]) {
-        self.mesh.operator.tell(service(SERVICE, endpoints));
+        let ip = self.mesh.family.service();
+        self.mesh.operator.tell(service(ip, endpoints));
         eventually("the Service is known", || {
             let config = self.mesh.front.config();
             endpoints
@@ -64,7 +71,7 @@ impl Endpoints {
     }
 
     fn connect(&self) -> TcpStream {
-        self.mesh.network.pod.connect(at(SERVICE, 80))
+        self.mesh.network.pod.connect(at(self.mesh.family.service(), 80))
     }
 
     /// Connections that the known one has seen, and the unknown one.
@@ -76,12 +83,11 @@ impl Endpoints {
     }
 }
 
-#[test]
-fn who_can_prove_it_does_although_another_endpoint_cannot() {
+fn who_can_prove_it_does_although_another_endpoint_cannot(family: Family) {
     if !common::possible() {
         return;
     }
-    let scene = Endpoints::new(Stage::Secure);
+    let scene = Endpoints::new(family, Stage::Secure);
     scene.tell(&[scene.known.0, scene.unknown.0]);
     eventually("both are chosen", || {
         get(&mut scene.connect(), 200);
@@ -102,15 +108,14 @@ fn who_can_prove_it_does_although_another_endpoint_cannot() {
     assert_eq!(scene.mesh.back.metric("weft_clear_connections_refused_total", &[]), 0.0);
 }
 
-#[test]
-fn an_endpoint_that_is_gone_is_passed_over() {
+fn an_endpoint_that_is_gone_is_passed_over(family: Family) {
     if !common::possible() {
         return;
     }
-    let scene = Endpoints::new(Stage::Secure);
+    let scene = Endpoints::new(family, Stage::Secure);
     for (gone, there) in [
-        (at(UNKNOWN, CLOSED), scene.known.0),
-        (at(WORLD[0], CLOSED), scene.unknown.0),
+        (at(family.of(UNKNOWN), CLOSED), scene.known.0),
+        (scene.mesh.at_back(CLOSED), scene.unknown.0),
     ] {
         scene.tell(&[gone, there]);
         let before = scene.seen();
@@ -124,21 +129,23 @@ fn an_endpoint_that_is_gone_is_passed_over() {
     assert_eq!(scene.mesh.proven(), 20.0);
 }
 
-#[test]
-fn in_strict_it_is_waited_for_a_pod_of_which_only_the_endpoint_is_known() {
+fn in_strict_it_is_waited_for_a_pod_of_which_only_the_endpoint_is_known(family: Family) {
     if !common::possible() {
         return;
     }
-    let scene = Endpoints::new(Stage::Strict);
+    let scene = Endpoints::new(family, Stage::Strict);
     let world = &scene.mesh.network.world;
     // It is waited for two seconds: a machine that is busy may need longer from one line to the next.
     let comes = (30..40).any(|number| {
-        let address = format!("192.0.2.{number}");
+        let address = match family {
+            Family::V4 => format!("192.0.2.{number}"),
+            Family::V6 => format!("2001:db8::{number}"),
+        };
         let endpoint = at(&address, 80);
-        world.ip(&format!("address add {address}/24 dev eth0"));
+        family.add(world, &address);
         world.serve(endpoint, http);
         // The other one is outside of the mesh, so that it stays for the sidecar to choose.
-        scene.tell(&[endpoint, at(UNKNOWN, CLOSED)]);
+        scene.tell(&[endpoint, at(family.of(UNKNOWN), CLOSED)]);
         let asks = scene.connect();
         scene.mesh.operator.tell(peer("second", &address, "back"));
         answered(asks).is_ok()
@@ -156,43 +163,43 @@ fn answered(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-#[test]
-fn whoever_speaks_first_is_heard_by_a_service_with_routes_that_has_to_prove_it() {
+fn whoever_speaks_first_is_heard_by_a_service_with_routes_that_has_to_prove_it(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Strict);
+    let mesh = Mesh::over(family, Stage::Strict);
     // Somebody else chooses, and so somebody must be there.
-    mesh.network.world.ip(&format!("address add {SERVICE}/24 dev eth0"));
-    mesh.network.world.serve(at(SERVICE, 80), |mut stream| {
+    let ip = family.service();
+    family.add(&mesh.network.world, ip);
+    mesh.network.world.serve(at(ip, 80), |mut stream| {
         let _ = stream.write_all(b"220 hello\r\n");
         echo(stream);
     });
     mesh.serve(8080, http);
-    mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
-    mesh.route(SERVICE);
-    let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
+    mesh.operator.tell(service(ip, &[mesh.at_back(80)]));
+    mesh.route(ip);
+    let mut stream = mesh.network.pod.connect(at(ip, 80));
     expect(&mut stream, b"220 hello\r\n");
     stream.write_all(b"EHLO").expect("it is open");
     expect(&mut stream, b"EHLO");
     assert_eq!(mesh.proven(), 1.0);
 }
 
-#[test]
-fn requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_prove_it() {
+fn requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_prove_it(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Strict);
-    mesh.network.world.ip(&format!("address add {SERVICE}/24 dev eth0"));
-    mesh.network.world.serve(at(SERVICE, 80), |stream| {
+    let mesh = Mesh::over(family, Stage::Strict);
+    let ip = family.service();
+    family.add(&mesh.network.world, ip);
+    mesh.network.world.serve(at(ip, 80), |stream| {
         // It never says anything: what is asked goes elsewhere.
         let _ = io::copy(&mut &stream, &mut io::sink());
     });
     mesh.serve(8080, http);
-    mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
-    mesh.route(SERVICE);
-    let stream = mesh.network.pod.connect(at(SERVICE, 80));
+    mesh.operator.tell(service(ip, &[mesh.at_back(80)]));
+    mesh.route(ip);
+    let stream = mesh.network.pod.connect(at(ip, 80));
     let routed = |outcome: &str| {
         mesh.front
             .metric("weft_routed_connections_total", &[&format!("outcome=\"{outcome}\"")])

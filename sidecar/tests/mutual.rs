@@ -14,27 +14,35 @@ use std::{
 };
 
 use common::{
-    WORLD, assert_reset, at, echo, eventually, expect, get, http,
-    mesh::{Mesh, peer, service},
+    assert_reset, at, echo, eventually, expect, get, http,
+    mesh::{Family, Mesh, peer, service},
     operator::Ca,
 };
 use weft_model::{MeshNamespace, Resource, Revocations, Stage};
 
 const BACK: &str = "spiffe://cluster.local/ns/shop/sa/back";
-/// The address of a Service.
-const SERVICE: &str = "192.0.2.10";
+
+crate::over_both_families! {
+    whatever_workloads_say_to_each_other_is_said_with_proof,
+    requests_that_go_by_routes_are_proven_and_none_goes_in_clear_once_that_is_wanted,
+    in_observe_and_secure_others_come_as_they_are_and_in_strict_only_probes,
+    what_has_come_in_clear_ends_when_the_namespace_becomes_strict,
+    a_sidecar_that_starts_anew_while_the_operator_is_away_goes_on_as_before,
+    who_is_not_who_it_should_be_is_not_spoken_to,
+    a_connection_ends_when_its_peer_is_revoked,
+    no_connection_fails_while_certificates_and_roots_change,
+}
 
 fn greeting(mut stream: TcpStream) {
     let _ = stream.write_all(b"220 hello\r\n");
     echo(stream);
 }
 
-#[test]
-fn whatever_workloads_say_to_each_other_is_said_with_proof() {
+fn whatever_workloads_say_to_each_other_is_said_with_proof(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Secure);
+    let mesh = Mesh::over(family, Stage::Secure);
     let pod = &mesh.network.pod;
     // HTTP, and more than one request.
     let address = mesh.serve(80, http);
@@ -75,11 +83,12 @@ fn whatever_workloads_say_to_each_other_is_said_with_proof() {
     assert_eq!(mesh.proven(), 3.0);
 
     // By the address of a Service, behind which somebody else chooses.
-    mesh.network.world.ip(&format!("address add {SERVICE}/24 dev eth0"));
-    mesh.operator.tell(service(SERVICE, &[at(WORLD[0], 80)]));
-    eventually("the Service is known", || mesh.front.config().contains(SERVICE));
-    mesh.network.world.serve(at(SERVICE, 80), http);
-    get(&mut pod.connect(at(SERVICE, 80)), 200);
+    let ip = family.service();
+    family.add(&mesh.network.world, ip);
+    mesh.operator.tell(service(ip, &[mesh.at_back(80)]));
+    eventually("the Service is known", || mesh.front.config().contains(ip));
+    mesh.network.world.serve(at(ip, 80), http);
+    get(&mut pod.connect(at(ip, 80)), 200);
     assert_eq!(mesh.proven(), 4.0);
 
     // A port that the sidecar leaves alone.
@@ -87,20 +96,19 @@ fn whatever_workloads_say_to_each_other_is_said_with_proof() {
     // Nothing here proves anything: it goes as it is.
     get(&mut pod.connect(address), 200);
     // One that refuses.
-    assert_reset(pod.try_connect(at(WORLD[0], 9)));
+    assert_reset(pod.try_connect(mesh.at_back(9)));
     // That one was not proven, and the one before could not be made: where nobody listens the kernel says so.
     assert_eq!(mesh.proven(), 4.0);
 }
 
-#[test]
-fn requests_that_go_by_routes_are_proven_and_none_goes_in_clear_once_that_is_wanted() {
+fn requests_that_go_by_routes_are_proven_and_none_goes_in_clear_once_that_is_wanted(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Observe);
+    let mesh = Mesh::over(family, Stage::Observe);
     mesh.serve(8080, http);
-    mesh.route(SERVICE);
-    let connect = || mesh.network.pod.connect(at(SERVICE, 80));
+    mesh.route(family.service());
+    let connect = || mesh.network.pod.connect(at(family.service(), 80));
     let status = |stream: &mut TcpStream| {
         stream
             .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -143,12 +151,11 @@ fn requests_that_go_by_routes_are_proven_and_none_goes_in_clear_once_that_is_wan
     });
 }
 
-#[test]
-fn in_observe_and_secure_others_come_as_they_are_and_in_strict_only_probes() {
+fn in_observe_and_secure_others_come_as_they_are_and_in_strict_only_probes(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Observe);
+    let mesh = Mesh::over(family, Stage::Observe);
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
     let address = mesh.serve(80, move |stream| {
@@ -193,12 +200,11 @@ fn in_observe_and_secure_others_come_as_they_are_and_in_strict_only_probes() {
     assert_eq!(refused(), refused_before + 3.0);
 }
 
-#[test]
-fn what_has_come_in_clear_ends_when_the_namespace_becomes_strict() {
+fn what_has_come_in_clear_ends_when_the_namespace_becomes_strict(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Secure);
+    let mesh = Mesh::over(family, Stage::Secure);
     let (web, probed) = (mesh.serve(80, http), mesh.serve(8081, http));
     let echoes = mesh.serve(7000, echo);
     let mut rests = mesh.outside(web).expect("it listens");
@@ -228,12 +234,11 @@ fn what_has_come_in_clear_ends_when_the_namespace_becomes_strict() {
     expect(&mut proven, b"z");
 }
 
-#[test]
-fn a_sidecar_that_starts_anew_while_the_operator_is_away_goes_on_as_before() {
+fn a_sidecar_that_starts_anew_while_the_operator_is_away_goes_on_as_before(family: Family) {
     if !common::possible() {
         return;
     }
-    let mut mesh = Mesh::new(Stage::Strict);
+    let mut mesh = Mesh::over(family, Stage::Strict);
     let address = mesh.serve(80, http);
     get(&mut mesh.network.pod.connect(address), 200);
     for name in ["front", "back"] {
@@ -260,12 +265,11 @@ fn a_sidecar_that_starts_anew_while_the_operator_is_away_goes_on_as_before() {
     get(&mut mesh.outside(address).expect("it listens"), 200);
 }
 
-#[test]
-fn who_is_not_who_it_should_be_is_not_spoken_to() {
+fn who_is_not_who_it_should_be_is_not_spoken_to(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Secure);
+    let mesh = Mesh::over(family, Stage::Secure);
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
     let address = mesh.serve(80, move |stream| {
@@ -274,23 +278,22 @@ fn who_is_not_who_it_should_be_is_not_spoken_to() {
     });
     get(&mut mesh.network.pod.connect(address), 200);
     // What is at that address is not what is meant.
-    mesh.operator.tell(peer("back", WORLD[0], "bank"));
+    mesh.operator.tell(peer("back", family.back(), "bank"));
     eventually("it is known", || mesh.front.config().contains("\"account\": \"bank\""));
     assert_reset(mesh.network.pod.try_connect(address));
     eventually("it is told why", || {
         mesh.front.log().contains("has not proven to be shop/bank")
     });
-    mesh.operator.tell(peer("back", WORLD[0], "back"));
+    mesh.operator.tell(peer("back", family.back(), "back"));
     eventually("it is known", || mesh.front.config().contains("\"account\": \"back\""));
     get(&mut mesh.network.pod.connect(address), 200);
 }
 
-#[test]
-fn a_connection_ends_when_its_peer_is_revoked() {
+fn a_connection_ends_when_its_peer_is_revoked(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Secure);
+    let mesh = Mesh::over(family, Stage::Secure);
     let address = mesh.serve(7000, echo);
     let mut open = mesh.network.pod.connect(address);
     open.write_all(b"x").expect("it is open");
@@ -309,12 +312,11 @@ fn a_connection_ends_when_its_peer_is_revoked() {
     expect(&mut again, b"y");
 }
 
-#[test]
-fn no_connection_fails_while_certificates_and_roots_change() {
+fn no_connection_fails_while_certificates_and_roots_change(family: Family) {
     if !common::possible() {
         return;
     }
-    let mesh = Mesh::new(Stage::Strict);
+    let mesh = Mesh::over(family, Stage::Strict);
     let address = mesh.serve(80, http);
     let mut long = mesh.network.pod.connect(address);
     let (old, new) = (mesh.operator.ca(), Ca::new("second"));

@@ -14,8 +14,55 @@ use weft_model::{MeshService, Owner, Peer, Resource, ServiceKey, Stage};
 
 use super::{Namespace, Network, PATIENCE, POD, PROXY, Sidecar, WORLD, at, eventually, operator::Operator};
 
-/// Somebody without a sidecar.
-const OUTSIDER: &str = "192.0.2.3";
+/// Somebody without a sidecar, in each family.
+const OUTSIDER: [&str; 2] = ["192.0.2.3", "2001:db8::3"];
+/// The address of a Service, likewise.
+const SERVICE: [&str; 2] = ["192.0.2.10", "2001:db8::10"];
+
+/// A family of addresses, by which everybody finds everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// Its address among those of each family.
+    pub fn of(self, addresses: [&'static str; 2]) -> &'static str {
+        addresses[self as usize]
+    }
+
+    /// Where `back` is.
+    pub fn back(self) -> &'static str {
+        self.of(WORLD)
+    }
+
+    /// The address of a Service.
+    pub fn service(self) -> &'static str {
+        self.of(SERVICE)
+    }
+
+    /// Gives a namespace one more address, from which nothing is sent that does not ask for it.
+    pub fn add(self, namespace: &Namespace, address: &str) {
+        namespace.ip(&match self {
+            Self::V4 => format!("address add {address}/24 dev eth0"),
+            Self::V6 => format!("address add {address}/64 dev eth0 nodad preferred_lft 0"),
+        });
+    }
+}
+
+/// Runs tests that take a family over each of them.
+#[macro_export]
+macro_rules! over_both_families {
+    ($($test:ident,)+) => {
+        mod over_ipv4 {
+            $(#[test] fn $test() { super::$test($crate::common::mesh::Family::V4); })+
+        }
+        mod over_ipv6 {
+            $(#[test] fn $test() { super::$test($crate::common::mesh::Family::V6); })+
+        }
+    };
+}
 
 /// Where a collector of spans may listen in the network of `front`.
 pub const COLLECTOR: u16 = 4317;
@@ -28,6 +75,8 @@ pub struct Mesh {
     pub network: Network,
     /// Where both keep what they go on with.
     pub state: tempfile::TempDir,
+    /// By which addresses they know each other.
+    pub family: Family,
 }
 
 impl Mesh {
@@ -36,30 +85,35 @@ impl Mesh {
         Self::with(stage, "")
     }
 
+    /// The same, by addresses of a family.
+    pub fn over(family: Family, stage: Stage) -> Self {
+        Self::made(family, "shop", "shop", stage, "")
+    }
+
     /// With sidecars that have these arguments too.
     pub fn with(stage: Stage, more: &str) -> Self {
-        Self::made("shop", "shop", stage, more)
+        Self::made(Family::V4, "shop", "shop", stage, more)
     }
 
     /// One in each of two namespaces.
     pub fn between(of_front: &str, of_back: &str, stage: Stage) -> Self {
-        Self::made(of_front, of_back, stage, "")
+        Self::made(Family::V4, of_front, of_back, stage, "")
     }
 
-    fn made(of_front: &str, of_back: &str, stage: Stage, more: &str) -> Self {
+    fn made(family: Family, of_front: &str, of_back: &str, stage: Stage, more: &str) -> Self {
         let network = Network::new();
         // The operator shares a pod's network, as a collector may, and is none of the pod's application.
         for namespace in [&network.pod, &network.world] {
             let output = network.intercept_in(namespace, &format!("--skip-inbound-ports=15010,{COLLECTOR}"));
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
-        network.pod.ip(&format!("address add {OUTSIDER}/24 dev eth0"));
-        let operator = Operator::start(&network.pod, POD[0]);
+        family.add(&network.pod, family.of(OUTSIDER));
+        let operator = Operator::start(&network.pod, family.of(POD));
         for namespace in [of_front, of_back] {
             operator.stage(namespace, stage);
         }
-        operator.tell(peer_in(of_front, "front", POD[0], "front"));
-        operator.tell(peer_in(of_back, "back", WORLD[0], "back"));
+        operator.tell(peer_in(of_front, "front", family.of(POD), "front"));
+        operator.tell(peer_in(of_back, "back", family.back(), "back"));
         let state = tempfile::tempdir().expect("a folder");
         fs::set_permissions(state.path(), Permissions::from_mode(0o755)).expect("it is ours");
         let start = |namespace: &Namespace, of: &str, name: &str| {
@@ -80,6 +134,7 @@ impl Mesh {
             operator,
             network,
             state,
+            family,
         };
         for sidecar in [&mesh.front, &mesh.back] {
             eventually("there is a certificate", || {
@@ -91,16 +146,21 @@ impl Mesh {
 
     /// What the application in `back` listens on.
     pub fn serve(&self, port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
-        let address = at(WORLD[0], port);
+        let address = self.at_back(port);
         self.network.world.serve(address, serve);
         address
+    }
+
+    /// A port of `back`.
+    pub fn at_back(&self, port: u16) -> SocketAddr {
+        at(self.family.back(), port)
     }
 
     /// Gives the Service at an address an HTTPRoute to port 8080 of `back`, of which `front` knows then.
     pub fn route(&self, service: &str) {
         let key = "shop/back:80";
         for resource in [
-            json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080}}),
+            json!({"kind": "workload", "key": "shop/back", "address": self.family.back(), "services": {key: 8080}}),
             json!({"kind": "service", "key": key}),
             json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [service], "protocol": "HTTP"}),
             json!({"kind": "route", "key": "HTTPRoute/shop/back/0", "listeners": ["Service/shop/back:80"],
@@ -124,9 +184,10 @@ impl Mesh {
 
     /// Connects as somebody without a sidecar, from an address that is no workload's.
     pub fn outside(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let from = at(self.family.of(OUTSIDER), 0);
         let stream = self.network.pod.inside_as(PROXY, move || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.bind(&at(OUTSIDER, 0).into())?;
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.bind(&from.into())?;
             socket.connect_timeout(&to.into(), PATIENCE)?;
             Ok::<_, io::Error>(TcpStream::from(socket))
         })?;

@@ -5,12 +5,15 @@ use std::io::{Read as _, Write as _};
 use serde_json::json;
 
 use crate::{
-    common::{self, POD, WORLD, at, echo, eventually, expect},
-    scene::{LIVE, SERVICE, SERVICE_V6, SHOP, Scene, ask, frontend, read_answer, route, serve, service},
+    common::{self, POD, WORLD, at, echo, eventually, expect, mesh::Family},
+    scene::{LIVE, SERVICE, SERVICE_V6, SHOP, Scene, ask, frontend, read_answer, route, serve, service, service_at},
 };
 
-#[test]
-fn requests_of_one_connection_are_split_by_weights() {
+crate::over_both_families! {
+    requests_of_one_connection_are_split_by_weights,
+}
+
+fn requests_of_one_connection_are_split_by_weights(family: Family) {
     if !common::possible() {
         return;
     }
@@ -20,11 +23,11 @@ fn requests_of_one_connection_are_split_by_weights() {
             route("split", SHOP, "/", &[("v1", 70), ("v2", 30)]),
         ]
         .into_iter()
-        .chain(service("v1", 9001))
-        .chain(service("v2", 9002)),
+        .chain(service_at(family.back(), "v1", 9001))
+        .chain(service_at(family.back(), "v2", 9002)),
     );
-    serve(&scene.world, at(WORLD[0], 9001), "v1");
-    serve(&scene.world, at(WORLD[0], 9002), "v2");
+    serve(&scene.world, at(family.back(), 9001), "v1");
+    serve(&scene.world, at(family.back(), 9002), "v2");
     for address in [SERVICE, SERVICE_V6] {
         let mut stream = scene.connect(at(address, 80));
         let mut v1 = 0;

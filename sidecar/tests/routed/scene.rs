@@ -177,9 +177,14 @@ pub(crate) fn beside(network: Network) -> Meshed {
 
 /// A Service port of one endpoint, at a port of the world.
 pub(crate) fn service(name: &str, port: u16) -> [Value; 2] {
+    service_at(WORLD[0], name, port)
+}
+
+/// The same at one of the world's addresses.
+pub(crate) fn service_at(ip: &str, name: &str, port: u16) -> [Value; 2] {
     let key = format!("shop/{name}:80");
     [
-        json!({"kind": "workload", "key": format!("shop/{name}"), "address": WORLD[0], "services": {&key: port}}),
+        json!({"kind": "workload", "key": format!("shop/{name}"), "address": ip, "services": {&key: port}}),
         json!({"kind": "service", "key": key}),
     ]
 }
