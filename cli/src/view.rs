@@ -209,6 +209,7 @@ mod tests {
         let route = |at| RouteStats {
             key: format!("HTTPRoute/shop/r{at}/0").into(),
             traffic: if at == 1 { traffic(ok, failed) } else { traffic(0, 0) },
+            backends: std::collections::BTreeMap::new(),
         };
         Stats {
             routes: (0..routes).map(route).collect(),

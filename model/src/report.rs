@@ -136,6 +136,9 @@ pub struct RouteReport {
     pub route: RouteKey,
     /// What it was asked.
     pub requests: Counts,
+    /// What of that went to which Service; of TrafficSplits alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub backends: BTreeMap<ServiceKey, Counts>,
 }
 
 /// What one data plane has seen.
@@ -255,27 +258,47 @@ impl Flow {
     }
 }
 
+impl RouteReport {
+    /// Adds what was counted elsewhere, or at another time.
+    pub fn add(&mut self, other: &Self) {
+        self.requests.add(&other.requests);
+        for (service, more) in &other.backends {
+            self.backends.entry(service.clone()).or_default().add(more);
+        }
+    }
+
+    /// What has come since an earlier state of the same.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let backends = self.backends.iter().map(|(service, now)| {
+            let before = earlier.backends.get(service);
+            let counts = before.map_or_else(|| now.clone(), |before| now.since(before));
+            (service.clone(), counts)
+        });
+        Self {
+            route: self.route.clone(),
+            requests: self.requests.since(&earlier.requests),
+            backends: backends.filter(|(_, counts)| counts.requests() > 0).collect(),
+        }
+    }
+}
+
 impl Report {
     /// What has come since an earlier total; what is as it was is left out.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let edges: HashMap<&Edge, &EdgeReport> = earlier.edges.iter().map(|known| (&known.edge, known)).collect();
-        let routes: HashMap<&RouteKey, &Counts> = earlier
-            .routes
-            .iter()
-            .map(|known| (&known.route, &known.requests))
-            .collect();
+        let routes: HashMap<&RouteKey, &RouteReport> =
+            earlier.routes.iter().map(|known| (&known.route, known)).collect();
         let edges = self.edges.iter().filter_map(|now| {
             let before = edges.get(&now.edge);
             let flow = before.map_or_else(|| now.flow.clone(), |before| now.flow.since(&before.flow));
             let judged_alike = before.map_or(now.would_deny.is_empty(), |before| before.would_deny == now.would_deny);
             (!flow.is_empty() || !judged_alike).then(|| EdgeReport { flow, ..now.clone() })
         });
-        let routes = self.routes.iter().map(|now| RouteReport {
-            route: now.route.clone(),
-            requests: routes
-                .get(&now.route)
-                .map_or_else(|| now.requests.clone(), |before| now.requests.since(before)),
+        let routes = self.routes.iter().map(|now| match routes.get(&now.route) {
+            Some(before) => now.since(before),
+            None => now.clone(),
         });
         Self {
             total: false,
@@ -321,6 +344,7 @@ mod tests {
                     classes: [0, requests, 0, 0, 0],
                     ..Counts::default()
                 },
+                backends: BTreeMap::new(),
             }],
         }
     }

@@ -63,6 +63,11 @@ impl Stats {
                 .map(|route| RouteReport {
                     route: route.key.clone(),
                     requests: route.traffic.told(),
+                    backends: route
+                        .backends
+                        .iter()
+                        .map(|(service, traffic)| (service.clone(), traffic.told()))
+                        .collect(),
                 })
                 .collect(),
         }

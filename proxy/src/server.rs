@@ -343,11 +343,12 @@ impl Proxy {
     /// What was counted, summed over the workers.
     pub async fn stats(&self) -> Stats {
         let snapshot = self.snapshot();
-        let mut routes: BTreeMap<_, Traffic> = BTreeMap::new();
+        let mut routes: BTreeMap<_, RouteStats> = BTreeMap::new();
         let mut services: BTreeMap<_, (Traffic, usize)> = BTreeMap::new();
         let mut listeners: BTreeMap<u16, Traffic> = BTreeMap::new();
         for rule in snapshot.rules() {
-            routes.insert(rule.route.key.clone(), Traffic::default());
+            let key = &rule.route.key;
+            routes.insert(key.clone(), RouteStats::none(key.clone()));
         }
         for entry in snapshot.services() {
             services.insert(entry.service.key.clone(), (Traffic::default(), entry.endpoints.len()));
@@ -370,8 +371,9 @@ impl Proxy {
                 continue;
             }
             let Ok(tally) = tally.await else { continue };
-            for (key, traffic) in tally.routes {
-                routes.entry(key).or_default().add(&traffic);
+            for route in tally.routes {
+                let sum = routes.entry(route.key.clone());
+                sum.or_insert_with(|| RouteStats::none(route.key.clone())).add(&route);
             }
             for (key, traffic) in tally.services {
                 services.entry(key).or_default().0.add(&traffic);
@@ -386,10 +388,7 @@ impl Proxy {
             seen.add(tally.seen);
             edges.add(tally.edges);
         }
-        stats.routes = routes
-            .into_iter()
-            .map(|(key, traffic)| RouteStats { key, traffic })
-            .collect();
+        stats.routes = routes.into_values().collect();
         stats.services = services
             .into_iter()
             .map(|(key, (traffic, endpoints))| ServiceStats {

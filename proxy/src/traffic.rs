@@ -77,7 +77,7 @@ impl Traffic {
 /// What one worker counted.
 #[derive(Default)]
 pub(crate) struct Tally {
-    pub(crate) routes: Vec<(RouteKey, Traffic)>,
+    pub(crate) routes: Vec<RouteStats>,
     pub(crate) services: Vec<(ServiceKey, Traffic)>,
     pub(crate) listeners: Vec<(u16, Traffic)>,
     pub(crate) flags: [u64; Flag::COUNT],
@@ -116,6 +116,26 @@ pub struct RouteStats {
     pub key: RouteKey,
     /// What was counted.
     pub traffic: Traffic,
+    /// What of that went to which Service; of TrafficSplits alone.
+    pub backends: BTreeMap<ServiceKey, Traffic>,
+}
+
+impl RouteStats {
+    /// One by which nothing has gone yet.
+    pub(crate) fn none(key: RouteKey) -> Self {
+        Self {
+            key,
+            traffic: Traffic::default(),
+            backends: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.traffic.add(&other.traffic);
+        for (service, traffic) in &other.backends {
+            self.backends.entry(service.clone()).or_default().add(traffic);
+        }
+    }
 }
 
 /// The requests of one service, each try counted.

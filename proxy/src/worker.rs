@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use weft_model::RouteKey;
+use weft_model::{BackendTarget, RouteKey, RouteKind, ServiceKey};
 
 use crate::{
     balance::Weighted,
@@ -25,7 +25,7 @@ use crate::{
     options::Options,
     spans::Recorder,
     splice::Pipes,
-    traffic::{Cells, ConnectionStats, Tally},
+    traffic::{Cells, ConnectionStats, RouteStats, Tally},
     upstream::Upstream,
     watchdog::Watchdogs,
 };
@@ -94,6 +94,44 @@ pub(crate) struct RuleState {
     rule: Arc<Rule>,
     pub(crate) cells: Rc<Cells>,
     pub(crate) shares: Weighted,
+    /// By backend, if it is of a TrafficSplit.
+    backends: Vec<(ServiceKey, Rc<Cells>)>,
+}
+
+impl RuleState {
+    /// Where it is counted what goes to a Service by it, if that is counted.
+    pub(crate) fn backend(&self, service: &ServiceKey) -> Option<&Cells> {
+        let mut backends = self.backends.iter();
+        backends.find(|(key, _)| key == service).map(|(_, cells)| &**cells)
+    }
+
+    /// Where a rule's requests are counted by backend, which goes on where `before` has.
+    fn backends(rule: &Rule, before: Option<&Self>) -> Vec<(ServiceKey, Rc<Cells>)> {
+        if rule.route.owner.kind != RouteKind::Split {
+            return Vec::new();
+        }
+        let services = rule.route.backends.iter().filter_map(|backend| match &backend.target {
+            BackendTarget::Service(service) => Some(service),
+            BackendTarget::Invalid(_) => None,
+        });
+        let cells = services.map(|service| {
+            let before = before.and_then(|before| before.backends.iter().find(|(key, _)| key == service));
+            before.map_or_else(|| (service.clone(), Rc::default()), Clone::clone)
+        });
+        cells.collect()
+    }
+
+    fn read(&self) -> RouteStats {
+        RouteStats {
+            key: self.rule.route.key.clone(),
+            traffic: self.cells.read(),
+            backends: self
+                .backends
+                .iter()
+                .map(|(service, cells)| (service.clone(), cells.read()))
+                .collect(),
+        }
+    }
 }
 
 pub(crate) type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
@@ -219,16 +257,18 @@ impl Worker {
     /// The state of a rule; its counters outlive changes to it.
     pub(crate) fn rule(&self, rule: &Arc<Rule>) -> Rc<RuleState> {
         let mut rules = self.rules.borrow_mut();
-        let cells = match rules.get(&rule.id) {
+        let before = match rules.get(&rule.id) {
             Some(state) if Arc::ptr_eq(&state.rule, rule) => return state.clone(),
-            Some(state) => state.cells.clone(),
-            None => Rc::default(),
+            before => before,
         };
+        let cells = before.map_or_else(Rc::default, |before| before.cells.clone());
+        let backends = RuleState::backends(rule, before.map(|before| &**before));
         let shares = Weighted::new(rule.backends.iter().map(|backend| backend.weight));
         let state = Rc::new(RuleState {
             rule: rule.clone(),
             cells,
             shares,
+            backends,
         });
         rules.insert(rule.id, state.clone());
         state
@@ -326,12 +366,7 @@ impl Worker {
             .borrow_mut()
             .retain(|_, state| routes.contains(&state.rule.route.key));
         Tally {
-            routes: self
-                .rules
-                .borrow()
-                .values()
-                .map(|s| (s.rule.route.key.clone(), s.cells.read()))
-                .collect(),
+            routes: self.rules.borrow().values().map(|state| state.read()).collect(),
             services: self
                 .upstreams
                 .borrow()

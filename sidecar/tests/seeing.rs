@@ -4,7 +4,8 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 
-use common::{Sidecar, at, eventually, get, http, mesh::Mesh};
+use common::{Sidecar, WORLD, at, eventually, get, http, mesh::Mesh};
+use serde_json::json;
 use weft_model::{Edge, Flow, Owner, Remote, Report, Stage, Way};
 
 /// The address of a Service.
@@ -108,6 +109,58 @@ fn requests_that_go_by_routes_are_counted_by_who_answered() {
     let mut secured = labels("outbound", "mutual").to_vec();
     secured.push("destination_service=\"shop/back:80\"".to_owned());
     eventually("it is counted as secured", || counted(&mesh.front, &secured) == 1.0);
+}
+
+#[test]
+fn what_goes_by_a_split_is_told_by_its_backends() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Observe);
+    mesh.serve(8080, http);
+    let key = "shop/back:80";
+    for resource in [
+        json!({"kind": "workload", "key": "shop/back", "address": WORLD[0], "services": {key: 8080, "shop/other:80": 8080}}),
+        json!({"kind": "service", "key": key}),
+        json!({"kind": "service", "key": "shop/other:80"}),
+        json!({"kind": "frontend", "key": "Service/shop/back:80", "service": key, "addresses": [SERVICE], "protocol": "HTTP"}),
+        json!({"kind": "route", "key": "TrafficSplit/shop/canary/0", "listeners": ["Service/shop/back:80"],
+            "owner": {"kind": "TrafficSplit", "namespace": "shop", "name": "canary", "rule": 0, "created": 0},
+            "matches": [{"path": {"prefix": "/"}}],
+            "backends": [{"weight": 1, "target": {"service": key}}, {"weight": 3, "target": {"service": "shop/other:80"}}]}),
+    ] {
+        mesh.operator
+            .tell(serde_json::from_value(resource).expect("a resource"));
+    }
+    eventually("the split is known", || {
+        let config = mesh.front.config();
+        config.contains("TrafficSplit/shop/canary/0") && config.contains("Service/shop/back:80")
+    });
+    for _ in 0..40 {
+        let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
+        stream
+            .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .expect("it is open");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it ends");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let told = || {
+        let reports = mesh.operator.reports("shop", "front");
+        let routes = reports.iter().flat_map(|report| &report.routes);
+        let mut sums = [0; 3];
+        for route in routes.filter(|route| route.route.as_str() == "TrafficSplit/shop/canary/0") {
+            sums[0] += route.requests.requests();
+            for (sum, service) in sums[1..].iter_mut().zip([key, "shop/other:80"]) {
+                let counts = route.backends.iter().find(|(backend, _)| backend.as_str() == service);
+                *sum += counts.map_or(0, |(_, counts)| counts.requests());
+            }
+        }
+        sums
+    };
+    eventually("all are told", || told()[0] == 40);
+    let [_, few, most] = told();
+    assert!(few > 0 && few < most && few + most == 40, "{few} and {most}");
 }
 
 #[test]

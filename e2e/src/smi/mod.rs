@@ -1,12 +1,13 @@
 //! The SMI conformance tests (learn-layer5, `smi-conformance`), with what is outdated in them mended: definitions are looked for
 //! in the API that there is, URLs are as they were meant, and nothing waits for a fixed time. After them comes what they do not
-//! ask: that versions are converted, and that what is wrong is said.
+//! ask: metrics, that versions are converted, and that what is wrong is said.
 //!
 //! Whoever tells applications to call stands outside the mesh, as the original does; what is denied by default is denied to
 //! callers in the mesh alone (`weft.dev/smi-access: deny-in-mesh`).
 
 mod access;
 mod app;
+mod metrics;
 mod more;
 mod specs;
 mod split;
@@ -31,7 +32,13 @@ pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
     let filter = filter.unwrap_or_default();
     let mut failed = Vec::new();
     let mut steps = 0;
-    for part in ["traffic-access", "traffic-spec", "traffic-split", "versions"] {
+    for part in [
+        "traffic-access",
+        "traffic-spec",
+        "traffic-split",
+        "traffic-metrics",
+        "versions",
+    ] {
         if !part.contains(filter) {
             continue;
         }
@@ -63,6 +70,7 @@ async fn play(case: &mut Case) -> anyhow::Result<()> {
         "traffic-access" => access::play(case).await,
         "traffic-spec" => specs::play(case).await,
         "traffic-split" => split::play(case).await,
+        "traffic-metrics" => metrics::play(case).await,
         _ => more::play(case).await,
     }
 }

@@ -238,6 +238,7 @@ fn merged(all: impl Iterator<Item = Vec<PlaneSummary>>, period: Period) -> Vec<P
             continue;
         };
         known.own = known.own.take().or(plane.own);
+        known.node = known.node.take().or(plane.node);
         known.routes.extend(plane.routes);
         for more in plane.edges {
             let mut same = known.edges.iter_mut().find(|edge| edge.edge == more.edge);

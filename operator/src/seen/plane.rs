@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use weft_model::{Counts, Edge, EdgeReport, Flow, Latencies, Peer, Report, RouteReport};
+use weft_model::{Counts, Edge, EdgeReport, Flow, Latencies, Report, RouteReport};
+
+use super::workloads::Workload;
 
 /// How long reports are remembered as they came: no longer a time can be asked about.
 pub(crate) const WINDOW: Duration = Duration::from_secs(300);
@@ -17,7 +18,7 @@ pub(super) const EDGES: usize = 1000;
 
 /// What it has said lately, and whom it has ever spoken to.
 pub(super) struct Plane {
-    pub(super) own: Option<Arc<Peer>>,
+    pub(super) own: Option<Workload>,
     pub(super) recent: VecDeque<(Instant, Report)>,
     callers: HashMap<Edge, Caller>,
     pub(super) heard: Instant,
@@ -135,7 +136,7 @@ impl Plane {
             }
             for more in &report.routes {
                 match routes.get_mut(more.route.as_str()) {
-                    Some(sum) => sum.requests.add(&more.requests),
+                    Some(sum) => sum.add(more),
                     None => drop(routes.insert(more.route.as_str(), more.clone())),
                 }
             }

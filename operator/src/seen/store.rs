@@ -15,7 +15,7 @@ use weft_model::{EdgeReport, Peer, Report, RouteReport};
 use super::{
     plane::{EDGES, KEPT, Plane, WINDOW, size},
     taps::Taps,
-    workloads::Workloads,
+    workloads::{Workload, Workloads},
 };
 
 /// Data planes that are remembered, of which some may be gone.
@@ -31,8 +31,9 @@ const RATE: f64 = 200.0;
 const COUNT: Duration = Duration::from_secs(10);
 /// A data plane that has said nothing for so many times as long as it should is not there any more, or not here.
 const SILENT: u32 = 4;
-/// Policies that are remembered of an edge.
+/// Policies that are remembered of an edge, and backends of a split.
 const POLICIES: usize = 16;
+const BACKENDS: usize = 64;
 
 /// What was reported here.
 pub(crate) struct Sightings {
@@ -75,6 +76,9 @@ pub(crate) struct PlaneSummary {
     /// The pod, if it is one with a sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) own: Option<Arc<Peer>>,
+    /// The node that the pod is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<Arc<str>>,
     /// Who has spoken to it, and to whom it has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) edges: Vec<EdgeReport>,
@@ -129,7 +133,8 @@ impl Sightings {
                     kind: kind.to_owned(),
                     namespace,
                     name,
-                    own: plane.own.clone(),
+                    own: plane.own.as_ref().map(|own| own.peer.clone()),
+                    node: plane.own.as_ref().and_then(|own| own.node.clone()),
                     edges,
                     routes,
                 }
@@ -145,6 +150,10 @@ impl Sightings {
     }
 
     fn own(&self, of: &DataPlane) -> Option<Arc<Peer>> {
+        self.workload(of).map(|workload| workload.peer)
+    }
+
+    fn workload(&self, of: &DataPlane) -> Option<Workload> {
         match of {
             DataPlane::Sidecar { namespace, pod } => self.workloads.get(&format!("{namespace}/{pod}").into()),
             DataPlane::Gateway { .. } => None,
@@ -154,12 +163,17 @@ impl Sightings {
     fn take(&self, of: &DataPlane, mut report: Report, now: Instant) {
         report.edges.truncate(EDGES);
         report.routes.truncate(EDGES);
+        for route in &mut report.routes {
+            while route.backends.len() > BACKENDS {
+                route.backends.pop_last();
+            }
+        }
         for edge in &mut report.edges {
             while edge.would_deny.len() > POLICIES {
                 edge.would_deny.pop_last();
             }
         }
-        let own = self.own(of);
+        let own = self.workload(of);
         let mut state = self.state();
         state.make_room(of, now);
         let State { planes, entries, .. } = &mut *state;
@@ -280,6 +294,7 @@ mod tests {
                     classes: [0, requests, 0, 0, 0],
                     ..Counts::default()
                 },
+                backends: BTreeMap::new(),
             }],
         }
     }
@@ -347,7 +362,7 @@ mod tests {
     fn what_would_be_denied_is_as_it_was_last_said_by_a_pod_that_is_there() {
         let workloads = Workloads::default();
         let sightings = Sightings::new(workloads.clone());
-        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(pod("web-1"))))]);
+        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(pod("web-1"))))], |_| None);
         let (of, now) = (DataPlane::sidecar("shop", "web-1"), Instant::now());
         let says = |total, denied: &[(&str, u64)], at| {
             let mut report = report(total, 1, 1);
@@ -374,10 +389,10 @@ mod tests {
         says(false, &[("a", 1)], now);
         assert_eq!(told().len(), 1);
         // It is gone: it still was called, but of what would become of that nobody knows.
-        workloads.take(&[Change::Remove(Key::Peer("shop/web-1".into()))]);
+        workloads.take(&[Change::Remove(Key::Peer("shop/web-1".into()))], |_| None);
         assert!(told().is_empty());
         // So it is if it tells another replica.
-        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(pod("web-1"))))]);
+        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(pod("web-1"))))], |_| None);
         assert_eq!(told().len(), 1);
         let before = now.checked_sub(PACE * SILENT).expect("the machine runs for a while");
         says(false, &[("a", 1)], before);
@@ -389,10 +404,10 @@ mod tests {
         let workloads = Workloads::default();
         let sightings = Sightings::new(workloads.clone());
         let peer = pod("web-1");
-        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(peer.clone())))]);
+        workloads.take(&[Change::Upsert(Resource::Peer(Arc::new(peer.clone())))], |_| None);
         let of = DataPlane::sidecar("shop", "web-1");
         sightings.heard(&of, report(false, 1, 1));
-        workloads.take(&[Change::Remove(Key::Peer("shop/web-1".into()))]);
+        workloads.take(&[Change::Remove(Key::Peer("shop/web-1".into()))], |_| None);
         sightings.heard(&of, report(false, 1, 1));
         let seen = sightings.seen(Period::Last(WINDOW), None);
         assert_eq!(seen[0].own.as_deref(), Some(&peer));

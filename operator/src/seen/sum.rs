@@ -197,6 +197,7 @@ mod tests {
             namespace: "shop".to_owned(),
             name: pod.to_owned(),
             own: Some(serde_json::from_value(peer).expect("a peer")),
+            node: None,
             edges,
             routes: vec![],
         }
@@ -326,6 +327,7 @@ mod tests {
                     classes: [0, 2, 0, 0, 0],
                     ..Counts::default()
                 },
+                backends: BTreeMap::new(),
             }];
         }
         let routes = routes(&planes);

@@ -101,8 +101,9 @@ impl Access {
             Some(subresource) => format!("{}/{subresource}", asked.resource),
             None => asked.resource.to_owned(),
         };
+        let dot = if asked.group.is_empty() { "" } else { "." };
         Err(Refused::Forbidden(format!(
-            "{resource}.{} is forbidden: User {:?} cannot {verb} it {place}{}",
+            "{resource}{dot}{} is forbidden: User {:?} cannot {verb} it {place}{}",
             asked.group,
             user.name,
             why.unwrap_or_default()

@@ -10,7 +10,11 @@ use weft_model::{
     view::{self, EdgeView, List, ListMetadata, RouteView},
 };
 
-use super::{access::Asked, front::decoded, smi};
+use super::{
+    access::Asked,
+    front::decoded,
+    smi::{self, Objects, Selector},
+};
 use crate::seen::{self, Gather, Gathered, Period, Wanted};
 
 /// The longest time that can be asked about.
@@ -42,8 +46,8 @@ pub(super) enum Call {
     Seen(Resource, Option<String>, Duration),
     /// Requests as they come.
     Tap(Wanted),
-    /// The same as SMI has it.
-    Metrics(smi::Call, Duration),
+    /// The same as SMI has it, of objects with some labels.
+    Metrics(smi::Call, Duration, Option<Selector>),
 }
 
 /// Why there is no answer.
@@ -96,10 +100,26 @@ impl Problem {
         }
     }
 
-    fn bad(message: impl Into<String>) -> Self {
+    pub(super) fn bad(message: impl Into<String>) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
             reason: "BadRequest",
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            reason: "Forbidden",
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            reason: "ServiceUnavailable",
             message: message.into(),
         }
     }
@@ -128,7 +148,7 @@ impl Call {
                 name: None,
                 watched: true,
             }),
-            Self::Metrics(call, _) => Some(call.asked()),
+            Self::Metrics(call, ..) => Some(call.asked()),
         }
     }
 }
@@ -159,11 +179,14 @@ pub(super) fn read(path: &str, query: &str) -> Result<Call, Problem> {
         return Ok(Call::Kinds(group));
     }
     let tapped = group == view::GROUP && parts.last() == Some(&TAPS);
-    let window = if tapped { WINDOW } else { options(query)? };
+    let (window, selector) = if tapped { (WINDOW, None) } else { options(query)? };
     if group == smi::GROUP {
         return smi::read(&parts)
-            .map(|call| Call::Metrics(call, window))
+            .map(|call| Call::Metrics(call, window, selector))
             .ok_or_else(unknown);
+    }
+    if selector.is_some() {
+        return Err(Problem::bad("labelSelector: what was seen has no labels to select by"));
     }
     let is_name = |text: &str| {
         text.bytes()
@@ -222,9 +245,9 @@ fn version_of(group: &str) -> &'static str {
     }
 }
 
-/// The time that is asked about.
-fn options(query: &str) -> Result<Duration, Problem> {
-    let mut window = WINDOW;
+/// The time that is asked about, and labels.
+fn options(query: &str) -> Result<(Duration, Option<Selector>), Problem> {
+    let (mut window, mut selector) = (WINDOW, None);
     for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
         match name {
             // SMI calls it t.
@@ -242,10 +265,13 @@ fn options(query: &str) -> Result<Duration, Problem> {
                         ))
                     })?;
             }
-            "labelSelector" | "fieldSelector" if !value.is_empty() => {
-                return Err(Problem::bad(format!(
-                    "{name}: what was seen has no labels or fields to select by"
-                )));
+            "labelSelector" if !value.is_empty() => {
+                let text = decoded(&value.replace('+', " "));
+                let read = Selector::read(&text).map_err(|why| Problem::bad(format!("labelSelector: {why}")));
+                selector = Some(read?);
+            }
+            "fieldSelector" if !value.is_empty() => {
+                return Err(Problem::bad("fieldSelector: what was seen has no fields to select by"));
             }
             "watch" if value == "true" || value == "1" => {
                 return Err(Problem {
@@ -257,11 +283,11 @@ fn options(query: &str) -> Result<Duration, Problem> {
             _ => {}
         }
     }
-    Ok(window)
+    Ok((window, selector))
 }
 
 /// Answers what may be answered.
-pub(super) async fn answer(call: &Call, gather: &Gather, domain: &TrustDomain) -> Answer {
+pub(super) async fn answer(call: &Call, gather: &Gather, domain: &TrustDomain, objects: &Objects<'_>) -> Answer {
     Answer::Json(match call {
         Call::Groups => {
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group(view::GROUP), group(smi::GROUP)]})
@@ -307,9 +333,10 @@ pub(super) async fn answer(call: &Call, gather: &Gather, domain: &TrustDomain) -
         }
         // It has no end, and is answered where requests are.
         Call::Tap(..) => Value::Null,
-        Call::Metrics(call, window) => {
+        Call::Metrics(call, window, selector) => {
             let gathered = gather.gather(Period::Last(*window), None).await;
-            match smi::answer(call, &gathered.planes, domain, *window) {
+            let answer = smi::answer(call, selector.as_ref(), &gathered.planes, domain, *window, objects);
+            match answer.await {
                 Ok(value) => value,
                 Err(problem) => return Answer::Problem(problem),
             }

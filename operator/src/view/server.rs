@@ -30,6 +30,7 @@ use super::{
     api::{self, Answer},
     callers::{Caller, Callers, Own},
     front::{self, Fronts},
+    smi::Objects,
 };
 use crate::{
     certificates::Shown,
@@ -59,6 +60,7 @@ pub(crate) struct View {
 /// What all connections share.
 struct Shared {
     gather: Gather,
+    client: Client,
     access: Access,
     trust_domain: TrustDomain,
     callers: Arc<Callers>,
@@ -83,7 +85,8 @@ impl View {
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let shared = Arc::new(Shared {
             gather: self.gather,
-            access: Access::new(self.client),
+            access: Access::new(self.client.clone()),
+            client: self.client,
             trust_domain: self.trust_domain,
             callers,
             room: Semaphore::new(REQUESTS),
@@ -198,7 +201,12 @@ async fn answer(shared: &Shared, caller: Option<Caller>, request: &Request<Incom
                 let elsewhere = wanted.query();
                 return tap(shared, wanted, Some(&elsewhere));
             }
-            match api::answer(&call, &shared.gather, &shared.trust_domain).await {
+            let objects = Objects {
+                client: &shared.client,
+                access: &shared.access,
+                user: &user,
+            };
+            match api::answer(&call, &shared.gather, &shared.trust_domain, &objects).await {
                 Answer::Json(value) => json(StatusCode::OK, &value),
                 Answer::Problem(problem) => failure(problem.status, problem.reason, &problem.message),
             }

@@ -1,7 +1,7 @@
 //! The API as an API server meets it, and as replicas of the operator meet each other.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -40,7 +40,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOST: &str = "weft-operator.weft-system.svc";
 
-/// An API server that keeps a Secret, says by what it is known, and lets `ada` see the namespace shop and `root` all.
+/// An API server that keeps a Secret, says by what it is known, and lets `ada` see the namespace shop, `meter` metrics alone, and `root` all.
 fn api(front: String) -> Client {
     let mut secret: Option<Value> = None;
     answering(move |request, body| {
@@ -74,6 +74,7 @@ fn api(front: String) -> Client {
                 let allowed = match spec["user"].as_str() {
                     Some("root") => spec["groups"][0] == "system:masters",
                     Some("ada") => namespace == "shop",
+                    Some("meter") => spec["resourceAttributes"]["group"] == "metrics.smi-spec.io",
                     _ => false,
                 };
                 review["metadata"] = json!({});
@@ -81,9 +82,43 @@ fn api(front: String) -> Client {
                     json!({"allowed": allowed, "reason": if allowed { "" } else { "no RBAC policy matched" }});
                 Some(review)
             }
+            ("GET", path) => objects(path, query),
             _ => None,
         }))
     })
+}
+
+/// Objects with labels, and a TrafficSplit, of which the API server has no version before the third.
+fn objects(path: &str, query: &str) -> Option<Value> {
+    let list = |items: Value| Some(json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}));
+    let split = json!({
+        "apiVersion": "split.smi-spec.io/v1alpha3", "kind": "TrafficSplit",
+        "metadata": {"namespace": "shop", "name": "canary"},
+        "spec": {"service": "web", "backends": [{"service": "web-v1", "weight": 90}, {"service": "web-v2", "weight": 10}]},
+    });
+    let named = |name: &str| json!({"metadata": {"namespace": "shop", "name": name}});
+    match path {
+        "/apis/split.smi-spec.io/v1alpha3" => Some(json!({
+            "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "split.smi-spec.io/v1alpha3",
+            "resources": [{"name": "trafficsplits", "singularName": "trafficsplit", "namespaced": true, "kind": "TrafficSplit", "verbs": ["list"]}],
+        })),
+        "/apis/split.smi-spec.io/v1alpha3/namespaces/shop/trafficsplits" => list(json!([split])),
+        "/apis/split.smi-spec.io/v1alpha3/namespaces/shop/trafficsplits/canary" => Some(split),
+        // Of two pages.
+        "/api/v1/namespaces/shop/pods" if query.contains("labelSelector=app+in+%28web%2Capi%29") => {
+            if query.contains("continue=more") {
+                return list(json!([named("web-2")]));
+            }
+            let mut page = list(json!([named("other")]))?;
+            page["metadata"]["continue"] = "more".into();
+            Some(page)
+        }
+        "/apis/apps/v1/namespaces/shop/deployments" if query.contains("labelSelector=tier%3Dfront") => {
+            list(json!([named("front")]))
+        }
+        "/apis/apps/v1/namespaces/shop/deployments" => list(json!([])),
+        _ => None,
+    }
 }
 
 /// A CA, by which the API server is known or somebody else is.
@@ -144,7 +179,18 @@ impl Scene {
         let address = first.local_addr().expect("an address");
         let second = TcpListener::bind((addresses[1], address.port())).await.expect("bound");
         let workloads = Workloads::default();
-        workloads.take(&[peer("web-1", "web"), peer("web-2", "web"), peer("front-1", "front")]);
+        let pods = [peer("web-1", "web"), peer("web-2", "web"), peer("front-1", "front")];
+        // One of them is on another node.
+        workloads.take(&pods, |pod| {
+            Some(
+                if pod.as_str() == "shop/web-2" {
+                    "node-b"
+                } else {
+                    "node-a"
+                }
+                .into(),
+            )
+        });
         let sightings = [(); 2].map(|()| Sightings::new(workloads.clone()));
         for (at, listener) in [first, second].into_iter().enumerate() {
             let others = BTreeSet::from([addresses[1 - at]]);
@@ -288,12 +334,20 @@ fn report(way: Way, deployment: &str, service: Option<ServiceKey>, requests: u64
                 ..Flow::default()
             },
             age_s: 0,
-            would_deny: std::collections::BTreeMap::new(),
+            would_deny: BTreeMap::new(),
         }],
-        routes: vec![RouteReport {
-            route: "HTTPRoute/shop/web/0".into(),
-            requests: counts,
-        }],
+        routes: vec![
+            RouteReport {
+                route: "HTTPRoute/shop/web/0".into(),
+                requests: counts.clone(),
+                backends: BTreeMap::new(),
+            },
+            RouteReport {
+                route: "TrafficSplit/shop/canary/80".into(),
+                requests: counts.clone(),
+                backends: BTreeMap::from([(ServiceKey::new("shop", "web-v1", 80), counts)]),
+            },
+        ],
     }
 }
 
@@ -420,10 +474,109 @@ async fn what_all_replicas_know_is_told_as_one() {
             "direction": "to", "side": "server", "resource": {"kind": "Deployment", "namespace": "shop", "name": "web"},
         })
     );
+    // Of all that is on a node.
+    let (_, nodes) = scene.ask("root", &smi("nodes")).await;
+    let told = |list: &Value| -> Vec<(Value, Value)> {
+        let items = list["items"].as_array().expect("items").iter();
+        let told = items.map(|item| (item["metadata"]["name"].clone(), metric(item, "success_count")));
+        told.collect()
+    };
+    assert_eq!(
+        told(&nodes),
+        [(json!("node-a"), json!("9")), (json!("node-b"), json!("19"))]
+    );
+    assert_eq!(nodes["items"][0]["resource"], json!({"kind": "Node", "name": "node-a"}));
     let (_, service) = scene.ask("ada", &smi("namespaces/shop/services/web")).await;
     assert_eq!(metric(&service, "success_count"), "29");
     let (status, _) = scene.ask("ada", &smi("namespaces/shop/deployments/other")).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+    scene.stop.send_replace(true);
+}
+
+#[tokio::test]
+async fn metrics_of_smi_are_of_backends_of_splits_and_of_objects_with_labels() {
+    let scene = Scene::new().await;
+    let [first, second] = &scene.sightings;
+    let heard = |of: &Sightings, pod: &str, way, other: &str, requests| {
+        of.heard(&DataPlane::sidecar("shop", pod), report(way, other, None, requests));
+    };
+    heard(first, "web-1", Way::Inbound, "front", 10);
+    heard(second, "web-2", Way::Inbound, "front", 20);
+    heard(second, "front-1", Way::Outbound, "web", 30);
+    let smi = |path: &str| format!("/apis/metrics.smi-spec.io/v1alpha1/namespaces/shop/{path}");
+    let (status, splits) = scene.ask("ada", &smi("trafficsplits")).await;
+    assert_eq!(
+        (status, &splits["kind"]),
+        (StatusCode::OK, &json!("TrafficMetricsList")),
+        "{splits}"
+    );
+    let items = splits["items"].as_array().expect("items");
+    assert_eq!(items.len(), 2);
+    assert_eq!(
+        items[0]["backend"],
+        json!({"apex": "web", "name": "web-v1", "weight": 90})
+    );
+    // All replicas together, and of a backend to which nothing goes too.
+    assert_eq!(items[0]["metrics"][3], json!({"name": "success_count", "value": "57"}));
+    assert_eq!(items[1]["metrics"][3], json!({"name": "success_count", "value": "0"}));
+    assert_eq!(
+        items[1]["resource"],
+        json!({"kind": "TrafficSplit", "namespace": "shop", "name": "canary"})
+    );
+    let (_, one) = scene.ask("ada", &smi("trafficsplits/canary")).await;
+    let backends = |list: &Value| -> Vec<Value> {
+        let items = list["items"].as_array().expect("items").iter();
+        items.map(|item| item["backend"].clone()).collect()
+    };
+    assert_eq!(backends(&one), backends(&splits));
+    let (_, edges) = scene.ask("ada", &smi("trafficsplits/canary/edges")).await;
+    let clients: Vec<&Value> = edges["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| &item["edge"]["resource"]["name"])
+        .collect();
+    assert_eq!(clients, ["front", "web"]);
+    assert_eq!(
+        scene.ask("ada", &smi("trafficsplits/other")).await.0,
+        StatusCode::NOT_FOUND
+    );
+
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().expect("items").iter();
+        items
+            .map(|item| item["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let (_, pods) = scene
+        .ask("ada", &smi("pods?labelSelector=app+in+%28web%2Capi%29"))
+        .await;
+    assert_eq!(names(&pods), ["web-2"]);
+    assert_eq!(
+        pods["selector"],
+        json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "api"]}]})
+    );
+    let (_, none) = scene.ask("ada", &smi("deployments?labelSelector=tier%3Dback")).await;
+    assert_eq!(
+        (names(&none).len(), &none["selector"]),
+        (0, &json!({"matchLabels": {"tier": "back"}}))
+    );
+    // Of edges, those at the other end have them.
+    let others = |list: &Value| list["items"].as_array().expect("items").len();
+    let path = "deployments/web/edges?labelSelector=tier%3D";
+    assert_eq!(others(&scene.ask("ada", &smi(&format!("{path}front"))).await.1), 1);
+    assert_eq!(others(&scene.ask("ada", &smi(&format!("{path}back"))).await.1), 0);
+    let (status, wrong) = scene.ask("ada", &smi("pods?labelSelector=a+b")).await;
+    assert_eq!(
+        (status, &wrong["reason"]),
+        (StatusCode::BAD_REQUEST, &json!("BadRequest"))
+    );
+    // Who may see metrics of pods, but not pods, learns nothing of their labels.
+    let (status, refused) = scene.ask("meter", &smi("pods?labelSelector=app")).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let message = refused["message"].as_str().expect("a message");
+    assert!(message.contains("must be allowed to list: pods"), "{message}");
+    assert_eq!(scene.ask("meter", &smi("pods")).await.0, StatusCode::OK);
     scene.stop.send_replace(true);
 }
 

@@ -17,10 +17,19 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     account: String,
+    /// The node that it is on.
+    node: Option<Arc<str>>,
     labels: BTreeMap<String, String>,
     /// The ports of its containers that have names.
     ports: BTreeMap<String, u16>,
     probes: Vec<ProbePath>,
+}
+
+impl Facts {
+    /// The node that it is on.
+    pub(super) fn node(&self) -> Option<Arc<str>> {
+        self.node.clone()
+    }
 }
 
 /// Where a Service leads to.
@@ -50,6 +59,7 @@ pub(super) fn facts(pod: &Pod) -> Option<Facts> {
     probes.dedup();
     Some(Facts {
         account: pods::account(spec),
+        node: spec.node_name.as_deref().map(Into::into),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         ports: named.collect(),
         probes,

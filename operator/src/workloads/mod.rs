@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use weft_crds::MESH_LABEL;
 use weft_discovery::Publisher;
 use weft_injection::INJECTED;
-use weft_model::{Change, DefaultAction, Key, MeshNamespace, Resource};
+use weft_model::{Change, DefaultAction, Key, MeshNamespace, Resource, WorkloadKey};
 use weft_translate::MANAGED_BY;
 
 use self::{
@@ -112,7 +112,7 @@ pub(crate) async fn tell(
             changes.extend(mesh.changes(seen));
         }
         if !changes.is_empty() {
-            known.take(&changes);
+            known.take(&changes, |pod| mesh.node(pod));
             publisher.publish(changes);
         }
         if !*all.borrow() && whole == [true; 5] {
@@ -246,6 +246,13 @@ struct Mesh {
 }
 
 impl Mesh {
+    /// The node that a pod is on.
+    fn node(&self, pod: &WorkloadKey) -> Option<Arc<str>> {
+        let (namespace, name) = pod.as_str().split_once('/')?;
+        let (_, facts) = self.pods.objects.get(&(namespace.to_owned(), name.to_owned()))?;
+        facts.node()
+    }
+
     /// What is to be published of something that was seen.
     fn changes(&mut self, seen: Seen) -> Vec<Change> {
         match seen {

@@ -110,6 +110,9 @@ impl Account {
     fn count(&self, worker: &Worker, client: &Client, elapsed: Duration, failed: bool) {
         if let Some(rule) = &self.rule {
             rule.cells.count(self.status, failed, elapsed);
+            if let Some(backend) = self.upstream.as_ref().and_then(|upstream| rule.backend(&upstream.key)) {
+                backend.count(self.status, failed, elapsed);
+            }
         }
         client.cells.count(self.status, failed, elapsed);
         if let Some(outbound) = &client.outbound {

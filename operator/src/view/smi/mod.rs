@@ -1,38 +1,75 @@
 //! SMI's TrafficMetrics (`metrics.smi-spec.io`).
 
-use std::{collections::BTreeMap, time::Duration};
+mod counted;
+mod objects;
+mod selector;
+mod splits;
+
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use weft_model::{
-    Counts, Latencies, TrustDomain, Way,
-    view::{EdgeView, End, Side, pairs},
-};
+use weft_model::{Counts, Latencies, TrustDomain};
 
+pub(super) use self::{objects::Objects, selector::Selector};
 use super::{access::Asked, api::Problem};
-use crate::seen::{self, PlaneSummary};
+use crate::seen::PlaneSummary;
 
 pub(super) const GROUP: &str = "metrics.smi-spec.io";
 pub(super) const VERSION: &str = "v1alpha1";
 
-/// Resources for which there are metrics, with their kinds.
-const KINDS: [(&str, &str); 8] = [
-    ("daemonsets", "DaemonSet"),
-    ("deployments", "Deployment"),
-    ("jobs", "Job"),
-    ("namespaces", "Namespace"),
-    ("pods", "Pod"),
-    ("replicasets", "ReplicaSet"),
-    ("services", "Service"),
-    ("statefulsets", "StatefulSet"),
+/// A kind for whose objects there are metrics.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// What it is called in a path.
+    resource: &'static str,
+    name: &'static str,
+    group: &'static str,
+    namespaced: bool,
+}
+
+const SPLIT: &str = "TrafficSplit";
+
+/// All of the specification.
+static KINDS: [Kind; 11] = [
+    kind("daemonsets", "DaemonSet", "apps", true),
+    kind("deployments", "Deployment", "apps", true),
+    kind("jobs", "Job", "batch", true),
+    kind("namespaces", "Namespace", "", false),
+    kind("nodes", "Node", "", false),
+    kind("pods", "Pod", "", true),
+    kind("replicasets", "ReplicaSet", "apps", true),
+    kind("replicationcontrollers", "ReplicationController", "", true),
+    kind("services", "Service", "", true),
+    kind("statefulsets", "StatefulSet", "apps", true),
+    kind("trafficsplits", SPLIT, "split.smi-spec.io", true),
 ];
+
+const fn kind(resource: &'static str, name: &'static str, group: &'static str, namespaced: bool) -> Kind {
+    Kind {
+        resource,
+        name,
+        group,
+        namespaced,
+    }
+}
+
+impl Kind {
+    /// Versions in which it may be served, the best first.
+    fn versions(&self) -> &'static [&'static str] {
+        if self.name == SPLIT {
+            weft_crds::Kind::TrafficSplit.served()
+        } else {
+            &["v1"]
+        }
+    }
+}
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Call {
-    resource: &'static str,
-    kind: &'static str,
-    /// Of a Namespace: none.
+    kind: &'static Kind,
+    /// Of what is in none: none.
     namespace: Option<String>,
     name: Option<String>,
     edges: bool,
@@ -41,18 +78,28 @@ pub(super) struct Call {
 /// One object that there are metrics for: its namespace, if it is in one, and its name.
 type Of = (Option<String>, String);
 
-/// A part of its traffic: all, or what goes to or comes from somebody.
-type Part = Option<(&'static str, &'static str, Of, String)>;
+/// What went to an object, or between it and somebody.
+#[derive(Debug)]
+struct Item {
+    of: Of,
+    direction: &'static str,
+    side: &'static str,
+    /// Who is at the other end, and of what kind; all, if nobody is named.
+    other: Option<(Of, String)>,
+    /// The backend of a split.
+    backend: Option<Value>,
+    counts: Counts,
+}
 
 impl Call {
     pub(super) fn asked(&self) -> Asked<'_> {
         Asked {
             group: GROUP,
             version: VERSION,
-            resource: self.resource,
+            resource: self.kind.resource,
             subresource: self.edges.then_some("edges"),
             // As with the core API: a Namespace is in itself.
-            namespace: match self.kind {
+            namespace: match self.kind.name {
                 "Namespace" => self.name.as_deref(),
                 _ => self.namespace.as_deref(),
             },
@@ -60,15 +107,21 @@ impl Call {
             watched: false,
         }
     }
+
+    /// Whether it is of one object alone, and not a list.
+    fn is_of_one(&self) -> bool {
+        self.name.is_some() && !self.edges && self.kind.name != SPLIT
+    }
 }
 
 /// Reads what comes after the version.
 pub(super) fn read(parts: &[&str]) -> Option<Call> {
-    let known = |resource: &str| KINDS.into_iter().find(|(name, _)| *name == resource);
     let call = |resource: &str, namespace: Option<&str>, name: Option<&str>, edges: bool| {
-        let (resource, kind) = known(resource)?;
+        let kind = KINDS.iter().find(|kind| kind.resource == resource)?;
+        // A list may be of all namespaces, one object is of one.
+        (kind.namespaced || namespace.is_none()).then_some(())?;
+        (!kind.namespaced || namespace.is_some() || name.is_none()).then_some(())?;
         Some(Call {
-            resource,
             kind,
             namespace: namespace.map(str::to_owned),
             name: name.map(str::to_owned),
@@ -77,25 +130,21 @@ pub(super) fn read(parts: &[&str]) -> Option<Call> {
     };
     match *parts {
         [resource] => call(resource, None, None, false),
-        ["namespaces", name] => call("namespaces", None, Some(name), false),
-        ["namespaces", name, "edges"] => call("namespaces", None, Some(name), true),
-        ["namespaces", namespace, resource] if resource != "namespaces" => call(resource, Some(namespace), None, false),
-        ["namespaces", namespace, resource, name] if resource != "namespaces" => {
-            call(resource, Some(namespace), Some(name), false)
-        }
-        ["namespaces", namespace, resource, name, "edges"] if resource != "namespaces" => {
-            call(resource, Some(namespace), Some(name), true)
-        }
+        [resource, name] => call(resource, None, Some(name), false),
+        [resource, name, "edges"] => call(resource, None, Some(name), true),
+        ["namespaces", namespace, resource] => call(resource, Some(namespace), None, false),
+        ["namespaces", namespace, resource, name] => call(resource, Some(namespace), Some(name), false),
+        ["namespaces", namespace, resource, name, "edges"] => call(resource, Some(namespace), Some(name), true),
         _ => None,
     }
 }
 
 /// As discovery documents say what there is.
 pub(super) fn resources() -> Vec<Value> {
-    let each = KINDS.into_iter().flat_map(|(name, kind)| {
-        let namespaced = kind != "Namespace";
+    let each = KINDS.iter().flat_map(|kind| {
+        let (name, namespaced) = (kind.resource, kind.namespaced);
         [
-            json!({"name": name, "singularName": kind.to_lowercase(), "namespaced": namespaced, "kind": "TrafficMetrics", "verbs": ["get", "list"]}),
+            json!({"name": name, "singularName": kind.name.to_lowercase(), "namespaced": namespaced, "kind": "TrafficMetrics", "verbs": ["get", "list"]}),
             json!({"name": format!("{name}/edges"), "singularName": "", "namespaced": namespaced, "kind": "TrafficMetricsList", "verbs": ["get"]}),
         ]
     });
@@ -103,48 +152,92 @@ pub(super) fn resources() -> Vec<Value> {
 }
 
 /// Answers it.
-pub(super) fn answer(
+pub(super) async fn answer(
     call: &Call,
+    selector: Option<&Selector>,
     planes: &[PlaneSummary],
     domain: &TrustDomain,
     window: Duration,
+    objects: &Objects<'_>,
 ) -> Result<Value, Problem> {
-    let counted = counted(call, planes, domain);
-    let time = Timestamp::now().to_string();
-    let object = |(of, part): &(Of, Part), counts: &Counts| {
-        let mut metadata = json!({"name": of.1, "creationTimestamp": time});
-        if let Some(namespace) = &of.0 {
-            metadata["namespace"] = namespace.clone().into();
+    let mut items = if call.kind.name == SPLIT {
+        let splits = objects.splits(call.kind, call.namespace.as_deref(), call.name.as_deref());
+        let splits = splits.await?;
+        if let (Some(name), true) = (&call.name, splits.is_empty()) {
+            return Err(Problem::not_found(format!("there is no trafficsplit {name:?}")));
         }
-        json!({
-            "kind": "TrafficMetrics", "apiVersion": format!("{GROUP}/{VERSION}"),
-            "metadata": metadata, "timestamp": time, "window": format!("{}s", window.as_secs()),
-            "resource": reference(call.kind, of),
-            "edge": match part {
-                None => json!({"direction": "from", "side": "server", "resource": null}),
-                Some((direction, side, other, kind)) => json!({"direction": direction, "side": side, "resource": reference(kind, other)}),
-            },
-            "metrics": metrics(counts),
-        })
+        splits::items(call, &splits, planes)
+    } else {
+        counted::items(call, planes, domain)
     };
-    if let (Some(name), false) = (&call.name, call.edges) {
-        let of = (call.namespace.clone(), name.clone());
-        let Some(counts) = counted.get(&(of.clone(), None)) else {
-            let what = call.kind.to_lowercase();
-            return Err(Problem::not_found(format!(
-                "no request to the {what} {name:?} was seen within {} s; is it in the mesh?",
+    let time = Timestamp::now().to_string();
+    if call.is_of_one() {
+        let what = call.kind.name.to_lowercase();
+        let item = items.pop().ok_or_else(|| {
+            Problem::not_found(format!(
+                "no request to the {what} {:?} was seen within {} s; is it in the mesh?",
+                call.name.as_deref().unwrap_or_default(),
                 window.as_secs()
-            )));
-        };
-        return Ok(object(&(of, None), counts));
+            ))
+        })?;
+        return Ok(object(call, &item, &time, window));
     }
-    let items: Vec<Value> = counted.iter().map(|(of, counts)| object(of, counts)).collect();
-    let mut list = json!({
-        "kind": "TrafficMetricsList", "apiVersion": format!("{GROUP}/{VERSION}"), "metadata": {}, "items": items,
-    });
+    let mut list = json!({"kind": "TrafficMetricsList", "apiVersion": format!("{GROUP}/{VERSION}"), "metadata": {}});
     let of = (call.namespace.clone(), call.name.clone().unwrap_or_default());
-    list["resource"] = reference(call.kind, &of);
+    list["resource"] = reference(call.kind.name, &of);
+    if let Some(selector) = selector {
+        items = selected(call, items, selector, objects).await?;
+        list["selector"] = selector.object.clone();
+    }
+    list["items"] = items.iter().map(|item| object(call, item, &time, window)).collect();
     Ok(list)
+}
+
+/// Those that have some labels: the objects of a list, and of a list of edges those at the other ends.
+async fn selected(
+    call: &Call,
+    items: Vec<Item>,
+    selector: &Selector,
+    objects: &Objects<'_>,
+) -> Result<Vec<Item>, Problem> {
+    if !call.edges {
+        let found = objects.selected(call.kind, call.namespace.as_deref(), selector).await?;
+        return Ok(items.into_iter().filter(|item| found.contains(&item.of)).collect());
+    }
+    let others = items.iter().filter_map(|item| item.other.as_ref());
+    let asked: BTreeSet<(&str, Option<&str>)> = others
+        .map(|((namespace, _), kind)| (kind.as_str(), namespace.as_deref()))
+        .collect();
+    let mut found: BTreeSet<(Of, String)> = BTreeSet::new();
+    for (name, namespace) in asked {
+        // What is made by somebody's own controllers has labels that nobody here can ask for.
+        let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
+            continue;
+        };
+        let of_kind = objects.selected(kind, namespace, selector).await?;
+        found.extend(of_kind.into_iter().map(|of| (of, name.to_owned())));
+    }
+    let has = |item: &Item| item.other.as_ref().is_some_and(|other| found.contains(other));
+    Ok(items.into_iter().filter(has).collect())
+}
+
+fn object(call: &Call, item: &Item, time: &str, window: Duration) -> Value {
+    let mut metadata = json!({"name": item.of.1, "creationTimestamp": time});
+    if let Some(namespace) = &item.of.0 {
+        metadata["namespace"] = namespace.clone().into();
+    }
+    let other = item.other.as_ref().map(|(of, kind)| reference(kind, of));
+    let mut object = json!({
+        "kind": "TrafficMetrics", "apiVersion": format!("{GROUP}/{VERSION}"),
+        "metadata": metadata, "timestamp": time, "window": format!("{}s", window.as_secs()),
+        "resource": reference(call.kind.name, &item.of),
+        "edge": {"direction": item.direction, "side": item.side, "resource": other},
+        "metrics": metrics(&item.counts),
+    });
+    if let Some(backend) = &item.backend {
+        object["backend"] = backend.clone();
+    }
+    object
 }
 
 fn reference(kind: &str, (namespace, name): &Of) -> Value {
@@ -156,94 +249,6 @@ fn reference(kind: &str, (namespace, name): &Of) -> Value {
         reference["name"] = name.clone().into();
     }
     reference
-}
-
-/// What was counted of each object that is asked about, or of each of its edges.
-fn counted(call: &Call, planes: &[PlaneSummary], domain: &TrustDomain) -> BTreeMap<(Of, Part), Counts> {
-    let mut sums: BTreeMap<(Of, Part), Counts> = BTreeMap::new();
-    let wanted = |of: &Of| {
-        let same = |asked: &Option<String>, is: Option<&String>| asked.is_none() || asked.as_ref() == is;
-        same(&call.namespace, of.0.as_ref()) && same(&call.name, Some(&of.1))
-    };
-    let mut add = |of: Of, part: Part, counts: &Counts| {
-        if wanted(&of) && counts.requests() > 0 {
-            sums.entry((of, part)).or_default().add(counts);
-        }
-    };
-    if call.kind == "Pod" {
-        for plane in planes.iter().filter(|plane| plane.kind == "Pod") {
-            let of = (Some(plane.namespace.clone()), plane.name.clone());
-            for edge in &plane.edges {
-                let (direction, side) = match edge.edge.way {
-                    Way::Inbound => ("from", "server"),
-                    Way::Outbound => ("to", "client"),
-                };
-                let counts = &edge.flow.requests;
-                match (&edge.edge.remote, call.edges) {
-                    (weft_model::Remote::Workload { namespace, owner, .. }, true) => {
-                        let other = (Some(namespace.to_string()), owner.name.clone());
-                        add(of.clone(), Some((direction, side, other, owner.kind.clone())), counts);
-                    }
-                    (_, false) if edge.edge.way == Way::Inbound => add(of.clone(), None, counts),
-                    _ => {}
-                }
-            }
-        }
-        return sums;
-    }
-    let edges = seen::edges(planes, domain);
-    // Who goes to a Service says so; who is behind it does not know.
-    let edges = if call.kind == "Service" {
-        edges.into_iter().filter(|edge| edge.side == Side::Client).collect()
-    } else {
-        pairs(edges)
-    };
-    for edge in &edges {
-        let side = if edge.side == Side::Client { "client" } else { "server" };
-        let (from, to) = (
-            named(call.kind, &edge.source, None),
-            named(call.kind, &edge.destination, Some(edge)),
-        );
-        let counts = &edge.flow.requests;
-        if !call.edges {
-            if let Some(to) = to {
-                add(to, None, counts);
-            }
-            continue;
-        }
-        if let (Some(from), Some((other, kind))) = (&from, any(call.kind, &edge.destination)) {
-            add(from.clone(), Some(("to", side, other, kind)), counts);
-        }
-        if let (Some(to), Some((other, kind))) = (&to, any(call.kind, &edge.source)) {
-            add(to.clone(), Some(("from", side, other, kind)), counts);
-        }
-    }
-    sums
-}
-
-/// The object of a kind that is at an end, if there is one.
-fn named(kind: &str, end: &End, to: Option<&EdgeView>) -> Option<Of> {
-    match kind {
-        "Namespace" => Some((None, end.namespace.clone()?)),
-        "Service" => {
-            let (namespace, name) = to?.service.as_deref()?.split_once('/')?;
-            let name = name.rsplit_once(':').map_or(name, |(name, _)| name);
-            Some((Some(namespace.to_owned()), name.to_owned()))
-        }
-        _ => {
-            let workload = end.workload.as_ref().filter(|workload| workload.kind == kind)?;
-            Some((end.namespace.clone(), workload.name.clone()))
-        }
-    }
-}
-
-/// Who is at the other end, as a Namespace if that is what is asked about.
-fn any(kind: &str, end: &End) -> Option<(Of, String)> {
-    if kind == "Namespace" {
-        return Some(((None, end.namespace.clone()?), kind.to_owned()));
-    }
-    let workload = end.workload.as_ref()?;
-    Some(((end.namespace.clone(), workload.name.clone()), workload.kind.clone()))
 }
 
 fn metrics(counts: &Counts) -> Value {
@@ -270,7 +275,7 @@ mod tests {
     fn paths_are_those_of_the_specification() {
         let asked = |path: &str| {
             let parts: Vec<&str> = path.split('/').collect();
-            read(&parts).map(|call| (call.resource, call.namespace, call.name, call.edges))
+            read(&parts).map(|call| (call.kind.resource, call.namespace, call.name, call.edges))
         };
         let text = |text: &str| Some(text.to_owned());
         for (path, expected) in [
@@ -287,7 +292,15 @@ mod tests {
                 "namespaces/shop/deployments/web/edges",
                 Some(("deployments", text("shop"), text("web"), true)),
             ),
-            ("nodes", None),
+            ("nodes", Some(("nodes", None, None, false))),
+            ("nodes/a/edges", Some(("nodes", None, text("a"), true))),
+            (
+                "namespaces/shop/trafficsplits/canary",
+                Some(("trafficsplits", text("shop"), text("canary"), false)),
+            ),
+            ("secrets", None),
+            ("pods/a", None),
+            ("namespaces/shop/nodes", None),
             ("namespaces/shop/namespaces", None),
             ("namespaces/shop/pods/a/b", None),
         ] {
