@@ -27,7 +27,7 @@ const POLICY: &str = "AuthorizationPolicy/shop/back";
 crate::over_both_families! {
     who_may_not_come_is_told_so_and_the_application_does_not_know,
     policies_change_under_connections_that_are_open,
-    what_a_request_has_become_ends_once_nothing_is_allowed,
+    what_a_request_has_become_is_judged_by_that,
     requests_are_judged_by_what_they_ask_for_however_it_is_written,
     in_observe_everything_passes_and_what_would_not_is_counted,
     what_no_policy_decides_is_for_the_default,
@@ -213,12 +213,8 @@ fn upgrades(mut stream: TcpStream) {
     echo(stream);
 }
 
-fn what_a_request_has_become_ends_once_nothing_is_allowed(family: Family) {
-    let Some(mesh) = meshed(family, Stage::Secure) else {
-        return;
-    };
-    let address = mesh.serve(80, upgrades);
-    allow_front(&mesh);
+/// Asks for another protocol, and goes over to it.
+fn upgraded(mesh: &Mesh, address: SocketAddr) -> TcpStream {
     let mut stream = mesh.network.pod.connect(address);
     let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
     stream.write_all(request.as_bytes()).expect("it is open");
@@ -229,18 +225,41 @@ fn what_a_request_has_become_ends_once_nothing_is_allowed(family: Family) {
         head.push(byte[0]);
     }
     assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-    let said = |stream: &mut TcpStream| {
-        stream.write_all(b"x").expect("it is open");
-        expect(stream, b"x");
+    say(&mut stream);
+    stream
+}
+
+fn say(stream: &mut TcpStream) {
+    stream.write_all(b"x").expect("it is open");
+    expect(stream, b"x");
+}
+
+fn what_a_request_has_become_is_judged_by_that(family: Family) {
+    let Some(mesh) = meshed(family, Stage::Secure) else {
+        return;
     };
-    said(&mut stream);
-    // Nobody takes back what it was allowed to become.
-    let got = json!({"traffic": {"http": {"methods": ["DELETE"]}}});
-    policy(&mesh, "allow", json!([{"from": ["authenticated"], "to": [got]}]));
-    said(&mut stream);
-    policy(&mesh, "allow", json!([{"from": ["unauthenticated"]}]));
-    let end = stream.read(&mut [0; 1]);
-    assert!(!matches!(end, Ok(1..)), "{end:?}");
+    let address = mesh.serve(80, upgrades);
+    let method =
+        |method: &str| json!([{"from": ["authenticated"], "to": [{"traffic": {"http": {"methods": [method]}}}]}]);
+    // One from before there is any policy, which is carried, and one that has gone request by request.
+    let mut carried = upgraded(&mesh, address);
+    policy(&mesh, "allow", method("GET"));
+    let mut asked = upgraded(&mesh, address);
+    policy(&mesh, "deny", method("DELETE"));
+    for stream in [&mut carried, &mut asked] {
+        say(stream);
+    }
+    policy(&mesh, "allow", method("DELETE"));
+    for stream in [&mut carried, &mut asked] {
+        let end = stream.read(&mut [0; 1]);
+        assert!(!matches!(end, Ok(1..)), "{end:?}");
+    }
+    assert_eq!(verdicts(&mesh, POLICY, "denied"), 2.0);
+    eventually("it is told why", || {
+        let log = mesh.back.log();
+        let told = |line: &str| line.contains("\"flag\":\"policy_denied\"") && line.contains(POLICY);
+        log.lines().filter(|line| told(line)).count() == 2
+    });
 }
 
 fn requests_are_judged_by_what_they_ask_for_however_it_is_written(family: Family) {

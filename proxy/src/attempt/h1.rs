@@ -11,7 +11,6 @@ use crate::{
     copy::copy,
     downstream::{Downstream, RequestBody, Responder, ResponseFields},
     h1::{Framing, Message},
-    intercepted::barred,
     upstream::{H1Connection, H1Response, ResponseError, is_of_tls},
     watchdog::Watchdog,
     worker::Worker,
@@ -111,17 +110,16 @@ pub(super) async fn make<D: Downstream>(
     Ok(match relayed {
         Ok(_) if status == 101 && context.line.upgrade => {
             let early = response.message.as_deref().map_or(&[][..], Message::rest);
-            match context.line.client.guard() {
-                None => request.tunnel(&connection.stream, early).await,
-                Some(guard) => tokio::select! {
-                    () = request.tunnel(&connection.stream, early) => {}
-                    () = barred(worker, guard) => {}
-                },
+            let admitted = context.admitted;
+            if let Some(admitted) = admitted {
+                worker.standing.upgraded(worker, admitted);
             }
+            let tunnel = request.tunnel(&connection.stream, early, admitted.map(|admitted| &**admitted));
+            let denied = tunnel.await;
             Sent {
                 status,
                 reusable: false,
-                broken: None,
+                broken: denied.map(|ended| (ended.flag, ended.reason)),
             }
         }
         Ok(uploaded) => {

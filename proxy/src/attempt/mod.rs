@@ -27,6 +27,7 @@ use crate::{
     downstream::{Downstream, Outgoing, Responder},
     fields::Fields,
     flag::Flag,
+    l4::Admitted,
     spans::GrpcStatus,
     upstream::{Secure, Upstream},
     worker::Worker,
@@ -49,6 +50,8 @@ pub(crate) struct Context<'a> {
     pub(crate) fresh: bool,
     /// Statuses for which the request is to be tried again instead of passed on.
     pub(crate) retry_codes: &'a [u16],
+    /// By what it was let in, if it asks for another protocol and somebody decides about that.
+    pub(crate) admitted: Option<&'a Rc<Admitted>>,
     /// Where it is seen how a call of gRPC ends, if somebody wants to know.
     pub(crate) grpc: Option<&'a GrpcStatus>,
 }
@@ -78,6 +81,12 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
+    /// Whether its backend has failed. What policies have ended has not.
+    pub(crate) fn is_failure(&self) -> bool {
+        let broken = self.broken.as_ref();
+        self.status >= 500 || broken.is_some_and(|(flag, _)| *flag != Flag::PolicyDenied)
+    }
+
     /// The answer had begun but did not end well.
     fn broken(status: u16, broken: Broken) -> Self {
         let (flag, error) = match broken {

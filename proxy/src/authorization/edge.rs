@@ -8,16 +8,13 @@ use serde::Serialize;
 use smallvec::SmallVec;
 use weft_model::{Action, Listener, PolicyKey};
 
-use super::{Doing, Policy, Proof, Protection, Request, Selected, Shown, Who, policies::in_order};
+use super::{Decision, Doing, Kept, Policy, Proof, Protection, Request, Selected, Shown, Who, policies::in_order};
 use crate::{
-    config::{Flow, Found, L4Rule, Rule, Snapshot},
+    config::{Flow, Found, Port, Rule, Snapshot},
     downstream::Client,
     fields::{Fields, RequestView},
     worker::Worker,
 };
-
-/// Why something is denied, or not.
-type Decision = Result<(), String>;
 
 /// What a policy says of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -106,12 +103,7 @@ pub(crate) fn request<F: Fields>(
     };
     let shown = client.tls.as_ref().and_then(|tls| tls.shown(&worker.mesh));
     let who = who(client.peer, client.port, shown.as_deref());
-    let asked = Request {
-        method: view.method,
-        host: view.host,
-        path: view.path,
-        fields: view.fields,
-    };
+    let asked = Request::of(view);
     let doing = Doing::Request(&asked);
     let port = snapshot.port(client.port);
     for listener in port.into_iter().flat_map(|port| port.by(view.host, rule)) {
@@ -125,18 +117,27 @@ pub(crate) fn request<F: Fields>(
     }
 }
 
-/// The way of a connection, or of a flow of datagrams, at which nobody looks at what it carries. Whoever protects any part of
-/// it is asked as long as it is open.
+/// The way of a connection, or of a flow of datagrams, at which nobody looks at what it carries, or not any more. Whoever
+/// protects any part of it is asked as long as it is open.
 pub(crate) struct Passage {
     listeners: SmallVec<[Arc<Listener>; 1]>,
-    rule: Arc<L4Rule>,
+    /// The number of the rule.
+    rule: u64,
 }
 
 impl Passage {
     pub(crate) fn of(flow: Flow<'_>) -> Self {
         Self {
             listeners: flow.listeners().cloned().collect(),
-            rule: flow.rule.clone(),
+            rule: flow.rule.id,
+        }
+    }
+
+    /// That of a request for a host, of which a rule has made something else.
+    pub(crate) fn of_request(port: &Port, host: &str, rule: &Rule) -> Self {
+        Self {
+            listeners: port.by(host, Some(rule)).cloned().collect(),
+            rule: rule.id,
         }
     }
 
@@ -149,7 +150,7 @@ impl Passage {
         let guards = snapshot.guards();
         let of_listeners = self.listeners.iter().flat_map(|listener| guards.of_listener(listener));
         let of_listeners = of_listeners.map(|(_, protection)| protection);
-        of_listeners.chain(guards.of_l4_rule(&self.rule))
+        of_listeners.chain(guards.of_number(self.rule))
     }
 
     /// Whether anybody is to be asked.
@@ -157,18 +158,42 @@ impl Passage {
         self.guards(snapshot).next().is_some()
     }
 
-    /// Whether a client may go this way; if not, why.
-    pub(crate) fn decide(&self, snapshot: &Snapshot, client: SocketAddr, shown: Option<&Shown>) -> Decision {
+    /// Whether a client may go this way, with a request if it began with one; if not, why.
+    pub(crate) fn decide(
+        &self,
+        snapshot: &Snapshot,
+        client: SocketAddr,
+        shown: Option<&Shown>,
+        request: Option<&Kept>,
+    ) -> Decision {
         let who = who(client, self.port(), shown);
-        self.guards(snapshot)
-            .try_for_each(|protection| protection.decide(client, who, &Doing::Opaque, None))
+        doing(request, |doing| {
+            self.guards(snapshot)
+                .try_for_each(|protection| protection.decide(client, who, doing, None))
+        })
     }
 
     /// Whether a client that goes this way would not be let in any more. Nothing is counted.
-    pub(crate) fn is_barred(&self, snapshot: &Snapshot, client: SocketAddr, shown: Option<&Shown>) -> bool {
+    pub(crate) fn is_barred(
+        &self,
+        snapshot: &Snapshot,
+        client: SocketAddr,
+        shown: Option<&Shown>,
+        request: Option<&Kept>,
+    ) -> bool {
         let who = who(client, self.port(), shown);
-        self.guards(snapshot)
-            .any(|protection| protection.ask(&who, &Doing::Opaque).denies())
+        doing(request, |doing| {
+            self.guards(snapshot)
+                .any(|protection| protection.ask(&who, doing).denies())
+        })
+    }
+}
+
+/// Asks about a request, or about a connection that carries something else.
+fn doing<T>(request: Option<&Kept>, ask: impl FnOnce(&Doing<'_>) -> T) -> T {
+    match request.map(Kept::view) {
+        Some(view) => ask(&Doing::Request(&Request::of(&view))),
+        None => ask(&Doing::Opaque),
     }
 }
 

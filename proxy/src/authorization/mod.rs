@@ -5,6 +5,7 @@
 //! While the namespace of a pod is in `observe`, all of it is only counted and written down.
 
 pub(crate) mod edge;
+mod entry;
 mod path;
 mod policies;
 mod policy;
@@ -19,6 +20,7 @@ use weft_model::{Action, DefaultAction, ProbePath, SpiffeId, Stage};
 
 pub use self::tally::Verdict;
 pub(crate) use self::{
+    entry::{Entry, Kept},
     policies::Policies,
     policy::{Doing, Policy, Request, Who},
     proof::{Proof, Shown},
@@ -29,6 +31,9 @@ use crate::{
     fields::{Fields, RequestView},
     mesh::{Inbound, Mesh},
 };
+
+/// Why something is denied, or not.
+type Decision = Result<(), String>;
 
 /// All that protects the pod. A change makes another.
 #[derive(Default)]
@@ -121,7 +126,7 @@ impl Guard {
         mesh: &Mesh,
         view: &RequestView<'_, F>,
         edge: Option<&EdgeCells>,
-    ) -> Result<(), String> {
+    ) -> Decision {
         if self.identity.is_none() && mesh.inbound(self.port) == Inbound::Strict {
             return Err("it has not proven who it is, and the namespace is strict by now".to_owned());
         }
@@ -129,17 +134,25 @@ impl Guard {
         if !protection.guards(self) {
             return Ok(());
         }
-        let request = Request {
-            method: view.method,
-            host: view.host,
-            path: view.path,
-            fields: view.fields,
+        protection.decide_of(self, &Doing::Request(&Request::of(view)), edge)
+    }
+
+    /// Whether a request would not pass. Nothing is counted.
+    pub(crate) fn bars<F: Fields>(&self, mesh: &Mesh, view: &RequestView<'_, F>) -> bool {
+        if self.identity.is_none() && mesh.inbound(self.port) == Inbound::Strict {
+            return true;
+        }
+        let protection = mesh.protection();
+        let denies = || {
+            protection
+                .ask(&self.who(true), &Doing::Request(&Request::of(view)))
+                .denies()
         };
-        protection.decide_of(self, &Doing::Request(&request), edge)
+        protection.enforced && protection.guards(self) && denies()
     }
 
     /// Whether a connection that carries something else than requests may go on; if not, why.
-    pub(crate) fn opaque(&self, mesh: &Mesh, edge: &EdgeCells) -> Result<(), String> {
+    pub(crate) fn opaque(&self, mesh: &Mesh, edge: &EdgeCells) -> Decision {
         mesh.protection().decide_of(self, &Doing::Opaque, Some(edge))
     }
 }
@@ -168,11 +181,6 @@ impl Protection {
     /// Whether a connection that carries something else than requests would be denied. Nothing is counted.
     pub(crate) fn denies_opaque(&self, guard: &Guard) -> bool {
         self.ask(&guard.who(self.enforced), &Doing::Opaque).denies()
-    }
-
-    /// Whether nothing that somebody might do is allowed.
-    pub(crate) fn denies_all(&self, guard: &Guard) -> bool {
-        self.ask(&guard.who(self.enforced), &Doing::Anything).denies()
     }
 
     fn at(&self, port: u16) -> impl Iterator<Item = &Policy> {
@@ -215,7 +223,7 @@ impl Protection {
         matches!(request.method, "GET" | "POST") && probes.any(|probe| probe.port == port && probe.path == request.path)
     }
 
-    fn decide_of(&self, guard: &Guard, doing: &Doing<'_>, edge: Option<&EdgeCells>) -> Result<(), String> {
+    fn decide_of(&self, guard: &Guard, doing: &Doing<'_>, edge: Option<&EdgeCells>) -> Decision {
         if !self.guards(guard) {
             return Ok(());
         }
@@ -223,13 +231,7 @@ impl Protection {
     }
 
     /// Asks all policies, counts what they say and writes it down. Returns why it is not to be let in.
-    fn decide(
-        &self,
-        client: SocketAddr,
-        who: Who<'_>,
-        doing: &Doing<'_>,
-        edge: Option<&EdgeCells>,
-    ) -> Result<(), String> {
+    fn decide(&self, client: SocketAddr, who: Who<'_>, doing: &Doing<'_>, edge: Option<&EdgeCells>) -> Decision {
         let story = Story {
             client,
             who: &who,
@@ -371,7 +373,7 @@ impl Story<'_> {
         }
         let (method, path) = match self.doing {
             Doing::Request(request) => (request.method, request.path),
-            Doing::Opaque | Doing::Unseen | Doing::Anything => ("", ""),
+            Doing::Opaque | Doing::Unseen => ("", ""),
         };
         let (verdict, source) = (verdict.as_str(), self.who.proof.name());
         tracing::info!(policy, verdict, source, client = %self.client, port = self.who.port, method, path, reason,

@@ -12,7 +12,10 @@ use super::{
     proof::Proof,
     tally::Tally,
 };
-use crate::{config::Pattern, fields::Fields};
+use crate::{
+    config::Pattern,
+    fields::{Fields, RequestView},
+};
 
 /// Who comes, from where, and to which port.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +36,6 @@ pub(crate) enum Doing<'a> {
     Opaque,
     /// A connection of which it is not known, or cannot be seen, what it carries.
     Unseen,
-    /// Whatever it may do at all.
-    Anything,
 }
 
 /// A request as policies see it.
@@ -44,6 +45,17 @@ pub(crate) struct Request<'a> {
     /// Without the query.
     pub(crate) path: &'a str,
     pub(crate) fields: &'a dyn Fields,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn of<F: Fields>(view: &RequestView<'a, F>) -> Self {
+        Self {
+            method: view.method,
+            host: view.host,
+            path: view.path,
+            fields: view.fields,
+        }
+    }
 }
 
 /// A policy, ready to be asked.
@@ -229,7 +241,6 @@ impl Done {
         let unknown = action == Action::Deny;
         match (&self.carried, doing) {
             (Carried::Any, _) | (Carried::Opaque, Doing::Opaque) => true,
-            (_, Doing::Anything) => !unknown,
             (Carried::Opaque, Doing::Request(_)) => false,
             (Carried::Opaque, Doing::Unseen) | (Carried::Requests { .. }, Doing::Opaque | Doing::Unseen) => unknown,
             (

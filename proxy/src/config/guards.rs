@@ -43,10 +43,15 @@ impl Guards {
     }
 
     pub(crate) fn of_rule(&self, rule: &Rule) -> Option<&Arc<Protection>> {
-        self.rules.get(&rule.id)
+        self.of_number(rule.id)
     }
 
     pub(crate) fn of_l4_rule(&self, rule: &L4Rule) -> Option<&Arc<Protection>> {
-        self.rules.get(&rule.id)
+        self.of_number(rule.id)
+    }
+
+    /// By the number of a rule, of either kind.
+    pub(crate) fn of_number(&self, rule: u64) -> Option<&Arc<Protection>> {
+        self.rules.get(&rule)
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     flag::Flag,
     h1::{self, Framing, Limits, Message, Parse, Pooled, Refusal, RequestLine, chunk_head},
     io::{Shared, Stream},
+    l4::{Admitted, Ended},
     tunnel,
     upstream::BackendStream,
     watchdog::Watchdog,
@@ -442,10 +443,17 @@ impl<S: Stream> Downstream for H1Request<'_, S> {
         (body, responder)
     }
 
-    async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]) {
+    async fn tunnel(
+        &mut self,
+        backend: &Shared<BackendStream>,
+        early: &[u8],
+        admitted: Option<&Admitted>,
+    ) -> Option<Ended> {
         let sent = self.message.rest().to_vec();
         self.watchdog.disarm();
-        tunnel::join(self.stream, &sent, backend, early).await;
+        let denied = tunnel::join(self.stream, &sent, backend, early, admitted).await;
+        self.reply.aborted |= denied.is_some();
+        denied
     }
 }
 

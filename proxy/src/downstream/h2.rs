@@ -28,6 +28,7 @@ use crate::{
     gather::gather,
     h1::{self, Framing, encode_request_from},
     io::{Shared, Stream},
+    l4::{Admitted, Ended},
     upstream::{BackendStream, next_piece, send_piece},
     watchdog::Watchdog,
     worker::Worker,
@@ -318,11 +319,15 @@ impl Downstream for H2Request {
         (H2RequestBody(&mut self.body), responder)
     }
 
-    async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]) {
+    async fn tunnel(
+        &mut self,
+        backend: &Shared<BackendStream>,
+        early: &[u8],
+        admitted: Option<&Admitted>,
+    ) -> Option<Ended> {
         // Only after CONNECT: an HTTP/2 request has no Upgrade field, so no backend is asked for one.
-        if let Some(stream) = &mut self.stream {
-            tunnelled::join(&mut self.body, stream, backend, early).await;
-        }
+        let stream = self.stream.as_mut()?;
+        tunnelled::join(&mut self.body, stream, backend, early, admitted).await
     }
 }
 

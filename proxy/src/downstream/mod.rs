@@ -24,6 +24,7 @@ use crate::{
     h1::{Framing, Message},
     intercepted::Outbound,
     io::{Shared, Stream},
+    l4::{Admitted, Ended},
     tls::Tls,
     traffic::Cells,
     upstream::BackendStream,
@@ -36,8 +37,8 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// The port of the manifest, whatever the one that was bound.
     pub(crate) port: u16,
-    /// Present on a TLS connection; boxed, so that one in clear does not hold the space.
-    pub(crate) tls: Option<Box<Tls>>,
+    /// Present on a TLS connection. What its requests become is judged by it too.
+    pub(crate) tls: Option<Rc<Tls>>,
     /// Present where it was on its way to a Service, or to the application here, and was turned.
     pub(crate) outbound: Option<Box<Outbound>>,
     /// When its connection has grown old; none where that is for others to say.
@@ -56,7 +57,7 @@ impl Client {
         Self {
             peer,
             port,
-            tls: tls.map(Box::new),
+            tls: tls.map(Rc::new),
             outbound: None,
             until: None,
             cells,
@@ -248,9 +249,14 @@ pub(crate) trait Downstream {
     /// The head as an HTTP/2 backend reads it; the URI is set by the caller.
     fn headers(&self, line: &Outgoing<'_>) -> HeaderMap;
     fn split(&mut self) -> (Self::Body<'_>, Self::Responder<'_>);
-    /// Joins client and backend for good, after an answer of 101, or of 200 to CONNECT. `early` is what the backend sent with its
-    /// head.
-    async fn tunnel(&mut self, backend: &Shared<BackendStream>, early: &[u8]);
+    /// Joins client and backend for as long as that is allowed, after an answer of 101, or of 200 to CONNECT. `early` is what the
+    /// backend sent with its head. Returns why it has not ended by itself.
+    async fn tunnel(
+        &mut self,
+        backend: &Shared<BackendStream>,
+        early: &[u8],
+        admitted: Option<&Admitted>,
+    ) -> Option<Ended>;
 }
 
 /// The body of a request.

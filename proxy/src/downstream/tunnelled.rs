@@ -9,34 +9,55 @@ use h2::{Reason, RecvStream, SendStream};
 use crate::{
     body::{BodyError, Piece},
     io::{Shared, Stream},
-    l4::relay::abort,
+    l4::{Admitted, Ended, relay::abort},
     upstream::{next_piece, send_piece},
 };
 
 /// Bytes of the connection that are on their way.
 const BUFFER: usize = 16 * 1024;
 
-/// Copies both ways until both sides have ended, or one fails. What has been read ahead of the connection goes first.
+/// Copies both ways until both sides have ended, one fails, or policies would not let it in any more; then it is returned why. What
+/// has been read ahead of the connection goes first.
 pub(super) async fn join<B: Stream>(
     body: &mut RecvStream,
     stream: &mut SendStream<Bytes>,
     backend: &Shared<B>,
     early: &[u8],
-) {
+    admitted: Option<&Admitted>,
+) -> Option<Ended> {
     let ended = {
-        let (up, down) = (pin!(up(body, backend)), pin!(down(backend, stream, early)));
-        // A side that has ended may still be sent to, but one that has failed takes the other with it.
-        match future::select(up, down).await {
-            Either::Left((Ok(()), down)) => down.await,
-            Either::Right((Ok(()), up)) => up.await,
-            Either::Left((broken, _)) | Either::Right((broken, _)) => broken,
+        let both = pin!(both(body, stream, backend, early));
+        match admitted {
+            Some(admitted) => admitted.during(both).await,
+            None => Ok(both.await),
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a tunnel broke off");
-        // Whoever is still there must not take it for the end of what was to come.
-        stream.send_reset(Reason::CONNECT_ERROR);
-        backend.tcp(abort);
+    let (denied, reason) = match ended {
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a tunnel broke off");
+            (None, Reason::CONNECT_ERROR)
+        }
+        Err(denied) => (Some(denied), Reason::CANCEL),
+    };
+    // Whoever is still there must not take it for the end of what was to come.
+    stream.send_reset(reason);
+    backend.tcp(abort);
+    denied
+}
+
+async fn both<B: Stream>(
+    body: &mut RecvStream,
+    stream: &mut SendStream<Bytes>,
+    backend: &Shared<B>,
+    early: &[u8],
+) -> Result<(), BodyError> {
+    let (up, down) = (pin!(up(body, backend)), pin!(down(backend, stream, early)));
+    // A side that has ended may still be sent to, but one that has failed takes the other with it.
+    match future::select(up, down).await {
+        Either::Left((Ok(()), down)) => down.await,
+        Either::Right((Ok(()), up)) => up.await,
+        Either::Left((broken, _)) | Either::Right((broken, _)) => broken,
     }
 }
 

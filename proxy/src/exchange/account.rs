@@ -9,11 +9,13 @@ use std::{
 
 use crate::{
     attempt::Sent,
-    config::Rule,
+    authorization::Entry,
+    config::{Rule, Snapshot},
     downstream::{Client, Downstream},
     edges::EdgeCells,
     flag::Flag,
     h1::Refusal,
+    l4::Admitted,
     log::{Record, now_ms},
     spans::{End, Trace},
     upstream::Upstream,
@@ -36,6 +38,8 @@ pub(super) struct Account {
     pub(super) reusable: bool,
     /// When the last try ended.
     pub(super) ended: Option<Instant>,
+    /// By what it was let in, if it asks for another protocol and somebody decides about that.
+    pub(super) admitted: Option<Rc<Admitted>>,
     /// Of what trace it is, if its spans are made.
     pub(super) trace: Option<Box<Trace>>,
 }
@@ -55,6 +59,7 @@ impl Account {
             tries: 0,
             reusable: false,
             ended: None,
+            admitted: None,
             trace: None,
         }
     }
@@ -71,6 +76,18 @@ impl Account {
         self.flag = flag;
         self.reason = reason;
         self.status = flag.status();
+    }
+
+    /// Notes by what it came in, if it asks for another protocol: what it becomes is judged by that.
+    pub(super) fn admit<D: Downstream>(
+        &mut self,
+        snapshot: &Snapshot,
+        client: &Client,
+        request: &D,
+        rule: Option<&Rule>,
+    ) {
+        let entry = Entry::of_upgrade(snapshot, client, request, rule);
+        self.admitted = entry.map(|entry| Rc::new(Admitted::new(entry)));
     }
 
     /// Notes that it is refused for what it is.

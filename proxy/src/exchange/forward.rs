@@ -71,6 +71,7 @@ pub(super) async fn forward<D: Downstream>(
             add: &add,
             fresh,
             retry_codes: retries.codes(),
+            admitted: account.admitted.as_ref(),
             grpc: account.trace.as_deref().map(Trace::grpc),
         };
         let trace = account.trace.as_deref();
@@ -98,7 +99,7 @@ pub(super) async fn forward<D: Downstream>(
         }
         let failure = match result {
             Ok(sent) => {
-                let failed = sent.status >= 500 || sent.broken.is_some();
+                let failed = sent.is_failure();
                 in_flight.finish(now, if failed { Outcome::Failure } else { Outcome::Success });
                 upstream.cells.count(sent.status, failed, now - account.started);
                 return account.sent(sent);

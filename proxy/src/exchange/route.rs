@@ -73,7 +73,10 @@ pub(super) async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, r
             Some(frontend) => frontend.find(&view),
             None if tunnel => Found::NoRoute,
             // Boxed, so that other requests do not hold the space for it.
-            None => return Box::pin(direct(worker, client, outbound, request, account)).await,
+            None => {
+                account.admit(&snapshot, client, request, None);
+                return Box::pin(direct(worker, client, outbound, request, account)).await;
+            }
         },
     };
     if !snapshot.guards().is_empty()
@@ -93,6 +96,7 @@ pub(super) async fn route<D: Downstream>(worker: &Rc<Worker>, client: &Client, r
     };
     let rule = matched.rule;
     let state = account.take(worker, rule);
+    account.admit(&snapshot, client, request, Some(&**rule));
     if let Some(reason) = &rule.route.broken {
         return fail(worker, account, request, Flag::NoBackend, reason.clone()).await;
     }

@@ -2,12 +2,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
     rc::{Rc, Weak},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
-use crate::{authorization::Guard, worker::Worker};
+use crate::worker::Worker;
 
 /// The connections of one worker.
 #[derive(Default)]
@@ -44,21 +43,6 @@ impl Alarms {
             alarm.ring();
         }
     }
-}
-
-/// Ends once nothing at all is allowed to somebody any more: for what a request has become that was allowed once.
-pub(crate) async fn barred(worker: &Worker, guard: &Guard) {
-    let alarm = worker.alarms.set();
-    poll_fn(|cx| {
-        alarm.wake(cx);
-        let protection = worker.mesh.protection();
-        if protection.enforced && protection.denies_all(guard) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
 }
 
 impl Alarm {

@@ -34,7 +34,7 @@ use tokio::net::TcpStream;
 
 pub use self::outbound::Outcome;
 pub(crate) use self::{
-    alarm::{Alarm, Alarms, barred},
+    alarm::{Alarm, Alarms},
     book::{Book, Seen},
     clear::Clears,
     outbound::Outbound,

@@ -19,7 +19,7 @@ use super::{
     parting::{Parted, Parting},
 };
 use crate::{
-    authorization::Guard,
+    authorization::{Guard, Kept},
     config::Snapshot,
     copy::Next,
     downstream::h1::PREFACE,
@@ -84,6 +84,8 @@ pub(super) struct Observer<'a> {
     alarm: OnceCell<Rc<Alarm>>,
     /// The policies by which it was last looked.
     protection: Cell<u64>,
+    /// The last request of HTTP/1, if it asks for another protocol: what it becomes is judged by it.
+    upgrade: RefCell<Option<Box<Kept>>>,
     /// What is spoken, once that is known.
     spoken: Cell<Option<Protocol>>,
     denied: RefCell<Option<String>>,
@@ -118,6 +120,7 @@ impl<'a> Observer<'a> {
             guard,
             alarm: OnceCell::new(),
             protection: Cell::new(guard.map_or(0, |guard| guard.judged.get())),
+            upgrade: RefCell::default(),
             spoken: Cell::new(None),
             denied: RefCell::default(),
             parting: OnceCell::new(),
@@ -213,12 +216,20 @@ impl<'a> Observer<'a> {
             return None;
         }
         let all = protection.allows_all(guard);
-        match (&*self.state.borrow(), self.spoken.get()) {
+        let mesh = &self.worker.mesh;
+        match (&*self.state.borrow(), self.spoken.get(), &*self.upgrade.borrow()) {
             _ if all => None,
+            (State::Blind, Some(Protocol::Http1), Some(request)) => {
+                let view = request.view();
+                let barred = guard.bars(mesh, &view);
+                barred
+                    .then(|| guard.request(mesh, &view, Some(self.edge)).err())
+                    .flatten()
+            }
             // Its next request is asked about.
-            (State::Http(conversation), _) if conversation.recognised => None,
-            (State::Blind, Some(Protocol::Tls | Protocol::Opaque | Protocol::ServerFirst)) => {
-                guard.opaque(&self.worker.mesh, self.edge).err()
+            (State::Http(conversation), ..) if conversation.recognised => None,
+            (State::Blind, Some(Protocol::Tls | Protocol::Opaque | Protocol::ServerFirst), _) => {
+                guard.opaque(mesh, self.edge).err()
             }
             _ => Some(
                 "policies are for its requests, which cannot be told apart since it was open before them".to_owned(),
@@ -545,26 +556,29 @@ impl<'a> Observer<'a> {
     /// A request has begun: asks about it, and says what is kept of it for its span.
     fn begun(&self, message: &Message) -> Option<Box<spans::Seen>> {
         if let Some(guard) = self.guard {
-            self.ask(guard, message);
+            let view = RequestView {
+                method: message.method(),
+                host: message.host(),
+                path: message.path(),
+                query: message.query(),
+                fields: message,
+            };
+            if let Err(reason) = guard.request(&self.worker.mesh, &view, Some(self.edge)) {
+                self.denied.replace(Some(reason));
+            }
+            self.upgrade.replace(message.upgrade().map(|_| Kept::new(&view)));
         }
         spans::Seen::of(self.worker, message)
     }
 
-    fn ask(&self, guard: &Guard, message: &Message) {
-        let view = RequestView {
-            method: message.method(),
-            host: message.host(),
-            path: message.path(),
-            query: message.query(),
-            fields: message,
-        };
-        if let Err(reason) = guard.request(&self.worker.mesh, &view, Some(self.edge)) {
-            self.denied.replace(Some(reason));
-        }
-    }
-
     /// HTTP/1 has ended, or it was something else.
     fn over(&self, recognised: bool, over: Over) {
+        if over == Over::Upgraded {
+            // There may have been other policies since it was asked for.
+            self.protection.set(0);
+        } else {
+            self.upgrade.take();
+        }
         let http1 = match over {
             Over::Upgraded => true,
             // What is not HTTP is refused by these; the others are of HTTP that is not as it should be.

@@ -18,7 +18,7 @@ use std::{
 
 use weft_model::ServiceKey;
 
-pub(crate) use self::standing::Standing;
+pub(crate) use self::standing::{Admitted, Standing};
 use crate::{
     balance::Weighted,
     config::L4Rule,
@@ -50,7 +50,7 @@ impl L4State {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) flag: Flag,
-    reason: String,
+    pub(crate) reason: String,
 }
 
 impl Ended {

@@ -2,10 +2,8 @@
 
 use std::{
     cell::Cell,
-    future::poll_fn,
     net::Shutdown,
     pin::{Pin, pin},
-    task::Poll,
     time::Duration,
 };
 
@@ -13,7 +11,7 @@ use futures::future::{self, Either};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::{Ended, standing::Admitted};
+use super::{Ended, Story, standing::Admitted};
 use crate::{
     body::{BodyError, Broken},
     copy::copy,
@@ -31,35 +29,30 @@ pub(super) async fn relay<A: Stream, B: Stream>(
     first: Vec<u8>,
     backend: &Shared<B>,
     admitted: &Admitted,
+    story: &Story,
 ) -> Ended {
     let watchdog = worker.watchdogs.watch();
     watchdog.arm(worker.coarse_now(), worker.options.limits.tcp_idle_timeout);
     let up = pin!(async {
         if !first.is_empty() {
-            admitted.story().received.set(first.len() as u64);
+            story.received.set(first.len() as u64);
             backend.write_all(&first).await.map_err(Broken::client)?;
         }
         drop(first);
-        one_way(worker, client, backend, &admitted.story().received, &watchdog).await
+        one_way(worker, client, backend, &story.received, &watchdog).await
     });
-    let down = pin!(one_way(worker, backend, client, &admitted.story().sent, &watchdog));
-    let mut both = pin!(both(client, backend, up, down));
-    let ended = poll_fn(move |cx| match both.as_mut().poll(cx) {
-        Poll::Pending => admitted.poll_over(cx),
-        ended => ended,
-    })
-    .await;
-    match ended.flag {
-        Flag::Idle => {
+    let down = pin!(one_way(worker, backend, client, &story.sent, &watchdog));
+    match admitted.during(pin!(both(client, backend, up, down))).await {
+        Ok(ended) if ended.flag == Flag::Idle => {
             let idle = worker.options.limits.tcp_idle_timeout;
             Ended::new(Flag::Idle, format!("nothing moved for {} s", idle.as_secs()))
         }
-        Flag::PolicyDenied => {
+        Ok(ended) => ended,
+        Err(denied) => {
             client.tcp(abort);
             backend.tcp(abort);
-            ended
+            denied
         }
-        _ => ended,
     }
 }
 

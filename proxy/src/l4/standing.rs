@@ -1,16 +1,20 @@
-//! What is passed on as it is for as long as it is open: once policies would not let it in any more, it ends. A connection gets
-/// some time to do so by itself; a flow of datagrams has no end of its own, and ends at once.
+//! What is passed on as it is for as long as it is open, from its beginning or since a request has become it: once policies would
+//! not let it in any more, it ends. At a Gateway a connection gets some time to do so by itself; a flow of datagrams has no end of
+//! its own, and ends at once.
+
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
     rc::{Rc, Weak},
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    task::Poll,
+    time::Instant,
 };
 
 use tokio::net::TcpStream;
 
-use super::{Ended, Story, relay::abort, udp::Flows};
-use crate::{authorization::edge::Passage, config::Snapshot, flag::Flag, intercepted::Alarm, tls::Tls, worker::Worker};
+use super::{Ended, relay::abort, udp::Flows};
+use crate::{authorization::Entry, config::Snapshot, flag::Flag, intercepted::Alarm, worker::Worker};
 
 /// What is open on one worker.
 #[derive(Default)]
@@ -30,14 +34,36 @@ struct Looked {
     guards: u64,
     /// What of certificates is believed in the mesh.
     credentials: u64,
+    /// What protects the pod that this is beside.
+    protection: u64,
+    /// What is known of workloads, and so who may come there in clear.
+    workloads: u64,
+}
+
+impl Looked {
+    fn now(worker: &Worker, snapshot: &Snapshot) -> Self {
+        Self {
+            snapshot: snapshot.generation,
+            guards: snapshot.guards().generation(),
+            credentials: worker.mesh.credentials().generation,
+            protection: worker.mesh.protection().generation,
+            workloads: worker.mesh.generation(),
+        }
+    }
+
+    /// Whether something may be judged otherwise than `before`.
+    fn concerns(self, before: Self, entry: &Entry) -> bool {
+        if entry.is_of_pod() {
+            return (self.protection, self.workloads) != (before.protection, before.workloads);
+        }
+        let policies = (self.guards, self.credentials) != (before.guards, before.credentials);
+        policies || (entry.is_of_tls() && self.snapshot != before.snapshot)
+    }
 }
 
 /// A connection that was let in, for as long as it is open.
 pub(crate) struct Admitted {
-    story: Rc<Story>,
-    passage: Passage,
-    /// Where TLS ends here: what the client has shown.
-    tls: Option<Box<Tls>>,
+    entry: Entry,
     /// Since when it would not be let in.
     barred: Cell<Option<Instant>>,
     /// Why there is no more time.
@@ -47,36 +73,34 @@ pub(crate) struct Admitted {
 
 impl Standing {
     /// Lets a connection in, if policies do. Else its client gets a reset.
-    pub(super) fn admit(
-        &self,
-        worker: &Worker,
-        passage: Passage,
-        stream: &TcpStream,
-        story: &Rc<Story>,
-        tls: Option<Tls>,
-    ) -> Result<Rc<Admitted>, Ended> {
+    pub(super) fn admit(&self, worker: &Worker, entry: Entry, stream: &TcpStream) -> Result<Rc<Admitted>, Ended> {
         // The latest: a handshake may have taken its time, and what is decided from here on is told to who is among these.
         let snapshot = worker.snapshot();
-        let admitted = Admitted {
-            story: story.clone(),
-            passage,
-            tls: tls.map(Box::new),
-            barred: Cell::new(None),
-            over: RefCell::default(),
-            alarm: Alarm::default(),
-        };
-        admitted.decide(worker, &snapshot).map_err(|reason| {
+        entry.decide(worker, &snapshot).map_err(|reason| {
             abort(stream);
             Ended::new(Flag::PolicyDenied, reason)
         })?;
-        let admitted = Rc::new(admitted);
+        let admitted = Rc::new(Admitted::new(entry));
+        self.keep(&admitted);
+        Ok(admitted)
+    }
+
+    /// Has what a request has become looked at as well. It was let in with its request, which may be a while ago.
+    pub(crate) fn upgraded(&self, worker: &Worker, admitted: &Rc<Admitted>) {
+        admitted.judge(worker, &worker.snapshot(), Instant::now());
+        if admitted.barred.get().is_some() {
+            self.waiting.set(true);
+        }
+        self.keep(admitted);
+    }
+
+    fn keep(&self, admitted: &Rc<Admitted>) {
         let mut connections = self.connections.borrow_mut();
         // Each time as many have come as there were, those that are gone are forgotten.
         if connections.len() == connections.capacity() {
             connections.retain(|connection| connection.strong_count() > 0);
         }
-        connections.push(Rc::downgrade(&admitted));
-        Ok(admitted)
+        connections.push(Rc::downgrade(admitted));
     }
 
     /// Has the flows of a socket looked at, too.
@@ -89,16 +113,11 @@ impl Standing {
     /// Looks at all that is open if something has changed by which it might be denied, and ends what has had its time.
     pub(crate) fn check(&self, worker: &Worker, now: Instant) {
         let snapshot = worker.snapshot();
-        let looked = Looked {
-            snapshot: snapshot.generation,
-            guards: snapshot.guards().generation(),
-            credentials: worker.mesh.credentials().generation,
-        };
+        let looked = Looked::now(worker, &snapshot);
         let before = self.looked.replace(looked);
         if before == looked && !self.waiting.get() {
             return;
         }
-        let judge = before.guards != looked.guards || before.credentials != looked.credentials;
         if before.guards != looked.guards {
             let known = self.flows.borrow();
             known
@@ -106,16 +125,15 @@ impl Standing {
                 .filter_map(Weak::upgrade)
                 .for_each(|flows| flows.bar(&snapshot));
         }
-        let grace = worker.options.limits.denied_grace;
         let mut waiting = false;
         self.connections.borrow_mut().retain(|connection| {
             let Some(connection) = connection.upgrade() else {
                 return false;
             };
-            if judge || connection.tls.is_some() {
+            if looked.concerns(before, &connection.entry) {
                 connection.judge(worker, &snapshot, now);
             }
-            waiting |= connection.end(worker, &snapshot, now, grace);
+            waiting |= connection.end(worker, &snapshot, now);
             true
         });
         self.waiting.set(waiting);
@@ -123,60 +141,68 @@ impl Standing {
 }
 
 impl Admitted {
-    pub(super) fn story(&self) -> &Story {
-        &self.story
-    }
-
-    /// Whether it may be there; if not, why.
-    fn decide(&self, worker: &Worker, snapshot: &Snapshot) -> Result<(), String> {
-        let shown = self.tls.as_ref().and_then(|tls| tls.shown(&worker.mesh));
-        self.passage.decide(snapshot, self.story.client(), shown.as_deref())
+    pub(crate) fn new(entry: Entry) -> Self {
+        Self {
+            entry,
+            barred: Cell::new(None),
+            over: RefCell::default(),
+            alarm: Alarm::default(),
+        }
     }
 
     /// Notes whether it would be let in now.
     fn judge(&self, worker: &Worker, snapshot: &Snapshot, now: Instant) {
-        let is_trusted = |tls: &Tls| tls.is_trusted(snapshot, self.passage.port());
-        let trusted = self.tls.as_deref().is_none_or(is_trusted);
-        let shown = self.tls.as_ref().and_then(|tls| tls.shown(&worker.mesh));
-        let barred = !trusted || self.passage.is_barred(snapshot, self.story.client(), shown.as_deref());
         let since = self.barred.get().unwrap_or(now);
-        self.barred.set(barred.then_some(since));
+        self.barred.set(self.entry.is_barred(worker, snapshot).then_some(since));
     }
 
     /// Ends it if it has had its time; says whether it has some left of it.
-    fn end(&self, worker: &Worker, snapshot: &Snapshot, now: Instant, grace: Duration) -> bool {
+    fn end(&self, worker: &Worker, snapshot: &Snapshot, now: Instant) -> bool {
         let Some(since) = self.barred.get() else { return false };
-        if now.saturating_duration_since(since) < grace {
+        if now.saturating_duration_since(since) < self.entry.grace(worker) {
             return true;
         }
         let mut over = self.over.borrow_mut();
         if over.is_none() {
             let untrusted = || "the certificate that it has shown is trusted no longer".to_owned();
-            *over = Some(self.decide(worker, snapshot).err().unwrap_or_else(untrusted));
+            *over = Some(self.entry.decide(worker, snapshot).err().unwrap_or_else(untrusted));
             self.alarm.ring();
         }
         false
     }
 
-    /// Ready once there is no more time.
-    pub(super) fn poll_over(&self, cx: &Context<'_>) -> Poll<Ended> {
-        if let Some(reason) = &*self.over.borrow() {
-            return Poll::Ready(Ended::new(Flag::PolicyDenied, reason.clone()));
-        }
-        self.alarm.wake(cx);
-        Poll::Pending
+    /// Goes on with something for as long as there is time.
+    pub(crate) fn during<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Result<T, Ended>> {
+        poll_fn(move |cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            if let Some(reason) = &*self.over.borrow() {
+                return Poll::Ready(Err(Ended::new(Flag::PolicyDenied, reason.clone())));
+            }
+            self.alarm.wake(cx);
+            Poll::Pending
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::SocketAddr, task::Waker};
+    use std::{
+        net::SocketAddr,
+        pin::pin,
+        task::{Context, Waker},
+        time::Duration,
+    };
 
     use tokio::net::TcpListener;
     use weft_model::{Change, Key};
 
     use super::*;
-    use crate::config::Configuration;
+    use crate::{authorization::edge::Passage, config::Configuration};
 
     fn read(json: serde_json::Value) -> Change {
         Change::Upsert(serde_json::from_value(json).expect("a resource"))
@@ -191,7 +217,9 @@ mod tests {
     }
 
     fn is_over(admitted: &Admitted) -> bool {
-        admitted.poll_over(&Context::from_waker(Waker::noop())).is_ready()
+        let work = pin!(std::future::pending::<()>());
+        let during = pin!(admitted.during(work));
+        during.poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[tokio::test(flavor = "local")]
@@ -216,8 +244,13 @@ mod tests {
                 .and_then(|port| port.flow(None))
                 .expect("it is served");
             let client: SocketAddr = ([127, 0, 0, 1], 1).into();
-            let story = Story::new(client, 9000, "TCP");
-            worker.standing.admit(&worker, Passage::of(flow), stream, &story, None)
+            let entry = Entry::Gateway {
+                client,
+                passage: Passage::of(flow),
+                tls: None,
+                request: None,
+            };
+            worker.standing.admit(&worker, entry, stream)
         };
         let stream = connect().await;
         let admitted = admit(&stream).expect("there is no policy");

@@ -11,7 +11,7 @@ use super::{
     standing::Admitted,
 };
 use crate::{
-    authorization::edge::Passage,
+    authorization::{Entry, edge::Passage},
     balance::InFlight,
     config::{Flow, Port},
     flag::Flag,
@@ -27,7 +27,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let ended = match Box::pin(backend_for(&worker, &stream, port, &story)).await {
         Ok((admitted, backend, _load)) => {
             let (client, backend) = (Shared::new(stream), Shared::new(backend));
-            relay(&worker, &client, Vec::new(), &backend, &admitted).await
+            relay(&worker, &client, Vec::new(), &backend, &admitted, &story).await
         }
         Err(ended) => ended,
     };
@@ -45,7 +45,13 @@ async fn backend_for(
     let Some((port, flow)) = port.and_then(|port| Some((port, port.flow(None)?))) else {
         return Err(Ended::new(Flag::NoRoute, "no TCPRoute is attached to the listener"));
     };
-    let admitted = worker.standing.admit(worker, Passage::of(flow), stream, story, None)?;
+    let entry = Entry::Gateway {
+        client: story.client(),
+        passage: Passage::of(flow),
+        tls: None,
+        request: None,
+    };
+    let admitted = worker.standing.admit(worker, entry, stream)?;
     let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
     let security = Security::Service(identity(port, flow));
     let (backend, load) = backend::connect(worker, &entry, security, story).await?;

@@ -14,7 +14,7 @@ use super::{
     tcp::identity,
 };
 use crate::{
-    authorization::edge::Passage,
+    authorization::{Entry, edge::Passage},
     balance::InFlight,
     flag::Flag,
     io::{Prefixed, Shared, Stream as _},
@@ -35,7 +35,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, p
             load: _load,
         }) => {
             let (client, backend) = (Shared::new(client), Shared::new(backend));
-            relay(&worker, &client, first, &backend, &admitted).await
+            relay(&worker, &client, first, &backend, &admitted, &story).await
         }
         Ok(Prepared {
             client: Client::Terminated(client),
@@ -44,7 +44,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, tls: PortTls, stream: TcpStream, p
             load: _load,
         }) => {
             let (client, backend) = (Shared::new(client), Shared::new(backend));
-            relay(&worker, &client, Vec::new(), &backend, &admitted).await
+            relay(&worker, &client, Vec::new(), &backend, &admitted, &story).await
         }
         Err(ended) => ended,
     };
@@ -109,8 +109,15 @@ async fn prepare(
         return Err(Ended::new(Flag::NoRoute, "no TLSRoute is for this SNI"));
     };
     let (passage, standing) = (Passage::of(flow), &worker.standing);
+    let is_guarded = passage.is_guarded(&snapshot);
+    let by = |tls: Option<tls::Tls>| Entry::Gateway {
+        client: story.client(),
+        passage,
+        tls: tls.map(Rc::new),
+        request: None,
+    };
     if flow.listener.tls.is_none() {
-        let admitted = standing.admit(worker, passage, &stream, story, None)?;
+        let admitted = standing.admit(worker, by(None), &stream)?;
         let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
         let (backend, load) = backend::connect(worker, &entry, Security::Clients, story).await?;
         return Ok(Prepared {
@@ -123,11 +130,11 @@ async fn prepare(
     let prefixed = Prefixed::new(hello.rest().to_vec(), stream);
     let handshake = StartHandshake::from_parts(hello.accepted, prefixed);
     // Who comes is known by its handshake: where policies ask for that, it comes before the backend.
-    if passage.is_guarded(&snapshot) {
+    if is_guarded {
         let (client, shown) = shaken(worker, &tls, handshake).await?;
         let peer = shown.shown(&worker.mesh).map(|shown| shown.name().to_owned());
         story.peer.replace(peer.unwrap_or_default());
-        let admitted = standing.admit(worker, passage, client.get_ref().0.get_ref(), story, Some(shown))?;
+        let admitted = standing.admit(worker, by(Some(shown)), client.get_ref().0.get_ref())?;
         let entry = backend::choose(worker, &snapshot, flow.rule, story)?;
         let security = Security::Service(identity(port, flow));
         let (backend, load) = backend::connect(worker, &entry, security, story).await?;
@@ -144,7 +151,7 @@ async fn prepare(
     let (backend, load) = backend::connect(worker, &entry, security, story).await?;
     drop((entry, snapshot));
     let client = shaken(worker, &tls, handshake).await.and_then(|(client, shown)| {
-        let admitted = standing.admit(worker, passage, client.get_ref().0.get_ref(), story, Some(shown))?;
+        let admitted = standing.admit(worker, by(Some(shown)), client.get_ref().0.get_ref())?;
         Ok((client, admitted))
     });
     match client {

@@ -69,7 +69,7 @@ enum Stand {
 impl UdpFlow {
     /// Whether policies would not let it in any more.
     fn is_barred(&self, snapshot: &Snapshot) -> bool {
-        self.passage.is_barred(snapshot, self.story.client, None)
+        self.passage.is_barred(snapshot, self.story.client, None, None)
     }
 
     /// Sends a datagram to the endpoint, past the runtime: what cannot be sent now is lost, as datagrams may be.
@@ -170,7 +170,7 @@ impl Flows {
     }
 
     fn deny(&self, flow: &Rc<UdpFlow>, snapshot: &Snapshot) {
-        let decided = flow.passage.decide(snapshot, flow.story.client, None);
+        let decided = flow.passage.decide(snapshot, flow.story.client, None, None);
         self.end(flow, &Ended::new(Flag::PolicyDenied, decided.err().unwrap_or_default()));
     }
 
@@ -221,7 +221,7 @@ impl Flows {
             return Err(Ended::new(Flag::NoRoute, "no UDPRoute is attached to the listener"));
         };
         let passage = Passage::of(flow);
-        let decided = passage.decide(&snapshot, story.client, None);
+        let decided = passage.decide(&snapshot, story.client, None, None);
         decided.map_err(|reason| Ended::new(Flag::PolicyDenied, reason))?;
         let entry: Arc<ServiceEntry> = choose(worker, &snapshot, flow.rule, story)?;
         let endpoint = endpoint(&worker.upstream(&entry), failed, story)?;

@@ -3,7 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
@@ -446,4 +446,144 @@ fn whoever_is_open_on_a_connection_that_is_carried_is_asked_again() {
     ))]);
     scene.put(vec![bundle(ROOTS, &[&theirs])]);
     eventually("the end", || front.get("a.example").is_err());
+}
+
+/// Asks for another protocol.
+fn upgrade(path: &str, kind: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a.example\r\nX-Kind: {kind}\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n")
+}
+
+/// What is said in it: that ends as a head does, since the backend takes it for one.
+const WORDS: &str = "hi\r\n\r\n";
+
+/// Serves `/chat`: a backend that goes over to another protocol, in which it answers whatever is said, and a rule that tells it
+/// something else than policies are told. What is asked of `/chat/late` waits for a word.
+fn chat(scene: &Scene) -> (Backend1, mpsc::Sender<()>) {
+    let (go_on, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let backend = Backend1::new(move |seen, _| {
+        if seen.head.starts_with("GET /chat/late ") {
+            let wait = wait.lock().expect("nobody panics with it");
+            wait.recv_timeout(PATIENCE).expect("the word comes");
+        }
+        Some(match seen.header("upgrade") {
+            Some(_) => b"HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n".to_vec(),
+            None => b"here".to_vec(),
+        })
+    });
+    let edit = json!({"type": "requestHeaders", "set": [{"name": "x-kind", "value": "none"}]});
+    let mut rule = Route {
+        listeners: vec!["default/gateway/http".into(), "default/gateway/https".into()],
+        filters: vec![serde_json::from_value(edit).expect("a filter")],
+        ..route("chat", "/chat", "chat")
+    };
+    rule.owner.rule_name = Some("main".to_owned());
+    let mut resources = service("chat", BackendProtocol::Undeclared, &[backend.address]);
+    resources.push(Resource::Route(Arc::new(rule)));
+    scene.put(resources);
+    (backend, go_on)
+}
+
+#[test]
+fn what_a_request_has_become_ends_once_the_request_would_be_denied() {
+    let scene = Scene::new(Vec::new(), None);
+    let (_backend, go_on) = chat(&scene);
+    let send = |path: &str, kind: &str| {
+        let mut client = scene.fixture.connect();
+        client.send(upgrade(path, kind));
+        client
+    };
+    let open = |kind: &str| {
+        let mut client = send("/chat", kind);
+        assert_eq!(client.response("GET").status, 101);
+        client
+    };
+    let denied = || {
+        let line = std::iter::repeat_with(|| scene.logged()).find(|line| line["flag"] == "policy_denied");
+        line.expect("it is written down")
+    };
+    let of_kind = |kind: &str| {
+        let header = json!({"name": "x-kind", "value": {"exact": kind}});
+        json!([{"to": [{"traffic": {"http": {"headers": [header]}}}]}])
+    };
+    for (target, action, rules, reason) in [
+        (
+            gateway(),
+            "deny",
+            of_kind("bad"),
+            "AuthorizationPolicy/default/p denies it",
+        ),
+        (
+            of_route("chat", Some("main")),
+            "allow",
+            of_kind("good"),
+            "no rule allows it of AuthorizationPolicy/default/p",
+        ),
+    ] {
+        let (mut good, mut bad) = (open("good"), open("bad"));
+        // This one was let in, and is answered only when it would not be any more.
+        let mut late = send("/chat/late", "bad");
+        eventually("the request is under way", || {
+            let stats = scene.fixture.stats();
+            stats.connections.upstream_opened + stats.connections.upstream_reused > 2
+        });
+        scene.put(vec![policy("p", &target, action, &rules)]);
+        assert!(bad.is_closed(), "{target}");
+        let line = denied();
+        assert_eq!(
+            (&line["status"], &line["reason"], &line["route"]),
+            (&json!(101), &json!(reason), &json!("HTTPRoute/default/chat/0"))
+        );
+        go_on.send(()).expect("it is waited for");
+        assert_eq!(late.response("GET").status, 101);
+        assert!(late.is_closed(), "{target}");
+        assert_eq!(denied()["reason"], reason);
+        good.send(WORDS);
+        assert_eq!(good.read_exact(4), b"here", "it may stay");
+        let metrics = scene.metrics();
+        let line = "weft_policy_verdicts_total{policy=\"AuthorizationPolicy/default/p\",verdict=\"denied\"} 2\n";
+        assert!(metrics.contains(line), "{metrics}");
+        scene.fixture.change(vec![Change::Remove(Key::Authorization(
+            "AuthorizationPolicy/default/p".into(),
+        ))]);
+    }
+    let stats = scene.fixture.stats();
+    let chat = stats
+        .services
+        .iter()
+        .find(|service| service.key.as_str() == "default/chat:80");
+    assert_eq!(
+        chat.expect("it was asked").traffic.failures,
+        0,
+        "its endpoints did nothing wrong"
+    );
+}
+
+#[test]
+fn what_a_request_has_become_ends_once_its_client_is_not_believed() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let scene = Scene::new(vec![bundle(ROOTS, &[&ours])], Some(STRICT));
+    let (_backend, _go_on) = chat(&scene);
+    let config = client_config(&scene.edge, Some(&ours.client(FRONT)));
+    let mut open = Client::connect(scene.https, "a.example", &config).expect("it is let in");
+    assert_eq!(open.ask(&upgrade("/chat", "any")).ok(), Some(101));
+    scene.put(vec![policy(
+        "p",
+        &gateway(),
+        "allow",
+        &json!([{"from": [{"identity": FRONT}]}]),
+    )]);
+    // One of another, that tells when all have been looked at.
+    let mut other = scene.fixture.connect();
+    other.send(upgrade("/chat", "any"));
+    assert_eq!(other.response("GET").status, 403);
+    assert_eq!(open.say(WORDS, 4).ok().as_deref(), Some(&b"here"[..]));
+    scene.put(vec![bundle(ROOTS, &[&theirs])]);
+    eventually("the end", || open.say(WORDS, 4).is_err());
+    let line = std::iter::repeat_with(|| scene.logged()).find(|line| line["status"] == 101);
+    // What is not believed shows nothing that the policy could allow.
+    assert_eq!(
+        line.expect("it is written down")["reason"],
+        "no rule allows it of AuthorizationPolicy/default/p"
+    );
 }

@@ -319,7 +319,11 @@ impl Client {
 
     /// The status; an error if the connection ends without.
     pub(crate) fn get(&mut self, host: &str) -> io::Result<u16> {
-        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        self.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    }
+
+    /// The status of what is answered to a request.
+    pub(crate) fn ask(&mut self, request: &str) -> io::Result<u16> {
         self.stream.get_mut().write_all(request.as_bytes())?;
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -332,6 +336,14 @@ impl Client {
         self.stream.read_exact(&mut body)?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         status.ok_or_else(|| io::Error::other(head))
+    }
+
+    /// What is said so many bytes long to something that is no request.
+    pub(crate) fn say(&mut self, words: &str, length: usize) -> io::Result<Vec<u8>> {
+        self.stream.get_mut().write_all(words.as_bytes())?;
+        let mut answer = vec![0; length];
+        self.stream.read_exact(&mut answer)?;
+        Ok(answer)
     }
 
     pub(crate) fn resumed(&self) -> bool {
