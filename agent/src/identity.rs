@@ -111,11 +111,13 @@ impl Keeper {
             if matches!(&error, KeepError::Asked(asked) if asked.is_without()) {
                 // It may be replaced by one that does.
                 wait = BACKOFF.1;
+                self.mesh.set_unsigned(true);
                 if !std::mem::replace(&mut self.is_without, true) {
                     tracing::info!("the operator gives out no certificates: nobody is shown one");
                 }
             } else {
                 self.is_without = false;
+                self.mesh.set_unsigned(false);
                 self.complain(&error);
             }
             tokio::time::sleep(jittered(wait)).await;

@@ -18,7 +18,10 @@ use weft_proxy::{
     admin::{self, Pages, State},
 };
 
-use crate::names::{self, NamesOptions};
+use crate::{
+    names::{self, NamesOptions},
+    readiness::Readiness,
+};
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct ClusterOptions {
     pub admin: SocketAddr,
     /// How long connections are still taken after the pod was told to end.
     pub linger: Duration,
+    /// How long it waits for its certificate, if it leads to workloads that ask who it is, before it is ready without.
+    pub certificate_wait: Duration,
     /// How names of destinations are resolved.
     pub names: NamesOptions,
 }
@@ -86,16 +91,16 @@ impl Cluster {
             operator: options.operator,
             state: options.state,
         };
-        let served = state.clone();
+        let readiness = Arc::new(Readiness::new(state.clone(), options.certificate_wait));
+        let told = readiness.clone();
         let agent = Agent::start(&proxy, agent, move || {
-            if served.not_ready().is_some() {
+            if told.served() {
                 tracing::info!("everything the operator had to tell is served");
             }
-            served.set_ready();
         })
         .await;
         if agent.has_resumed() {
-            state.set_ready();
+            readiness.served();
         }
         Ok(Self {
             state,

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod echo;
 pub mod explain;
 pub mod files;
+mod readiness;
 pub mod standalone;
 mod watch;
 

@@ -69,6 +69,9 @@ struct Args {
     /// How long requests in flight may take to end after that
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     drain: Duration,
+    /// How long it waits for its certificate, if it leads to workloads that ask who it is, before it is ready without
+    #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
+    certificate_wait: Duration,
     /// A line per request: off, json, or text in which {field} stands for a field of the JSON form
     #[arg(long, default_value = "off", value_parser = log_format, value_name = "FORMAT")]
     access_log: Log,
@@ -116,6 +119,7 @@ impl Args {
             probes: SocketAddr::new(address, self.probes_port),
             admin: self.admin,
             linger: self.linger,
+            certificate_wait: self.certificate_wait,
             names: NamesOptions::in_pod(self.pod_ip),
         }
     }

@@ -143,6 +143,7 @@ async fn start_with(folder: &Path, operator: SocketAddr, names: NamesOptions) ->
         probes: (Ipv4Addr::LOCALHOST, 0).into(),
         admin: (Ipv4Addr::LOCALHOST, 0).into(),
         linger: Duration::ZERO,
+        certificate_wait: Duration::ZERO,
         names,
     };
     Cluster::start(options).await.expect("started")

@@ -16,7 +16,8 @@ use std::{
 
 use bytes::Bytes;
 use common::{
-    Namespace, Network, POD, Sidecar, WORLD, assert_reset, at, echo, eventually, expect, http, operator::Operator,
+    Namespace, Network, PATIENCE, POD, Sidecar, WORLD, assert_reset, at, echo, eventually, expect, http,
+    operator::Operator,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -41,7 +42,7 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn start(namespace: &Namespace, operator: Endpoint, state: Option<PathBuf>) -> Self {
+    fn start(namespace: &Namespace, operator: Endpoint, state: Option<PathBuf>, certificate_wait: Duration) -> Self {
         let options = ClusterOptions {
             gateway: "shop/edge".into(),
             replica: "edge-weft-1".to_owned(),
@@ -60,6 +61,7 @@ impl Gateway {
             probes: (Ipv4Addr::LOCALHOST, 0).into(),
             admin: (Ipv4Addr::LOCALHOST, 0).into(),
             linger: Duration::ZERO,
+            certificate_wait,
             names: NamesOptions::in_pod(None),
         };
         // Its threads are in the network of the one that starts them.
@@ -91,6 +93,11 @@ impl Gateway {
     /// Connections that it has made with proof.
     fn proven(&self) -> u64 {
         self.runtime.block_on(self.proxy().stats()).connections.mutual_outbound
+    }
+
+    /// What it waits for, if it is not ready.
+    fn not_ready(&self) -> Option<&'static str> {
+        self.cluster.as_ref().expect("it runs").state().not_ready()
     }
 
     fn has_certificate(&self) -> bool {
@@ -156,7 +163,7 @@ impl Scene {
     fn start(&mut self) {
         let endpoint = self.operator.endpoint("shop/edge-weft");
         let state = self.state.path().to_owned();
-        self.gateway = Some(Gateway::start(&self.network.pod, endpoint, Some(state)));
+        self.gateway = Some(Gateway::start(&self.network.pod, endpoint, Some(state), PATIENCE));
     }
 
     fn gateway(&self) -> &Gateway {
@@ -529,4 +536,47 @@ fn a_gateway_that_starts_anew_while_the_operator_is_away_still_proves_who_it_is(
     // Nor is a gateway that is not believed let in.
     scene.operator.revoke_workloads(&[EDGE]);
     eventually("the gateway is revoked", || scene.ask("/200") == 502);
+}
+
+#[test]
+fn a_gateway_that_leads_to_who_asks_for_proof_is_ready_once_it_can_give_it() {
+    if !common::possible() {
+        return;
+    }
+    let mut scene = Scene::new(Stage::Strict);
+    let begin = |scene: &mut Scene, patience: Duration| {
+        scene.gateway = None;
+        let endpoint = scene.operator.endpoint("shop/edge-weft");
+        // Nothing is kept, the certificate neither.
+        scene.gateway = Some(Gateway::start(&scene.network.pod, endpoint, None, patience));
+    };
+    scene.operator.hold(true);
+    // To a pod in no mesh.
+    let outside = at(POD[0], 9000);
+    scene.network.pod.serve(outside, http);
+    scene.service("plain", "plain-1", POD[0], 9000, json!({}));
+    scene.route("plain", "/200", "plain", json!([]));
+    begin(&mut scene, PATIENCE);
+    eventually("it is ready", || scene.gateway().not_ready().is_none());
+    assert!(!scene.gateway().has_certificate());
+    assert_eq!(scene.ask("/200"), 200);
+    // To one that asks who comes.
+    scene.network.world.serve(at(WORLD[0], 80), http);
+    scene.service("back", "back", WORLD[0], 80, json!({}));
+    scene.route("back", "/204", "back", json!([]));
+    begin(&mut scene, 10 * PATIENCE);
+    eventually("it says what it waits for", || {
+        let why = scene.gateway().not_ready();
+        why.is_some_and(|why| why.contains("certificate"))
+    });
+    scene.operator.hold(false);
+    eventually("it is ready", || scene.gateway().not_ready().is_none());
+    assert_eq!(scene.ask("/204"), 204, "the very first request");
+    // Not for ever: the rest it can serve.
+    scene.operator.hold(true);
+    begin(&mut scene, Duration::from_millis(1));
+    eventually("it is ready", || scene.gateway().not_ready().is_none());
+    assert!(!scene.gateway().has_certificate());
+    assert_eq!(scene.ask("/200"), 200);
+    scene.operator.hold(false);
 }

@@ -90,7 +90,8 @@ fn container(input: &Input<'_>, parameters: &PodParameters) -> Value {
         ],
         "ports": [{"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         "readinessProbe": probe("/ready", 2, 2),
-        "startupProbe": probe("/ready", 1, 60),
+        // It may wait for who signs its certificate, though not as long as this.
+        "startupProbe": probe("/ready", 1, 600),
         "livenessProbe": probe("/live", 10, 3),
         "resources": resources.unwrap_or_else(|| json!({"requests": {"cpu": "10m", "memory": "32Mi"}})),
         "securityContext": {

@@ -1,7 +1,7 @@
 //! What the outside may see of a data plane while it runs.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -12,6 +12,8 @@ pub struct State {
     proxy: Arc<Proxy>,
     ready: AtomicBool,
     draining: AtomicBool,
+    /// What it waits for.
+    waiting: Mutex<&'static str>,
 }
 
 impl State {
@@ -21,6 +23,7 @@ impl State {
             proxy,
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            waiting: Mutex::new("the first configuration is not served yet"),
         }
     }
 
@@ -34,7 +37,13 @@ impl State {
         if self.draining.load(Ordering::Acquire) {
             return Some("draining");
         }
-        (!self.ready.load(Ordering::Acquire)).then_some("the first configuration is not served yet")
+        let waiting = || *self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.ready.load(Ordering::Acquire)).then(waiting)
+    }
+
+    /// Says what it waits for before it is ready.
+    pub fn set_waiting(&self, why: &'static str) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Says that it serves what it is to serve.

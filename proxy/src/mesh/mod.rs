@@ -21,7 +21,10 @@ mod workloads;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -70,6 +73,8 @@ pub struct Mesh {
     setting: Mutex<()>,
     /// The generation in use, for those that wait for another.
     told: watch::Sender<u64>,
+    /// Whether nobody gives out certificates.
+    unsigned: AtomicBool,
     workloads: ArcSwap<Workloads>,
     /// How many times what is known of them has changed, for those that wait for more.
     changed: watch::Sender<u64>,
@@ -127,6 +132,14 @@ impl Mesh {
         self.now.store(Arc::new(now));
         self.told.send_replace(generation);
         Ok(())
+    }
+
+    /// Says whether it is known that nobody gives out certificates here.
+    pub fn set_unsigned(&self, unsigned: bool) {
+        if self.unsigned.swap(unsigned, Ordering::AcqRel) != unsigned {
+            // For those who wait for one.
+            self.told.send_modify(|_| {});
+        }
     }
 
     /// Where requests go that somebody wants to see.
@@ -289,16 +302,25 @@ impl Mesh {
         self.now.load().tls.is_some()
     }
 
-    /// Whether others ask this pod to prove who it is, as far as is known.
+    /// Whether others ask this workload to prove who it is, as far as is known: a pod as its namespace is, a Gateway as those are to
+    /// whom it leads, unless nobody could prove anything here.
     pub fn has_to_prove(&self) -> bool {
-        let stage = |(namespace, _): &(NamespaceKey, WorkloadKey)| self.workloads.load().stage(namespace).0;
-        self.own.get().is_some_and(|own| stage(own) >= Stage::Secure)
+        let workloads = self.workloads.load();
+        match self.own.get() {
+            Some((namespace, _)) => workloads.stage(namespace).0 >= Stage::Secure,
+            None => !self.unsigned.load(Ordering::Acquire) && workloads.ask_for_proof(),
+        }
+    }
+
+    /// Whether it is to prove who it is, and cannot.
+    pub fn lacks_proof(&self) -> bool {
+        self.has_to_prove() && !self.can_prove()
     }
 
     /// Waits until this workload can prove who it is, for as long as it is asked to.
     pub async fn proves(&self) {
         let (mut told, mut changed) = (self.told.subscribe(), self.changed.subscribe());
-        while self.has_to_prove() && !self.can_prove() {
+        while self.lacks_proof() {
             // The senders are its own.
             let _ = tokio::select! {
                 told = told.changed() => told,

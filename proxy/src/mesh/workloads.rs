@@ -361,6 +361,12 @@ impl Workloads {
         self.stage_of_others(&peer.namespace) >= Stage::Secure
     }
 
+    /// Whether some of them ask whoever comes to prove who it is.
+    pub(super) fn ask_for_proof(&self) -> bool {
+        let mut peers = self.peers.values().filter(|peer| !peer.asks_only);
+        peers.any(|peer| self.asks_for_proof(peer))
+    }
+
     /// Whether it is a workload of the mesh that comes from an address.
     pub(crate) fn is_peer(&self, address: IpAddr) -> bool {
         self.at.contains_key(&address.to_canonical())

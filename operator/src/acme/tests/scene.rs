@@ -181,6 +181,7 @@ pub(super) async fn gateway(operator: &Operator, folder: &Path, offset: u16) -> 
         probes: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
         admin: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
         linger: Duration::ZERO,
+        certificate_wait: Duration::ZERO,
     };
     Cluster::start(options).await.expect("started")
 }
