@@ -10,6 +10,7 @@ mod connections;
 mod controller;
 mod conversion;
 mod events;
+mod guards;
 mod identity;
 mod infrastructure;
 mod injection;
@@ -21,6 +22,8 @@ mod object;
 mod operator;
 mod peers;
 mod queue;
+#[cfg(test)]
+mod scene;
 mod seen;
 mod status;
 mod tokens;

@@ -50,6 +50,7 @@ fn kind_of(collection: &str) -> Option<Kind> {
         "gatewayclasses" => Kind::GatewayClass,
         "httproutes" => Kind::HttpRoute,
         "acmeissuers" => Kind::AcmeIssuer,
+        "authorizationpolicies" => Kind::AuthorizationPolicy,
         _ => return None,
     })
 }

@@ -36,6 +36,9 @@ pub(crate) type Report = BTreeMap<GatewayKey, GatewayReport>;
 pub(crate) struct GatewayReport {
     /// What the Gateway has come to, for whoever reports this.
     pub(crate) revision: String,
+    /// What the policies for it have; an older replica does not say.
+    #[serde(default)]
+    pub(crate) guards: String,
     /// Its data planes that are connected there, by the names of their pods.
     pub(crate) replicas: BTreeMap<String, ReplicaReport>,
 }
@@ -48,28 +51,33 @@ pub(crate) struct ReplicaReport {
     pub(crate) serves: bool,
     /// It has taken everything of the revision.
     pub(crate) current: bool,
+    /// It has taken everything of the policies.
+    #[serde(default)]
+    pub(crate) guarded: bool,
     /// What it refuses.
     pub(crate) refused: Vec<Rejected>,
 }
 
 impl ReplicaReport {
-    /// Of what a data plane has said here.
-    pub(crate) fn new(replica: &Replica, epoch: Epoch) -> Self {
+    /// Of what a data plane has said here, where the Gateway, and the policies for it, are of these epochs.
+    pub(crate) fn new(replica: &Replica, epoch: Epoch, guards: Epoch) -> Self {
+        let has = |epoch| replica.taken > 0 && replica.taken >= epoch;
         let refused = replica.refused.iter().map(|(key, reason)| Rejected {
             key: key.clone(),
             reason: reason.clone(),
         });
         Self {
             serves: replica.taken > 0,
-            current: replica.taken > 0 && replica.taken >= epoch,
+            current: has(epoch),
+            guarded: has(guards),
             refused: refused.collect(),
         }
     }
 
-    /// The same as if it had been said here, where the Gateway is of `epoch`, and of the same revision or another.
-    pub(crate) fn here(&self, epoch: Epoch, same: bool) -> Replica {
+    /// The same as if it had been said here, where what it is about is of `epoch`, and it `has` all of that or not.
+    pub(crate) fn here(&self, epoch: Epoch, has: bool) -> Replica {
         Replica {
-            taken: match (self.serves, self.current && same) {
+            taken: match (self.serves, has) {
                 (_, true) => epoch.max(1),
                 // It serves something, but not this.
                 (true, false) => epoch.saturating_sub(1),
@@ -144,10 +152,17 @@ mod tests {
             taken: 7,
             refused: BTreeMap::new(),
         };
-        let report = ReplicaReport::new(&replica, 7);
-        assert_eq!(report.here(40, true).taken, 40);
-        assert_eq!(report.here(40, false).taken, 39);
-        assert_eq!(ReplicaReport::new(&replica, 8).here(40, true).taken, 39);
-        assert_eq!(ReplicaReport::new(&Replica::default(), 0).here(40, true).taken, 0);
+        let has = |replica, epoch, guards| {
+            let report = ReplicaReport::new(replica, epoch, guards);
+            (report.current, report.guarded)
+        };
+        assert_eq!(has(&replica, 7, 7), (true, true));
+        assert_eq!(has(&replica, 8, 7), (false, true));
+        assert_eq!(has(&replica, 7, 8), (true, false));
+        assert_eq!(has(&Replica::default(), 0, 0), (false, false));
+        let report = ReplicaReport::new(&replica, 7, 0);
+        assert_eq!((report.here(40, true).taken, report.here(40, false).taken), (40, 39));
+        let report = ReplicaReport::new(&Replica::default(), 0, 0);
+        assert_eq!(report.here(40, false).taken, 0);
     }
 }

@@ -5,9 +5,11 @@ mod gateways;
 mod planes;
 mod said;
 mod statuses;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -75,6 +77,8 @@ pub(crate) struct Controller {
     statuses: Queue<ObjectRef>,
     /// Of those, the ones that wait for data planes, and for what.
     held: HashMap<ObjectRef, Epoch>,
+    /// Policies of which it was said that not all data planes of these Gateways have taken them.
+    waiting: BTreeMap<ObjectRef, BTreeSet<ObjectRef>>,
     /// Gateways for which something may have to be made.
     gateways: Queue<ObjectRef>,
     /// Certificates by ACME.
@@ -85,7 +89,7 @@ pub(crate) struct Controller {
     problems: HashMap<ObjectRef, (&'static str, String)>,
     tasks: JoinSet<Done>,
     replicas: Replicas,
-    /// What data planes refuse of routes, in their words.
+    /// What data planes refuse of routes and policies, in their words.
     refused: BTreeMap<ObjectRef, Vec<(Key, String)>>,
     writes: bool,
 }
@@ -104,6 +108,7 @@ impl Controller {
             parts,
             statuses: Queue::new(STATUSES),
             held: HashMap::new(),
+            waiting: BTreeMap::new(),
             gateways: Queue::new(GATEWAYS),
             acme: Acme::new(),
             meshed: Roots::new(),
@@ -187,12 +192,20 @@ impl Controller {
         self.parts.metrics.queued("gateways", self.gateways.len());
     }
 
-    /// Has a status looked at, and those of the ListenerSets that add to a Gateway with its own: what is known of its pods
-    /// is said in all of them.
+    /// Has a status looked at, and with that of a Gateway those of the ListenerSets that add to it, and of policies that wait for
+    /// it: what is known of its pods is said in all of them.
     fn look_at(&mut self, reference: ObjectRef, now: Instant) {
         if reference.kind == Kind::Gateway {
             for set in self.sets_of(&reference) {
                 self.hold(set, now);
+            }
+            let waiting = self
+                .waiting
+                .iter()
+                .filter(|(_, gateways)| gateways.contains(&reference));
+            let waiting: Vec<ObjectRef> = waiting.map(|(policy, _)| policy.clone()).collect();
+            for policy in waiting {
+                self.statuses.add(policy, now);
             }
         }
         self.hold(reference, now);
@@ -246,6 +259,7 @@ impl Controller {
         self.gateways = Queue::new(GATEWAYS);
         self.meshed = Roots::new();
         self.held.clear();
+        self.waiting.clear();
         if held {
             let statuses = self.parts.world.all_seen().cloned().collect();
             let gateways = self.parts.world.all_gateways();
@@ -280,6 +294,12 @@ impl Controller {
         let now = Instant::now();
         while let Some(reference) = self.statuses.take(now) {
             self.held.remove(&reference);
+            let waits_for = self.waits_for(&reference);
+            if waits_for.is_empty() {
+                self.waiting.remove(&reference);
+            } else {
+                self.waiting.insert(reference.clone(), waits_for);
+            }
             match self.write_of(&reference) {
                 Some(write) => {
                     let work = write.run(self.parts.client.clone(), self.parts.recorder.clone());

@@ -7,11 +7,12 @@ use std::{
 
 use weft_crds::{Kind, ObjectRef};
 use weft_discovery::{Epoch, Replica, Replicas};
-use weft_model::{GatewayKey, Key};
+use weft_model::{AuthorizationPolicy, GatewayKey, Key, PolicyKey, Resource};
 use weft_translate::Status;
 
 use super::{Controller, key};
 use crate::{
+    guards,
     infrastructure::names,
     peers::{GatewayReport, ReplicaReport, Report},
     world,
@@ -36,8 +37,27 @@ impl Controller {
                 let owner = parent.listener_owner();
                 taken(owner.and_then(|kind| self.gateway_of(&ObjectRef::new(kind, namespace, &parent.name))))
             }),
-            _ => true,
+            _ => self.guarded_by(reference).all(|gateway| taken(Some(gateway))),
         }
+    }
+
+    /// What an AuthorizationPolicy has come to.
+    pub(super) fn policy(&self, reference: &ObjectRef) -> Option<&AuthorizationPolicy> {
+        if reference.kind != Kind::AuthorizationPolicy {
+            return None;
+        }
+        let key = PolicyKey::of(reference.kind.name(), &reference.namespace, &reference.name);
+        match self.parts.world.translator.resource(&Key::Authorization(key))? {
+            Resource::Authorization(policy) => Some(policy),
+            _ => None,
+        }
+    }
+
+    /// The Gateways that decide by a policy; none of anything else.
+    pub(super) fn guarded_by(&self, reference: &ObjectRef) -> impl Iterator<Item = ObjectRef> {
+        let policy = self.policy(reference).into_iter();
+        let keys = policy.flat_map(guards::gateways);
+        keys.filter_map(|key| world::reference(&key))
     }
 
     /// Data planes have said something.
@@ -52,9 +72,9 @@ impl Controller {
         metrics.refused.set(count(
             by_sidecars.len() + replicas().map(|replica| replica.refused.len()).sum::<usize>(),
         ));
-        let refused = refused_of_routes(&self.replicas, &by_sidecars);
-        let differs = |route: &&ObjectRef| self.refused.get(route) != refused.get(route);
-        let routes: BTreeSet<ObjectRef> = self
+        let refused = refused_of(&self.replicas, &by_sidecars);
+        let differs = |object: &&ObjectRef| self.refused.get(object) != refused.get(object);
+        let objects: BTreeSet<ObjectRef> = self
             .refused
             .keys()
             .chain(refused.keys())
@@ -81,7 +101,7 @@ impl Controller {
         for reference in gateways {
             self.look_at(reference, now);
         }
-        for reference in routes {
+        for reference in objects {
             self.statuses.add(reference, now);
         }
         self.acme.heard(now);
@@ -93,8 +113,10 @@ impl Controller {
         if self.writes {
             let now = Instant::now();
             let sets: Vec<ObjectRef> = self.parts.world.all_listener_sets().cloned().collect();
-            for owner in self.parts.world.all_gateways().into_iter().chain(sets) {
-                self.statuses.add(owner, now);
+            let waiting: Vec<ObjectRef> = self.waiting.keys().cloned().collect();
+            let owners = self.parts.world.all_gateways().into_iter().chain(sets);
+            for reference in owners.chain(waiting) {
+                self.statuses.add(reference, now);
             }
             self.acme.heard(now);
         }
@@ -104,12 +126,14 @@ impl Controller {
     pub(super) fn report(&self) -> Report {
         let gateways = self.replicas.iter().filter_map(|(key, replicas)| {
             let reference = world::reference(key)?;
-            let epoch = self.parts.world.epoch_of(&reference);
+            let world = &self.parts.world;
+            let (epoch, guards) = (world.epoch_of(&reference), world.guards.epoch(key));
             let replicas = replicas
                 .iter()
-                .map(|(name, replica)| (name.clone(), ReplicaReport::new(replica, epoch)));
+                .map(|(name, replica)| (name.clone(), ReplicaReport::new(replica, epoch, guards)));
             let report = GatewayReport {
                 revision: self.revision(&reference),
+                guards: world.guards.revision(key),
                 replicas: replicas.collect(),
             };
             Some((key.clone(), report))
@@ -124,15 +148,43 @@ impl Controller {
         names::digest(&serde_json::to_string(&(status, challenges)).unwrap_or_default())
     }
 
-    /// The data planes of a Gateway that are connected, here or elsewhere.
+    /// The data planes of a Gateway that are connected, here or elsewhere, as they stand with the Gateway.
     pub(super) fn connected(&self, key: &GatewayKey, reference: &ObjectRef) -> BTreeMap<String, Replica> {
         let epoch = self.parts.world.epoch_of(reference);
         let revision = self.revision(reference);
+        self.connected_at(
+            key,
+            epoch,
+            |report| report.revision == revision,
+            |replica| replica.current,
+        )
+    }
+
+    /// The same, as they stand with the policies for it.
+    pub(super) fn guarding(&self, key: &GatewayKey) -> BTreeMap<String, Replica> {
+        let guards = &self.parts.world.guards;
+        let (epoch, revision) = (guards.epoch(key), guards.revision(key));
+        self.connected_at(
+            key,
+            epoch,
+            |report| report.guards == revision,
+            |replica| replica.guarded,
+        )
+    }
+
+    /// Those elsewhere have an epoch of ours if the other replica speaks of the `same`, and of that they `have` all.
+    fn connected_at(
+        &self,
+        key: &GatewayKey,
+        epoch: Epoch,
+        same: impl Fn(&GatewayReport) -> bool,
+        have: impl Fn(&ReplicaReport) -> bool,
+    ) -> BTreeMap<String, Replica> {
         let reports = self.parts.reports.borrow();
         let elsewhere = reports.iter().filter_map(|report| report.get(key)).flat_map(|report| {
-            let same = report.revision == revision;
+            let (same, have) = (same(report), &have);
             let replicas = report.replicas.iter();
-            replicas.map(move |(name, replica)| (name.clone(), replica.here(epoch, same)))
+            replicas.map(move |(name, replica)| (name.clone(), replica.here(epoch, same && have(replica))))
         });
         let here = self.replicas.get(key).into_iter().flatten();
         // What it says here is later than what is told of it.
@@ -142,8 +194,8 @@ impl Controller {
     }
 }
 
-/// What data planes refuse of each route.
-pub(super) fn refused_of_routes(
+/// What data planes refuse of each route and policy.
+pub(super) fn refused_of(
     replicas: &Replicas,
     by_sidecars: &BTreeMap<Key, String>,
 ) -> BTreeMap<ObjectRef, Vec<(Key, String)>> {
@@ -151,10 +203,12 @@ pub(super) fn refused_of_routes(
     let by_replicas = replicas.values().flat_map(BTreeMap::values);
     let by_replicas = by_replicas.flat_map(|replica| &replica.refused);
     for (key, reason) in by_sidecars.iter().chain(by_replicas) {
-        let (Key::Route(route) | Key::L4Route(route)) = key else {
-            continue;
+        let object = match key {
+            Key::Route(route) | Key::L4Route(route) => route.as_str(),
+            Key::Authorization(policy) => policy.as_str(),
+            _ => continue,
         };
-        let mut parts = route.as_str().split('/');
+        let mut parts = object.split('/');
         let (Some(kind), Some(namespace), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
             continue;
         };

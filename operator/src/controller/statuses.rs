@@ -1,9 +1,11 @@
 //! What is to be written as the status of an object.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
-use weft_crds::{AddressStatus, GatewayStatus, ObjectRef};
-use weft_model::Key;
+use weft_crds::{AddressStatus, AncestorStatus, GatewayStatus, Kind, ObjectRef, ParentReference};
+use weft_model::{AuthorizationTarget, Key, RouteKind};
 use weft_translate::Status;
 
 use super::{Controller, key};
@@ -16,7 +18,7 @@ use crate::{
     object::Seen,
     status::{
         merge,
-        programmed::{self, DataPlanes},
+        programmed::{self, DataPlanes, Progress},
         write,
     },
     world,
@@ -57,9 +59,16 @@ impl Controller {
                 Status::ListenerSet(programmed::listener_set(status.clone(), name, &planes))
             }
             Status::Route(route) => {
-                let refused = self.refused.get(reference).map(Vec::as_slice).unwrap_or_default();
-                let refused: Vec<(&Key, &str)> = refused.iter().map(|(key, why)| (key, why.as_str())).collect();
+                let refused = self.refused_of(reference);
                 Status::Route(programmed::route(route.clone(), &refused, seen.generation))
+            }
+            Status::Policy(policy) if reference.kind == Kind::AuthorizationPolicy => {
+                let waits: Vec<_> = policy
+                    .ancestors
+                    .iter()
+                    .map(|ancestor| self.waits(reference, ancestor, seen).map(|(_, why)| why))
+                    .collect();
+                Status::Policy(programmed::policy(policy.clone(), &waits, &self.refused_of(reference)))
             }
             Status::AcmeIssuer(issuer) => {
                 let mut issuer = issuer.clone();
@@ -76,6 +85,80 @@ impl Controller {
             other => other.clone(),
         };
         serde_json::to_value(status).ok()
+    }
+
+    /// What data planes refuse of an object.
+    fn refused_of(&self, reference: &ObjectRef) -> Vec<(&Key, &str)> {
+        let refused = self.refused.get(reference).map(Vec::as_slice).unwrap_or_default();
+        refused.iter().map(|(key, why)| (key, why.as_str())).collect()
+    }
+
+    /// The Gateways of which not all data planes have taken a policy yet.
+    pub(super) fn waits_for(&self, reference: &ObjectRef) -> BTreeSet<ObjectRef> {
+        let world = &self.parts.world;
+        let (Some(Status::Policy(policy)), Some(seen), Kind::AuthorizationPolicy) = (
+            world.translator.status_of(reference),
+            world.seen(reference),
+            reference.kind,
+        ) else {
+            return BTreeSet::new();
+        };
+        let waits = policy
+            .ancestors
+            .iter()
+            .filter_map(|ancestor| self.waits(reference, ancestor, seen));
+        waits.flat_map(|(gateways, _)| gateways).collect()
+    }
+
+    /// For which Gateways a policy that is to be enforced for an ancestor waits, and why. Once all have taken it, it holds for what
+    /// comes to be served, too: a data plane is told of policies before what they protect.
+    fn waits(
+        &self,
+        reference: &ObjectRef,
+        ancestor: &AncestorStatus,
+        seen: &Seen,
+    ) -> Option<(BTreeSet<ObjectRef>, String)> {
+        if !programmed::is_enforced(ancestor) || programmed::was_enforced(&seen.status(), ancestor, seen.generation) {
+            return None;
+        }
+        let waits = self
+            .deciding(reference, &ancestor.ancestor_ref)
+            .into_iter()
+            .filter_map(|gateway| {
+                let planes = DataPlanes {
+                    connected: self.guarding(&key(&gateway)),
+                    epoch: self.parts.world.guards.epoch(&key(&gateway)),
+                    ..self.planes_of(&gateway)
+                };
+                match planes.progress() {
+                    Progress::Waiting(why) => Some((gateway, why)),
+                    Progress::Taken => None,
+                }
+            });
+        let (gateways, why): (BTreeSet<ObjectRef>, Vec<String>) = waits
+            .map(|(gateway, why)| (gateway.clone(), format!("{gateway}: {why}")))
+            .unzip();
+        (!gateways.is_empty()).then(|| (gateways, why.join("; ")))
+    }
+
+    /// The Gateways that decide by a policy about an ancestor.
+    fn deciding(&self, reference: &ObjectRef, ancestor: &ParentReference) -> BTreeSet<ObjectRef> {
+        let namespace = ancestor.namespace.as_deref().unwrap_or(&reference.namespace);
+        if let Some(kind) = ancestor.listener_owner() {
+            let gateway = self.gateway_of(&ObjectRef::new(kind, namespace, &ancestor.name));
+            return gateway.into_iter().collect();
+        }
+        let targets = self.policy(reference).into_iter().flat_map(|policy| &policy.targets);
+        let of_route = targets.filter(|target| match target {
+            AuthorizationTarget::Route { kind, name, .. } => {
+                kind_of(*kind).name() == ancestor.kind && *name == ancestor.name
+            }
+            _ => false,
+        });
+        of_route
+            .flat_map(AuthorizationTarget::gateways)
+            .filter_map(world::reference)
+            .collect()
     }
 
     pub(super) fn gateway_status(&self, reference: &ObjectRef, status: &GatewayStatus, seen: &Seen) -> GatewayStatus {
@@ -126,5 +209,17 @@ impl Controller {
     pub(super) fn child(&self, gateway: &ObjectRef, kind: ChildKind) -> Option<&Child> {
         let key = (kind, gateway.namespace.clone(), names::child(&gateway.name));
         self.parts.world.children.get(&key)
+    }
+}
+
+/// The kind of the routes that are of a kind in the model.
+fn kind_of(kind: RouteKind) -> Kind {
+    match kind {
+        RouteKind::Http => Kind::HttpRoute,
+        RouteKind::Grpc => Kind::GrpcRoute,
+        RouteKind::Tls => Kind::TlsRoute,
+        RouteKind::Tcp => Kind::TcpRoute,
+        RouteKind::Udp => Kind::UdpRoute,
+        RouteKind::Split => Kind::TrafficSplit,
     }
 }

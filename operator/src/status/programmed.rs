@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use weft_crds::{AddressStatus, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, RouteStatus};
+use weft_crds::{
+    AddressStatus, AncestorStatus, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, PolicyStatus,
+    RouteStatus,
+};
 use weft_discovery::{Epoch, Replica};
 use weft_model::{Key, ListenerKey};
 
@@ -151,13 +154,51 @@ pub(crate) fn route(mut status: RouteStatus, refused: &[(&Key, &str)], generatio
     status
 }
 
+/// Puts the word of data planes into the status of an AuthorizationPolicy: why it is not enforced for each ancestor yet, and what of
+/// it they refuse, which is on the safe side.
+pub(crate) fn policy(mut status: PolicyStatus, waits: &[Option<String>], refused: &[(&Key, &str)]) -> PolicyStatus {
+    let words: Vec<&str> = refused.iter().map(|(_, reason)| *reason).collect();
+    for (ancestor, waits) in status.ancestors.iter_mut().zip(waits) {
+        if let Some(why) = waits {
+            set(&mut ancestor.conditions, "Enforced", "Pending", why);
+        }
+        if let Some(condition) = find(&mut ancestor.conditions, "Enforced")
+            && condition.status == "True"
+            && !words.is_empty()
+        {
+            condition.message = format!(
+                "What the policy denies is denied. What the data plane refused of it allows nothing, and denies everything it might: {}",
+                words.join("; ")
+            );
+        }
+    }
+    status
+}
+
+/// Whether a policy is to be enforced for an ancestor.
+pub(crate) fn is_enforced(ancestor: &AncestorStatus) -> bool {
+    let mut conditions = ancestor.conditions.iter();
+    conditions.any(|condition| condition.condition_type == "Enforced" && condition.status == "True")
+}
+
+/// Whether a status says so of that generation.
+pub(crate) fn was_enforced(status: &Value, ancestor: &AncestorStatus, generation: i64) -> bool {
+    let reference = serde_json::to_value(&ancestor.ancestor_ref).unwrap_or_default();
+    let mut entries = status["ancestors"].as_array().into_iter().flatten();
+    let known =
+        entries.find(|known| known["controllerName"] == *ancestor.controller_name && known["ancestorRef"] == reference);
+    known.is_some_and(|known| holds_for(known, "Enforced", generation))
+}
+
 /// Whether a status says that the Gateway is programmed, of that generation.
 pub(crate) fn is_settled(status: &Value, generation: i64) -> bool {
+    holds_for(status, "Programmed", generation)
+}
+
+fn holds_for(status: &Value, kind: &str, generation: i64) -> bool {
     let mut conditions = status["conditions"].as_array().into_iter().flatten();
     conditions.any(|condition| {
-        condition["type"] == "Programmed"
-            && condition["status"] == "True"
-            && condition["observedGeneration"] == generation
+        condition["type"] == kind && condition["status"] == "True" && condition["observedGeneration"] == generation
     })
 }
 

@@ -29,6 +29,7 @@ pub(crate) use self::others::Myself;
 use self::{lists::Lists, mesh::Mesh, others::Others, published::Published};
 use crate::{
     children::{Child, ChildKey, ChildKind, Children},
+    guards::Guards,
     infrastructure::render::Transport,
     injection::Meshed,
     metrics::Metrics,
@@ -70,6 +71,8 @@ pub(crate) struct World {
     mesh: Mesh,
     others: Others,
     published: Published,
+    /// Policies for Gateways.
+    pub(crate) guards: Guards,
 }
 
 impl World {
@@ -90,6 +93,7 @@ impl World {
             mesh: Mesh::new(),
             others: Others::new(myself),
             published: Published::default(),
+            guards: Guards::default(),
         }
     }
 

@@ -156,8 +156,9 @@ impl World {
 
     fn translate(&mut self, edits: Vec<Edit>, effects: &mut Effects) {
         let output = self.translator.apply(edits);
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut guarded) = (BTreeSet::new(), BTreeSet::new());
         for change in &output.changes {
+            self.guards.take(change, &mut guarded);
             let gateway = self.published.take(change);
             touched.extend(gateway.as_ref().and_then(reference));
         }
@@ -165,6 +166,7 @@ impl World {
         if !output.changes.is_empty() || self.published.epoch == 0 {
             self.published.epoch = self.publisher.publish(output.changes);
         }
+        self.guards.published(guarded, self.published.epoch);
         if let Some(mesh) = self.mesh.take_changed() {
             self.publisher.set_mesh(mesh);
         }

@@ -1,13 +1,11 @@
 //! The operator and a real gateway against Pebble: certificates ordered, proven, served and renewed.
 
 mod pebble;
-mod scene;
 
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
     sync::Arc,
-    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -19,14 +17,13 @@ use tracing::level_filters::LevelFilter;
 use weft_crds::Kind;
 use weft_translate::acme::{Account, Order, account_secret, order_secret};
 
-use self::{
-    pebble::{Pebble, free_offset},
-    scene::{Operator, gateway, until},
-};
+use self::pebble::{Pebble, free_offset};
 use super::http::{Http, Patience};
-use crate::mock::Api;
+use crate::{
+    mock::Api,
+    scene::{Operator, PATIENCE, gateway, until},
+};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "shop";
 const SECRET: &str = "edge-tls";
 const HOST: &str = "shop.example";

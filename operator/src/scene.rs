@@ -16,7 +16,6 @@ use weft_gateway::{
 };
 use weft_proxy::{AccessLog, Limits, Options};
 
-use super::PATIENCE;
 use crate::{
     controller::{Controller, Parts},
     infrastructure::render::Settings,
@@ -28,6 +27,7 @@ use crate::{
 };
 
 const NAME: &str = "operator.weft.dev";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Anyone;
 
@@ -38,20 +38,20 @@ impl Authenticate for Anyone {
 }
 
 /// One replica of the operator.
-pub(super) struct Operator {
+pub(crate) struct Operator {
     stop: watch::Sender<bool>,
     _lease: watch::Sender<Claim>,
     controller: JoinHandle<()>,
     serving: JoinHandle<()>,
-    pub(super) address: SocketAddr,
-    pub(super) publisher: Publisher,
+    pub(crate) address: SocketAddr,
+    pub(crate) publisher: Publisher,
     asked: mpsc::Sender<oneshot::Sender<Report>>,
     reports: watch::Sender<Vec<Report>>,
 }
 
 impl Operator {
     /// Starts one on what there is in the API. `folder` gets what gateways need to connect.
-    pub(super) async fn start(api: &Api, leads: bool, folder: &Path) -> Self {
+    pub(crate) async fn start(api: &Api, leads: bool, folder: &Path) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = api.client();
         let publisher = Publisher::new();
@@ -132,14 +132,14 @@ impl Operator {
     }
 
     /// Ends it, whatever it is about.
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.send_replace(true);
         self.controller.await.expect("ended");
         self.serving.await.expect("ended");
     }
 
     /// Hears from another what data planes have said to it, as replicas of the operator do.
-    pub(super) fn listen_to(&self, other: &Self) -> JoinHandle<()> {
+    pub(crate) fn listen_to(&self, other: &Self) -> JoinHandle<()> {
         let (asked, reports) = (other.asked.clone(), self.reports.clone());
         tokio::spawn(async move {
             loop {
@@ -155,17 +155,22 @@ impl Operator {
     }
 }
 
+/// Where it is for who has its folder.
+pub(crate) fn endpoint(operator: &Operator, folder: &Path) -> Endpoint {
+    Endpoint {
+        address: operator.address.to_string(),
+        server_name: NAME.to_owned(),
+        roots: folder.join("ca.crt"),
+        token: folder.join("token"),
+    }
+}
+
 /// A pod of the Gateway `shop/edge`, whose ports are moved by `offset`.
-pub(super) async fn gateway(operator: &Operator, folder: &Path, offset: u16) -> Cluster {
+pub(crate) async fn gateway(operator: &Operator, folder: &Path, offset: u16) -> Cluster {
     let options = ClusterOptions {
         gateway: "shop/edge".into(),
         replica: "edge-1".to_owned(),
-        operator: Endpoint {
-            address: operator.address.to_string(),
-            server_name: NAME.to_owned(),
-            roots: folder.join("ca.crt"),
-            token: folder.join("token"),
-        },
+        operator: endpoint(operator, folder),
         state: None,
         names: NamesOptions::in_pod(None),
         proxy: Options {
@@ -187,7 +192,7 @@ pub(super) async fn gateway(operator: &Operator, folder: &Path, offset: u16) -> 
 }
 
 /// Waits for what is to come.
-pub(super) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = found().await {
