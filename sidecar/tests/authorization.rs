@@ -463,7 +463,9 @@ fn next_frame(stream: &mut TcpStream) -> Option<(u8, u32, u32)> {
 
 #[test]
 fn who_goes_on_though_it_was_told_to_go_is_ended_before_the_application_sees_more() {
-    let Some(mesh) = meshed(Family::V4, Stage::Secure) else { return };
+    let Some(mesh) = meshed(Family::V4, Stage::Secure) else {
+        return;
+    };
     let address = serve_http2(&mesh, 7070);
     let mut stream = mesh.network.pod.connect(address);
     let ask = |number| frame(1, 5, number, b"\x83\x84\x86");
@@ -515,7 +517,9 @@ fn who_goes_on_though_it_was_told_to_go_is_ended_before_the_application_sees_mor
 
 #[test]
 fn calls_in_clear_end_well_where_nobody_may_come_so_any_more() {
-    let Some(mesh) = meshed(Family::V4, Stage::Secure) else { return };
+    let Some(mesh) = meshed(Family::V4, Stage::Secure) else {
+        return;
+    };
     let runtime = &mesh.operator.runtime;
     let address = common::at(common::WORLD[0], 7070);
     common::http2::serve(runtime, &mesh.network.world, address, "back");

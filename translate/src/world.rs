@@ -8,14 +8,16 @@ use std::{
 
 use weft_crds::{
     AcmeIssuer, AuthorizationPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
-    GatewayParameters, GrpcRoute, HttpRoute, HttpRouteGroup, IdentityBinding, Kind, ListenerSpec, Namespace, Object,
-    ObjectRef, ParentReference, ReferenceGrant, Secret, Service, SmiTcpRoute, SmiUdpRoute, TcpRoute, TlsRoute,
-    TrafficSplit, TrafficTarget, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
+    GatewayParameters, GrpcRoute, HttpRoute, HttpRouteGroup, IdentityBinding, Kind, ListenerSet, ListenerSpec,
+    Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, SmiTcpRoute, SmiUdpRoute, TcpRoute,
+    TlsRoute, TrafficSplit, TrafficTarget, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
 use weft_model::ListenerProtocol;
 
 use crate::{
-    authorization, listener, mesh,
+    authorization,
+    listener::{self, GATEWAY_GROUP},
+    mesh,
     owner::Listeners,
     policy::{self, Policy},
     smi,
@@ -41,6 +43,8 @@ pub(crate) enum Dependency {
     Attaching(Arc<Place>),
     /// Which TrafficSplits are for a Service.
     Splits(ObjectRef),
+    /// Which ListenerSets would add to a Gateway.
+    Sets(ObjectRef),
 }
 
 /// A place that routes of one protocol may want: a Service, as its clients see it.
@@ -74,6 +78,7 @@ pub(crate) struct World {
     policies: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
     attaching: HashMap<Arc<Place>, BTreeSet<ObjectRef>>,
     splits: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
+    sets: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
 }
 
 /// Puts a member into an index, or takes it out.
@@ -103,6 +108,7 @@ impl World {
             policies: HashMap::new(),
             attaching: HashMap::new(),
             splits: HashMap::new(),
+            sets: HashMap::new(),
         }
     }
 
@@ -161,6 +167,14 @@ impl World {
                     changed.push(Dependency::Splits(service));
                 }
             }
+            Object::ListenerSet(listeners) => {
+                let parent = &listeners.spec.parent_ref;
+                if parent.group == GATEWAY_GROUP && parent.kind == Kind::Gateway.name() {
+                    let gateway = gateway_of(listeners, reference);
+                    set(&mut self.sets, gateway.clone(), reference, put);
+                    changed.push(Dependency::Sets(gateway));
+                }
+            }
             // Whoever attaches one of these routes has the policies for it look again.
             Object::AuthorizationPolicy(policy) => {
                 for route in authorization::routes(policy) {
@@ -185,12 +199,7 @@ impl World {
     fn wanted(&self, reference: &ObjectRef, object: Option<&Object>) -> HashSet<Arc<Slot>> {
         let (gateway, listeners): (_, &[ListenerSpec]) = match object {
             Some(Object::Gateway(gateway)) => (reference.clone(), &gateway.spec.listeners),
-            Some(Object::ListenerSet(set)) => {
-                let parent = &set.spec.parent_ref;
-                let namespace = parent.namespace.as_deref().unwrap_or(&reference.namespace);
-                let gateway = ObjectRef::new(Kind::Gateway, namespace, &parent.name);
-                (gateway, &set.spec.listeners)
-            }
+            Some(Object::ListenerSet(set)) => (gateway_of(set, reference), &set.spec.listeners),
             _ => return HashSet::new(),
         };
         let scope = (!self.shared_ports).then_some(gateway);
@@ -211,7 +220,7 @@ impl World {
     #[cfg(test)]
     pub(crate) fn size(&self) -> usize {
         let of_owners = self.slots.len() + self.policies.len() + self.attaching.len() + self.splits.len();
-        self.objects.len() + self.grants.len() + self.slices.len() + of_owners
+        self.objects.len() + self.grants.len() + self.slices.len() + self.sets.len() + of_owners
     }
 
     /// The policies that name an object as their target.
@@ -226,6 +235,13 @@ impl World {
     pub(crate) fn get(&self, reference: &ObjectRef) -> Option<&Object> {
         self.objects.get(reference)
     }
+}
+
+/// The Gateway to which a ListenerSet would add.
+fn gateway_of(set: &ListenerSet, reference: &ObjectRef) -> ObjectRef {
+    let parent = &set.spec.parent_ref;
+    let namespace = parent.namespace.as_deref().unwrap_or(&reference.namespace);
+    ObjectRef::new(Kind::Gateway, namespace, &parent.name)
 }
 
 /// The places that a route wants among those that attach to Services.
@@ -381,6 +397,12 @@ impl<'w> Reader<'w> {
     pub(crate) fn splits(&self, service: &ObjectRef) -> Vec<&'w ObjectRef> {
         self.note(Dependency::Splits(service.clone()));
         self.world.splits.get(service).into_iter().flatten().collect()
+    }
+
+    /// The ListenerSets that would add to a Gateway, in the order of their names.
+    pub(crate) fn sets(&self, gateway: &ObjectRef) -> Vec<&'w ObjectRef> {
+        self.note(Dependency::Sets(gateway.clone()));
+        self.world.sets.get(gateway).into_iter().flatten().collect()
     }
 
     /// The policies of a kind that name an object as their target, in no order.

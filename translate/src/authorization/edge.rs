@@ -105,7 +105,7 @@ impl Lower<'_> {
 
     /// The target holds whether it is there or not: what comes to be there is protected at once. To which Gateway a
     /// ListenerSet adds is known when it has come, and in the same set of changes as its listeners. Returns what those that
-    /// are served show.
+    /// are served show; of a whole Gateway, those that ListenerSets add to it too.
     fn listeners(&mut self, aim: &Aim<'_>, found: &mut Target) -> Vec<Sight> {
         let reference = &aim.reference;
         let owning = self.reader.listeners(&parent_reference(reference), self.namespace);
@@ -143,7 +143,22 @@ impl Lower<'_> {
             };
             not_enforced("NotServed", message, self.generation)
         };
-        served.into_iter().map(Sight::of).collect()
+        let mut sights: Vec<Sight> = served.into_iter().map(Sight::of).collect();
+        if whole_gateway {
+            sights.extend(self.added_to(reference));
+        }
+        sights
+    }
+
+    /// What the listeners show that ListenerSets add to a Gateway.
+    fn added_to(&self, gateway: &ObjectRef) -> impl Iterator<Item = Sight> {
+        let sets = self.reader.sets(gateway).into_iter();
+        let owning = sets.filter_map(|set| self.reader.listeners(&parent_reference(set), &set.namespace));
+        let added = owning.filter(move |owning| owning.gateway == *gateway);
+        let listeners = added.flat_map(|owning| &owning.listeners);
+        listeners
+            .filter_map(|listener| listener.model.as_deref())
+            .map(Sight::of)
     }
 
     /// Returns what those listeners show by which something comes to the route.
