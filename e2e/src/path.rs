@@ -78,8 +78,8 @@ pub(crate) async fn all(cluster: &Cluster, namespace: &str, outside: &str) -> an
     stage("secure").await?;
     weft(&["advance", namespace, "--force", "--watch=0s"]).await?;
     stage("strict").await?;
-    for kept in ["stranger", "relay"] {
-        cluster.delete("Deployment", outside, kept).await?;
+    for gone in ["stranger", "relay"] {
+        cluster.delete("Deployment", outside, gone).await?;
     }
     weft(&["retreat", namespace]).await?;
     stage("secure").await?;

@@ -184,12 +184,13 @@ async fn routes(cluster: &Cluster, namespace: &str) -> anyhow::Result<()> {
             let told: Value = serde_json::from_str(&told)?;
             let rule = &told["items"][0];
             let succeeded = rule["requests"]["classes"][1].as_u64();
-            Ok(rule["kind"] == "HTTPRoute" && rule["rule"] == 0 && succeeded > Some(0))
+            Ok(rule["routeKind"] == "HTTPRoute" && rule["rule"] == 0 && succeeded > Some(0))
         })
         .await?;
         let text = weft(&[command, &["-n", namespace, "--window=2m"]].concat()).await?;
         ensure!(
-            text.lines().any(|line| line.contains(" seen ") && line.contains('%')),
+            text.lines()
+                .any(|line| line.contains("HTTPRoute") && line.contains(" seen ") && line.contains('%')),
             "weft {} says:\n{text}",
             command.join(" ")
         );

@@ -110,7 +110,8 @@ pub struct EdgeView {
 pub struct RouteView {
     /// Its name; the namespace is that of the route.
     pub metadata: Metadata,
-    /// `HTTPRoute` or `GRPCRoute`,
+    /// `HTTPRoute` or `GRPCRoute`: of the route, not of this as an object of the API,
+    #[serde(rename = "routeKind", default)]
     pub kind: String,
     /// its name,
     pub route: String,

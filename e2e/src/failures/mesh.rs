@@ -96,7 +96,7 @@ impl<'c> Meshed<'c> {
     }
 
     /// Says how far the namespace is; nothing if it is in the mesh no longer.
-    pub(crate) async fn label(&self, stage: Option<&str>) -> anyhow::Result<()> {
+    async fn label(&self, stage: Option<&str>) -> anyhow::Result<()> {
         let patch = json!({"metadata": {"labels": {"weft.dev/mesh": stage}}});
         self.cluster.merge("Namespace", "", &self.namespace, &patch).await
     }

@@ -426,6 +426,24 @@ mod tests {
     }
 
     #[test]
+    fn of_which_kind_a_route_is_stands_beside_what_its_view_is() {
+        let view = json!({
+            "metadata": {"name": "grpcroute.pay.0", "namespace": "shop"}, "routeKind": "GRPCRoute", "route": "pay", "rule": 0,
+            "requests": {"classes": [0, 0, 0, 0, 0], "latencies": {"buckets": [], "sumMicros": 0}},
+        });
+        let view: RouteView = serde_json::from_value(view).expect("a view");
+        let gathered = Gathered {
+            planes: Vec::new(),
+            since: 0,
+            missing: 0,
+        };
+        let told = list(Resource::Routes, WINDOW, &gathered, vec![view.clone()]);
+        assert_eq!(told["items"][0]["kind"], "RouteTraffic");
+        let told: List<RouteView> = serde_json::from_value(told).expect("a list");
+        assert_eq!((told.items[0].kind.as_str(), &told.items[0]), ("GRPCRoute", &view));
+    }
+
+    #[test]
     fn who_looks_on_is_asked_for_at_other_replicas_as_here() {
         let path = "/apis/view.weft.dev/v1alpha1/namespaces/shop/taps";
         let query = "watch=true&workload=Deployment%2Fweb&path=%2Fa%26namespace%3Dbank&failed=true&namespace=bank";

@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn rules_are_told_apart() {
         let route = json!({
-            "metadata": {"name": "httproute.web.1", "namespace": "shop"}, "kind": "HTTPRoute", "route": "web", "rule": 1,
+            "metadata": {"name": "httproute.web.1", "namespace": "shop"}, "kind": "RouteTraffic", "routeKind": "HTTPRoute", "route": "web", "rule": 1,
             "requests": {"classes": [0, 10, 0, 0, 0], "latencies": {"buckets": [[100, 10]], "sumMicros": 1}},
         });
         let routes = [serde_json::from_value(route).expect("a route")];
