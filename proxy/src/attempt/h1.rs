@@ -3,7 +3,7 @@
 use std::{cell::Cell, pin::pin};
 
 use super::{
-    Context, Failure, Progress, Sent, unless_gone,
+    Context, Failure, Progress, Sent, tunnel, unless_gone,
     upload::{Upload, UploadError},
 };
 use crate::{
@@ -110,17 +110,7 @@ pub(super) async fn make<D: Downstream>(
     Ok(match relayed {
         Ok(_) if status == 101 && context.line.upgrade => {
             let early = response.message.as_deref().map_or(&[][..], Message::rest);
-            let admitted = context.admitted;
-            if let Some(admitted) = admitted {
-                worker.standing.upgraded(worker, admitted);
-            }
-            let tunnel = request.tunnel(&connection.stream, early, admitted.map(|admitted| &**admitted));
-            let denied = tunnel.await;
-            Sent {
-                status,
-                reusable: false,
-                broken: denied.map(|ended| (ended.flag, ended.reason)),
-            }
+            tunnel::join(context, request, &connection.stream, early, status).await
         }
         Ok(uploaded) => {
             if uploaded {

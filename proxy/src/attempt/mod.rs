@@ -50,7 +50,7 @@ pub(crate) struct Context<'a> {
     pub(crate) fresh: bool,
     /// Statuses for which the request is to be tried again instead of passed on.
     pub(crate) retry_codes: &'a [u16],
-    /// By what it was let in, if it asks for another protocol and somebody decides about that.
+    /// By what it was let in, if it asks for another protocol or for a tunnel and somebody decides about that.
     pub(crate) admitted: Option<&'a Rc<Admitted>>,
     /// Where it is seen how a call of gRPC ends, if somebody wants to know.
     pub(crate) grpc: Option<&'a GrpcStatus>,

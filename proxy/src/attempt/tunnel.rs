@@ -10,7 +10,7 @@ use crate::{
     downstream::{Downstream, Responder, ResponseFields},
     h1::Framing,
     io::Shared,
-    upstream::Alpn,
+    upstream::{Alpn, BackendStream},
 };
 
 /// What a client is told whose tunnel is there.
@@ -47,10 +47,25 @@ pub(super) async fn make<D: Downstream>(
     if let Err(error) = told {
         return Ok(Sent::broken(ESTABLISHED, Broken::Client(error)));
     }
-    request.tunnel(&backend, b"").await;
-    Ok(Sent {
-        status: ESTABLISHED,
+    Ok(join(context, request, &backend, b"", ESTABLISHED).await)
+}
+
+/// Joins the client and a backend, after an answer of this status, for as long as policies let it be.
+pub(super) async fn join<D: Downstream>(
+    context: &Context<'_>,
+    request: &mut D,
+    backend: &Shared<BackendStream>,
+    early: &[u8],
+    status: u16,
+) -> Sent {
+    if let Some(admitted) = context.admitted {
+        context.worker.standing.upgraded(context.worker, admitted);
+    }
+    let tunnel = request.tunnel(backend, early, context.admitted.map(|admitted| &**admitted));
+    let denied = tunnel.await;
+    Sent {
+        status,
         reusable: false,
-        broken: None,
-    })
+        broken: denied.map(|ended| (ended.flag, ended.reason)),
+    }
 }

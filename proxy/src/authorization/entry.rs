@@ -70,7 +70,7 @@ impl Kept {
 }
 
 impl Entry {
-    /// By which a request came in that asks for another protocol; none where nobody decides about it. What it asks is kept: it is
+    /// By which a request came in that asks for another protocol or for a tunnel; none where nobody decides about it. What it asks is kept: it is
     /// changed on its way.
     pub(crate) fn of_upgrade<D: Downstream>(
         snapshot: &Snapshot,
@@ -78,7 +78,9 @@ impl Entry {
         request: &D,
         rule: Option<&Rule>,
     ) -> Option<Self> {
-        request.upgrade()?;
+        if request.upgrade().is_none() && !request.is_connect() {
+            return None;
+        }
         let view = request.view();
         let Some(outbound) = &client.outbound else {
             let passage = Passage::of_request(snapshot.port(client.port)?, view.host, rule?);

@@ -178,6 +178,11 @@ impl Protection {
         !self.ask(&guard.who(self.enforced), &Doing::Unseen).denies()
     }
 
+    /// Whether nothing that somebody might do is allowed.
+    pub(crate) fn denies_all(&self, guard: &Guard) -> bool {
+        self.ask(&guard.who(self.enforced), &Doing::Anything).denies()
+    }
+
     /// Whether a connection that carries something else than requests would be denied. Nothing is counted.
     pub(crate) fn denies_opaque(&self, guard: &Guard) -> bool {
         self.ask(&guard.who(self.enforced), &Doing::Opaque).denies()
@@ -373,7 +378,7 @@ impl Story<'_> {
         }
         let (method, path) = match self.doing {
             Doing::Request(request) => (request.method, request.path),
-            Doing::Opaque | Doing::Unseen => ("", ""),
+            Doing::Opaque | Doing::Unseen | Doing::Anything => ("", ""),
         };
         let (verdict, source) = (verdict.as_str(), self.who.proof.name());
         tracing::info!(policy, verdict, source, client = %self.client, port = self.who.port, method, path, reason,

@@ -36,6 +36,8 @@ pub(crate) enum Doing<'a> {
     Opaque,
     /// A connection of which it is not known, or cannot be seen, what it carries.
     Unseen,
+    /// Whatever it may do at all.
+    Anything,
 }
 
 /// A request as policies see it.
@@ -241,6 +243,7 @@ impl Done {
         let unknown = action == Action::Deny;
         match (&self.carried, doing) {
             (Carried::Any, _) | (Carried::Opaque, Doing::Opaque) => true,
+            (_, Doing::Anything) => !unknown,
             (Carried::Opaque, Doing::Request(_)) => false,
             (Carried::Opaque, Doing::Unseen) | (Carried::Requests { .. }, Doing::Opaque | Doing::Unseen) => unknown,
             (

@@ -238,9 +238,11 @@ fn what_cannot_be_seen_is_not_allowed_by_requests_and_is_denied_by_them() {
     let allow = enforced(&[json!({"action": "allow", "rules": [{"to": [get]}]})]);
     assert!(allows(&allow, "", 8080, "GET /") && !allows(&allow, "", 8080, "tcp"));
     assert!(!allow.allows_all(&guard("", 8080)));
+    assert!(!allow.denies_all(&guard("", 8080)) && allow.denies_all(&guard("", 8081)));
     let deny = enforced(&[json!({"action": "deny", "rules": [{"to": [get]}]})]);
     assert!(!allows(&deny, "", 8080, "tcp") && allows(&deny, "", 8081, "tcp") && allows(&deny, "", 8080, "POST /"));
     assert!(!deny.allows_all(&guard("", 8080)) && deny.allows_all(&guard("", 8081)));
+    assert!(!deny.denies_all(&guard("", 8080)));
     let opaque = enforced(&[json!({"action": "allow", "rules": [{"to": [{"traffic": "opaque"}]}]})]);
     assert!(allows(&opaque, "", 8080, "tcp") && !allows(&opaque, "", 8080, "GET /"));
 }

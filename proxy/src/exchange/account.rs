@@ -78,7 +78,7 @@ impl Account {
         self.status = flag.status();
     }
 
-    /// Notes by what it came in, if it asks for another protocol: what it becomes is judged by that.
+    /// Notes by what it came in, if it asks for another protocol or for a tunnel: what it becomes is judged by that.
     pub(super) fn admit<D: Downstream>(
         &mut self,
         snapshot: &Snapshot,

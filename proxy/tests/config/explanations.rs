@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use weft_model::{Backend, BackendTarget, ServiceKey};
-use weft_proxy::config::{Asker, Configuration, Reason, Step, Verdict, explain};
+use weft_proxy::config::{Asker, Configuration, Reason, Snapshot, Step, Verdict, explain};
 
 use super::support::{
     HTTP, Put, RouteWith, With, https, listener, policy, request, route, service, serving, snapshot, workload,
@@ -294,7 +294,7 @@ fn of_a_connection_all_who_are_asked_are_named() {
 #[test]
 fn a_tunnel_is_for_those_who_name_the_method() {
     let any = || route("any").at(&["=/"]);
-    let ask = |snapshot, line: &str| {
+    let ask = |snapshot: &Snapshot, line: &str| {
         let request = request(line, &[]);
         explain(snapshot, 80, None, &request.view(), &Asker::default())
     };
