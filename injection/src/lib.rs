@@ -3,6 +3,7 @@
 //! Pure. Pods are JSON, so that fields which nobody here knows come through as they are. The operator's webhook does this to
 //! pods, the command `weft inject` to the templates in manifests (docs/decisions/041-injection.md).
 
+mod blanks;
 mod names;
 mod place;
 mod quantity;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 use weft_crds::Stage;
 
 pub use self::{
+    blanks::{Blank, Blanks},
     names::{INJECT, INJECTED, INTERCEPT, LISTS, PREFIX, PROBES, ROOTS, SIDECAR, STATE, TOKEN},
     place::{is_injected, uninject},
     quantity::{Quantity, QuantityError},

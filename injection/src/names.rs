@@ -17,10 +17,9 @@ pub const ROOTS: &str = "weft-roots";
 /// The volume in which it keeps, in memory, what it goes on with after a restart.
 pub const STATE: &str = "weft-state";
 /// The lists of a pod that parts are put into, and what these are called there.
-pub const LISTS: [(&str, &[&str]); 2] = [
-    ("initContainers", &[INTERCEPT, SIDECAR]),
-    ("volumes", &[TOKEN, ROOTS, STATE]),
-];
+pub const LISTS: [(&str, &[&str]); 2] = [(INITS, &[INTERCEPT, SIDECAR]), (VOLUMES, &[TOKEN, ROOTS, STATE])];
+pub(crate) const INITS: &str = "initContainers";
+pub(crate) const VOLUMES: &str = "volumes";
 
 /// Who the sidecar runs as: interception tells it from the application by that.
 pub(crate) const UID: u32 = 1337;

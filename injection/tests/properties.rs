@@ -18,14 +18,19 @@ fn settings(image: &str) -> Settings {
     }
 }
 
+/// Nothing, which may be said by a key without a value as well as by an empty list or map.
+fn nothing(empty: Value) -> impl Strategy<Value = Value> {
+    prop_oneof![Just(Value::Null), Just(empty)]
+}
+
 /// Members of a list, some of which have the names of ours.
-fn members(ours: &'static [&'static str]) -> impl Strategy<Value = Option<Vec<Value>>> {
+fn members(ours: &'static [&'static str]) -> impl Strategy<Value = Option<Value>> {
     let name = prop_oneof![
         2 => "[a-d]".prop_map(String::from),
         1 => prop::sample::select(ours).prop_map(str::to_owned),
     ];
     let member = (name, 0..3_u8).prop_map(|(name, more)| json!({"name": name, "unknown": more}));
-    option::of(vec(member, 1..5))
+    option::of(prop_oneof![3 => vec(member, 1..5).prop_map(Value::from), 1 => nothing(json!([]))])
 }
 
 fn texts() -> impl Strategy<Value = Option<Value>> {
@@ -34,7 +39,8 @@ fn texts() -> impl Strategy<Value = Option<Value>> {
         Just(INJECTED.to_owned()),
         Just("weft.dev/skip-uids".to_owned())
     ];
-    option::of(btree_map(name, "[0-9]", 1..3).prop_map(|texts| json!(texts)))
+    let some = btree_map(name, "[0-9]", 1..3).prop_map(|texts| json!(texts));
+    option::of(prop_oneof![3 => some, 1 => nothing(json!({}))])
 }
 
 prop_compose! {
@@ -43,18 +49,20 @@ prop_compose! {
         annotations in texts(),
         init in members(LISTS[0].1),
         volumes in members(LISTS[1].1),
-        has_metadata in any::<bool>(),
+        metadata in option::of(prop_oneof![3 => Just(json!({"name": "pod"})), 1 => nothing(json!({}))]),
         more in option::of("[a-z]{1,5}"),
     ) -> Value {
         let mut pod = json!({"spec": {"containers": [{"name": "app", "image": "app"}]}});
-        let fields = [("initContainers", init.map(Value::from)), ("volumes", volumes.map(Value::from)), ("more", more.map(Value::from))];
+        let fields = [("initContainers", init), ("volumes", volumes), ("more", more.map(Value::from))];
         for (field, value) in fields {
             if let Some(value) = value {
                 pod["spec"][field] = value;
             }
         }
-        if has_metadata {
-            pod["metadata"] = json!({"name": "pod"});
+        if let Some(metadata) = metadata {
+            pod["metadata"] = metadata;
+        }
+        if pod["metadata"].is_object() {
             for (field, value) in [("labels", labels), ("annotations", annotations)] {
                 if let Some(value) = value {
                     pod["metadata"][field] = value;
@@ -90,5 +98,9 @@ proptest! {
         prop_assert_eq!(injected(&injected(&pod, "b"), "a"), injected(&bare, "a"));
         prop_assert_eq!(&uninject(&once), &bare);
         prop_assert!(is_injected(&once) && !is_injected(&bare));
+        // What never had a sidecar is what it was, to the last key that says nothing.
+        if !is_injected(&pod) {
+            prop_assert_eq!(&bare, &pod);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
+use weft_injection::Blank;
 
 use super::{
     places::{Entry, Item, Place, PlaceKind},
@@ -99,13 +100,58 @@ fn insert_flow(text: &str, bracket: usize, first: Option<usize>, new: &[String])
     insert(first, new.iter().map(|part| format!("{part}{end}")).collect())
 }
 
+/// Gives a value to a key that has none. On the same line, so that whatever follows stays where it is.
+pub(super) fn fill(entry: &Entry, value: &Value) -> anyhow::Result<Edit> {
+    let (start, end) = (entry.value.start, entry.value.end);
+    if start < end {
+        return Ok(Edit {
+            range: start..end,
+            text: value.to_string(),
+        });
+    }
+    let colon = entry.colon.filter(|colon| *colon == start);
+    let colon = colon.context("a key without a value is written in a way that is not understood")?;
+    Ok(insert(colon, format!(" {value}")))
+}
+
+/// Takes away all that a list or map has, as it was when it said nothing.
+pub(super) fn clear(text: &str, entry: &Entry, blank: Blank) -> Option<Edit> {
+    let value = &entry.value;
+    let (is_list, parts) = match &value.kind {
+        PlaceKind::List { items, .. } => (true, items.iter().map(of_item).collect::<Vec<_>>()),
+        PlaceKind::Map { entries, .. } => (false, entries.iter().map(of_entry).collect()),
+        PlaceKind::Leaf => return None,
+    };
+    let flow = value.is_flow();
+    let colon = entry.colon?;
+    let from_colon = |text: String| Edit {
+        range: colon..value.end,
+        text,
+    };
+    Some(match blank {
+        Blank::Empty if flow => return remove(text, true, &parts, 0, parts.len()),
+        Blank::Empty => from_colon(if is_list { " []" } else { " {}" }.to_owned()),
+        Blank::Bare => from_colon(String::new()),
+        word if flow => Edit {
+            range: value.start..value.end,
+            text: word.word().to_owned(),
+        },
+        word => from_colon(format!(" {}", word.word())),
+    })
+}
+
 /// Takes an entry out of a map that has others, or is in flow style.
 pub(super) fn remove_entry(text: &str, map: &Place, at: usize) -> Option<Edit> {
     let PlaceKind::Map { flow, entries } = &map.kind else {
         return None;
     };
-    let part = |entry: &Entry| (entry.start, entry.value.end.max(entry.start));
-    remove(text, *flow, &entries.iter().map(part).collect::<Vec<_>>(), at, at + 1)
+    remove(
+        text,
+        *flow,
+        &entries.iter().map(of_entry).collect::<Vec<_>>(),
+        at,
+        at + 1,
+    )
 }
 
 /// Takes members out of a list that has others, or is in flow style.
@@ -113,14 +159,22 @@ pub(super) fn remove_items(text: &str, list: &Place, which: Range<usize>) -> Opt
     let PlaceKind::List { flow, items } = &list.kind else {
         return None;
     };
-    let part = |item: &Item| (item.start, item.value.end);
     remove(
         text,
         *flow,
-        &items.iter().map(part).collect::<Vec<_>>(),
+        &items.iter().map(of_item).collect::<Vec<_>>(),
         which.start,
         which.end,
     )
+}
+
+/// From where to where an entry goes.
+fn of_entry(entry: &Entry) -> (usize, usize) {
+    (entry.start, entry.value.end.max(entry.start))
+}
+
+fn of_item(item: &Item) -> (usize, usize) {
+    (item.start, item.value.end)
 }
 
 fn remove(text: &str, flow: bool, parts: &[(usize, usize)], from: usize, to: usize) -> Option<Edit> {

@@ -7,6 +7,8 @@
 mod edit;
 mod places;
 mod pods;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{

@@ -48,6 +48,8 @@ pub(super) struct Entry {
     pub(super) start: usize,
     /// Its key; none where that is no plain text.
     pub(super) key: Option<String>,
+    /// Behind its colon; none where that does not follow the key.
+    pub(super) colon: Option<usize>,
     pub(super) value: Place,
 }
 
@@ -63,6 +65,14 @@ impl Place {
     /// What stands at the end of a path of keys.
     pub(super) fn at(&self, path: &[&str]) -> Option<&Self> {
         path.iter().try_fold(self, |place, key| Some(&place.entry(key)?.value))
+    }
+
+    /// Whether it is written in brackets.
+    pub(super) fn is_flow(&self) -> bool {
+        matches!(
+            self.kind,
+            PlaceKind::List { flow: true, .. } | PlaceKind::Map { flow: true, .. }
+        )
     }
 
     /// The members of a list, none if it is no list.
@@ -172,13 +182,16 @@ impl<'t> Reader<'t> {
                         Event::Scalar(text, ..) => Some(Cow::into_owned(text)),
                         _ => None,
                     };
+                    let colon = self.colon(key.end);
+                    let from = colon.unwrap_or(key.end);
                     let (event, span) = self.next()?;
-                    let value = self.place(&event, &span, key.end + 1, depth + 1)?;
+                    let value = self.place(&event, &span, from, depth + 1)?;
                     // A value that is nothing ends with the colon.
-                    last = value.end.max(key.end + 1);
+                    last = value.end.max(from);
                     entries.push(Entry {
                         start: key.start,
                         key: name,
+                        colon,
                         value,
                     });
                 }
@@ -188,7 +201,8 @@ impl<'t> Reader<'t> {
                 let kind = PlaceKind::Map { flow, entries };
                 Ok(Place { start, end: last, kind })
             }
-            Event::Scalar(text, ..) if text.is_empty() && start == end => Ok(Place {
+            // Nothing is written there, whatever the parser takes that for.
+            Event::Scalar(..) if start == end => Ok(Place {
                 start: from,
                 end: from,
                 kind: PlaceKind::Leaf,
@@ -209,6 +223,13 @@ impl<'t> Reader<'t> {
     fn bracket(&self, from: usize, flow: bool, bracket: char) -> usize {
         let rest = self.text.get(from..).filter(|_| flow).unwrap_or_default();
         from + rest.find(bracket).unwrap_or_default()
+    }
+
+    /// Behind the colon that follows a key.
+    fn colon(&self, from: usize) -> Option<usize> {
+        let rest = self.text.get(from..)?;
+        let after = rest.trim_start().strip_prefix(':')?;
+        Some(self.text.len() - after.len())
     }
 
     /// The next dash of a block list.

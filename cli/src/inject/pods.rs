@@ -3,7 +3,7 @@
 use anyhow::{Context as _, anyhow, ensure};
 use serde_json::{Value, json};
 use weft_gateway::files::values;
-use weft_injection::{INJECTED, Injected, LISTS, Namespace, Outcome, Settings, is_injected};
+use weft_injection::{Blank, Blanks, INJECTED, LISTS, Namespace, Outcome, Parts, Settings, is_injected};
 
 use super::{
     edit::{self, Edit},
@@ -28,7 +28,6 @@ pub(super) fn inject(
     said: &mut Vec<String>,
 ) -> anyhow::Result<String> {
     let bare = uninject(text, &mut Vec::new())?;
-    let bare = without_nothing(&bare, namespace, settings)?;
     let read = Documents::read(&bare)?;
     let mut expected = read.values.clone();
     let mut edits = Vec::new();
@@ -36,8 +35,11 @@ pub(super) fn inject(
         let outcome = weft_injection::inject(pod.value, namespace, settings);
         match outcome.map_err(|refusal| anyhow!("{}: {refusal}", pod.object))? {
             Outcome::Left(left) => said.push(format!("{}: left as it is: {left}", pod.object)),
-            Outcome::Injected(injected) => {
-                edits.extend(additions(&bare, &pod, &injected).with_context(|| pod.object.clone())?);
+            Outcome::Injected(mut injected) => {
+                let blanks = blanks(&bare, &pod).with_context(|| pod.object.clone())?;
+                let label = json!(blanks.label(&injected.parts.digest));
+                edits.extend(additions(&bare, &pod, &injected.parts, &label).with_context(|| pod.object.clone())?);
+                injected.pod["metadata"]["labels"][INJECTED] = label;
                 said.push(format!("{}: injected", pod.object));
                 said.extend(
                     injected
@@ -54,28 +56,6 @@ pub(super) fn inject(
     Ok(injected)
 }
 
-/// Takes out of the pods that are to be injected what is there and has no value (`volumes:`): nothing can be added to it.
-fn without_nothing(text: &str, namespace: &Namespace, settings: &Settings) -> anyhow::Result<String> {
-    let read = Documents::read(text)?;
-    let mut edits = Vec::new();
-    for (_, pod) in read.pods() {
-        let injected = weft_injection::inject(pod.value, namespace, settings);
-        if !matches!(injected, Ok(Outcome::Injected(_))) {
-            continue;
-        }
-        for (parent, field) in [("metadata", "labels"), ("spec", "initContainers"), ("spec", "volumes")] {
-            let Some(map) = pod.place.at(&[parent]) else { continue };
-            let Some(at) = position(map, |entry| entry == field) else {
-                continue;
-            };
-            if pod.value[parent][field].is_null() {
-                edits.extend(edit::remove_entry(text, map, at));
-            }
-        }
-    }
-    Ok(edit::apply(text, edits))
-}
-
 /// Takes the sidecar out of the pods of a text.
 pub(super) fn uninject(text: &str, said: &mut Vec<String>) -> anyhow::Result<String> {
     let read = Documents::read(text)?;
@@ -85,7 +65,8 @@ pub(super) fn uninject(text: &str, said: &mut Vec<String>) -> anyhow::Result<Str
         if is_injected(pod.value) {
             edits.extend(removals(text, &pod).with_context(|| pod.object.clone())?);
             said.push(format!("{}: the sidecar is taken out", pod.object));
-            *expected[at].pointer_mut(&pod.path).context("a pod is lost")? = weft_injection::uninject(pod.value);
+            let bare = what_is_set(weft_injection::uninject(pod.value));
+            *expected[at].pointer_mut(&pod.path).context("a pod is lost")? = bare;
         }
     }
     let bare = edit::apply(text, edits);
@@ -93,29 +74,25 @@ pub(super) fn uninject(text: &str, said: &mut Vec<String>) -> anyhow::Result<Str
     Ok(bare)
 }
 
+/// Without fields that have no value, as documents are read.
+fn what_is_set(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let set = fields.into_iter().filter(|(_, value)| !value.is_null());
+            set.map(|(key, value)| (key, what_is_set(value))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(what_is_set).collect(),
+        other => other,
+    }
+}
+
 /// Sees to it that a text says what it is to say now.
 fn hold(text: &str, expected: &[Value]) -> anyhow::Result<()> {
-    let now = values(text).ok();
-    let slim = |values: &[Value]| values.iter().map(without_empty).collect::<Vec<_>>();
-    let well = now.is_some_and(|now| slim(&now) == slim(expected));
     ensure!(
-        well,
+        values(text).is_ok_and(|now| now == expected),
         "this YAML is too intricate to be changed in its place (anchors, tags, merged keys?): write the pods out plainly"
     );
     Ok(())
-}
-
-/// Without empty lists and maps, which say the same as none.
-fn without_empty(value: &Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let fields = fields.iter().map(|(key, value)| (key.clone(), without_empty(value)));
-            let full = fields.filter(|(_, value)| *value != json!({}) && *value != json!([]) && !value.is_null());
-            Value::Object(full.collect())
-        }
-        Value::Array(items) => items.iter().map(without_empty).collect(),
-        other => other.clone(),
-    }
 }
 
 struct Documents {
@@ -182,26 +159,52 @@ fn find<'a>(object: &'a Value, place: &'a Place, path: &str, found: &mut Vec<Pod
     });
 }
 
+/// Which of the fields that something is put into are there and say nothing, and how.
+fn blanks(text: &str, pod: &Pod<'_>) -> anyhow::Result<Blanks> {
+    let mut blanks = Blanks::default();
+    let fields: [&[&str]; 4] = [
+        &["metadata"],
+        &["metadata", "labels"],
+        &["spec", "initContainers"],
+        &["spec", "volumes"],
+    ];
+    for path in fields {
+        let (Some(field), Some(place)) = (path.last(), pod.place.at(path)) else {
+            continue;
+        };
+        let value = path.iter().fold(pod.value, |value, key| &value[*key]);
+        let blank = match Blank::of(value) {
+            None => continue,
+            Some(Blank::Empty) => Blank::Empty,
+            Some(_) => {
+                let word = text.get(place.start..place.end).unwrap_or_default();
+                Blank::of_word(word).with_context(|| format!("its {field} is nothing, in too intricate a way"))?
+            }
+        };
+        blanks.set(field, blank);
+    }
+    Ok(blanks)
+}
+
 /// What is added to the text for a pod.
-fn additions(text: &str, pod: &Pod<'_>, injected: &Injected) -> anyhow::Result<Vec<Edit>> {
-    let mut edits = Vec::new();
-    let label = json!(injected.parts.digest);
+fn additions(text: &str, pod: &Pod<'_>, parts: &Parts, label: &Value) -> anyhow::Result<Vec<Edit>> {
     let labels = json!({INJECTED: label});
-    edits.push(
-        match (pod.place.at(&["metadata"]), pod.place.at(&["metadata", "labels"])) {
-            (_, Some(labels)) => edit::add_entry(text, labels, INJECTED, &label),
-            (Some(metadata), None) => edit::add_entry(text, metadata, "labels", &labels),
-            (None, None) => edit::add_entry(text, pod.place, "metadata", &json!({"labels": labels})),
-        }?,
-    );
+    let edit = match pod.place.entry("metadata") {
+        None => edit::add_entry(text, pod.place, "metadata", &json!({"labels": labels})),
+        Some(metadata) if pod.value["metadata"].is_null() => edit::fill(metadata, &json!({"labels": labels})),
+        Some(metadata) => match metadata.value.entry("labels") {
+            None => edit::add_entry(text, &metadata.value, "labels", &labels),
+            Some(entry) if pod.value["metadata"]["labels"].is_null() => edit::fill(entry, &labels),
+            Some(entry) => edit::add_entry(text, &entry.value, INJECTED, label),
+        },
+    };
+    let mut edits = vec![edit?];
     let spec = pod.place.at(&["spec"]).context("the pod has no spec")?;
-    for (field, new) in [
-        ("initContainers", &injected.parts.init_containers),
-        ("volumes", &injected.parts.volumes),
-    ] {
-        edits.push(match spec.at(&[field]) {
-            Some(list) => edit::add_items(text, list, new),
+    for (field, new) in [("initContainers", &parts.init_containers), ("volumes", &parts.volumes)] {
+        edits.push(match spec.entry(field) {
             None => edit::add_entry(text, spec, field, &json!(new)),
+            Some(entry) if pod.value["spec"][field].is_null() => edit::fill(entry, &json!(new)),
+            Some(entry) => edit::add_items(text, &entry.value, new),
         }?);
     }
     Ok(edits)
@@ -210,16 +213,19 @@ fn additions(text: &str, pod: &Pod<'_>, injected: &Injected) -> anyhow::Result<V
 /// What is taken out of the text for a pod.
 fn removals(text: &str, pod: &Pod<'_>) -> anyhow::Result<Vec<Edit>> {
     let mut edits = Vec::new();
+    let label = pod.value["metadata"]["labels"][INJECTED].as_str();
+    let blanks = label.map(Blanks::read).unwrap_or_default();
     if let Some(metadata) = pod.place.at(&["metadata"])
         && let Some(labels) = metadata.at(&["labels"])
         && labels.entry(INJECTED).is_some()
     {
         let chain = [(pod.place, "metadata"), (metadata, "labels"), (labels, INJECTED)];
-        edits.push(take(text, &chain).context("its label cannot be taken away")?);
+        edits.push(take(text, &chain, &blanks).context("its label cannot be taken away")?);
     }
     let spec = pod.place.at(&["spec"]).context("the pod has no spec")?;
     for (field, names) in &LISTS {
-        let Some(list) = spec.at(&[field]) else { continue };
+        let Some(entry) = spec.entry(field) else { continue };
+        let list = &entry.value;
         let members = pod.value["spec"][field]
             .as_array()
             .map(Vec::as_slice)
@@ -229,8 +235,11 @@ fn removals(text: &str, pod: &Pod<'_>) -> anyhow::Result<Vec<Edit>> {
             name.is_some_and(|name| names.contains(&name))
         };
         let count = list.items().len();
-        if count > 0 && (0..count).all(ours) && !stays_empty(list, spec) {
-            let edit = take(text, &[(spec, field)]);
+        if count > 0 && (0..count).all(ours) {
+            let edit = match blanks.get(field) {
+                Some(blank) => edit::clear(text, entry, blank),
+                None => take(text, &[(spec, field)], &blanks),
+            };
             edits.push(edit.with_context(|| format!("its {field} cannot be taken away"))?);
             continue;
         }
@@ -248,20 +257,17 @@ fn removals(text: &str, pod: &Pod<'_>) -> anyhow::Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// Takes away the last of a chain of entries, and those before it that have nothing else.
-fn take(text: &str, chain: &[(&Place, &str)]) -> Option<Edit> {
+/// Takes away the last of a chain of entries, and those before it that have nothing else and were not there before.
+fn take(text: &str, chain: &[(&Place, &str)], blanks: &Blanks) -> Option<Edit> {
     let ((map, key), before) = chain.split_last()?;
-    let at = position(map, |entry| entry == *key)?;
     let alone = matches!(&map.kind, PlaceKind::Map { entries, .. } if entries.len() == 1);
     match before.last() {
-        Some((parent, _)) if alone && !stays_empty(map, parent) => take(text, before),
-        _ => edit::remove_entry(text, map, at),
+        Some((parent, field)) if alone => match blanks.get(field) {
+            Some(blank) => edit::clear(text, parent.entry(field)?, blank),
+            None => take(text, before, blanks),
+        },
+        _ => edit::remove_entry(text, map, position(map, |entry| entry == *key)?),
     }
-}
-
-/// Whether something that has nothing but ours was there before: it would have been made in the style of its parent.
-fn stays_empty(place: &Place, parent: &Place) -> bool {
-    is_flow(place) && !is_flow(parent)
 }
 
 fn position(map: &Place, is: impl Fn(&str) -> bool) -> Option<usize> {
@@ -269,11 +275,4 @@ fn position(map: &Place, is: impl Fn(&str) -> bool) -> Option<usize> {
         PlaceKind::Map { entries, .. } => entries.iter().position(|entry| entry.key.as_deref().is_some_and(&is)),
         _ => None,
     }
-}
-
-fn is_flow(place: &Place) -> bool {
-    matches!(
-        &place.kind,
-        PlaceKind::List { flow: true, .. } | PlaceKind::Map { flow: true, .. }
-    )
 }
