@@ -70,7 +70,7 @@ struct Args {
     #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
     drain: Duration,
     /// How long it waits for its certificate, if it leads to workloads that ask who it is, before it is ready without
-    #[arg(long, default_value = "5m", value_parser = duration, value_name = "TIME")]
+    #[arg(long, default_value = "300s", value_parser = duration, value_name = "TIME")]
     certificate_wait: Duration,
     /// A line per request: off, json, or text in which {field} stands for a field of the JSON form
     #[arg(long, default_value = "off", value_parser = log_format, value_name = "FORMAT")]
@@ -168,5 +168,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_it_takes_by_itself_is_understood() {
+        let needed = ["--gateway=a/b", "--pod=p", "--operator=o:1", "--roots=r", "--token=t"];
+        let args = std::iter::once("weft-gateway").chain(needed);
+        let read = Args::try_parse_from(args).map(|args| args.certificate_wait);
+        assert_eq!(read.expect("its defaults are valid"), Duration::from_secs(300));
     }
 }
