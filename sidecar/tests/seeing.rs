@@ -78,6 +78,17 @@ fn requests_are_counted_by_who_asked_and_who_was_asked() {
     });
 }
 
+/// Asks the Service for something, on a connection of its own.
+fn ask(mesh: &Mesh) {
+    let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
+    stream
+        .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .expect("it is open");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it ends");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
 #[test]
 fn requests_that_go_by_routes_are_counted_by_who_answered() {
     if !common::possible() {
@@ -86,16 +97,7 @@ fn requests_that_go_by_routes_are_counted_by_who_answered() {
     let mesh = Mesh::new(Stage::Observe);
     mesh.serve(8080, http);
     mesh.route(SERVICE);
-    let ask = || {
-        let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
-        stream
-            .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            .expect("it is open");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it ends");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    };
-    ask();
+    ask(&mesh);
     let mut to_service = labels("outbound", "none").to_vec();
     to_service.push("destination_service=\"shop/back:80\"".to_owned());
     let counted = |sidecar, labels: &[String]| metric(sidecar, "weft_mesh_requests_total", labels, "2xx");
@@ -105,7 +107,7 @@ fn requests_that_go_by_routes_are_counted_by_who_answered() {
     });
     // The endpoint stays, and has to prove now that it is there.
     mesh.stage(Stage::Secure, "secure");
-    ask();
+    ask(&mesh);
     let mut secured = labels("outbound", "mutual").to_vec();
     secured.push("destination_service=\"shop/back:80\"".to_owned());
     eventually("it is counted as secured", || counted(&mesh.front, &secured) == 1.0);
@@ -137,13 +139,7 @@ fn what_goes_by_a_split_is_told_by_its_backends() {
         config.contains("TrafficSplit/shop/canary/0") && config.contains("Service/shop/back:80")
     });
     for _ in 0..40 {
-        let mut stream = mesh.network.pod.connect(at(SERVICE, 80));
-        stream
-            .write_all(b"GET /200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            .expect("it is open");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it ends");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        ask(&mesh);
     }
     let told = || {
         let reports = mesh.operator.reports("shop", "front");

@@ -70,8 +70,8 @@ impl Kept {
 }
 
 impl Entry {
-    /// By which a request came in that asks for another protocol or for a tunnel; none where nobody decides about it. What it asks is kept: it is
-    /// changed on its way.
+    /// By which a request came in that asks for another protocol or for a tunnel; none where nobody decides about it. What it asks
+    /// is kept: it is changed on its way.
     pub(crate) fn of_upgrade<D: Downstream>(
         snapshot: &Snapshot,
         client: &Client,

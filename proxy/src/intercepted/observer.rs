@@ -1,5 +1,7 @@
 //! Sees what a connection carries, as it goes over, and counts what can be told of it.
 
+mod leaving;
+
 use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
@@ -16,7 +18,7 @@ use super::{
     first::is_http,
     http1::{Conversation, Heads, Over, Pending},
     http2::{self, How},
-    parting::{Parted, Parting},
+    parting::Parting,
 };
 use crate::{
     authorization::{Guard, Kept},
@@ -247,92 +249,6 @@ impl<'a> Observer<'a> {
         matches!(&*self.state.borrow(), State::Http2(conversation) if conversation.recognised())
     }
 
-    /// Has the client told to go.
-    fn part(&self) -> &Parting {
-        self.parting.get_or_init(|| Box::new(Parting::new(self.worker)))
-    }
-
-    /// Looks whether the client is to go: since there are routes for its requests by now, or nobody may come like this any more.
-    /// Says so once, also if it was found otherwise. Whoever polls is woken when it is to be asked again.
-    pub(super) fn is_to_go(&self, cx: &Context<'_>, unwanted: bool) -> bool {
-        if self.is_http2() {
-            if self.guard.is_none() && self.direction == Direction::Outbound {
-                self.wakes(cx);
-                let snapshot = self.worker.snapshot();
-                let same = self.generation.replace(snapshot.generation) == snapshot.generation;
-                if !same && self.destination_has_routes(&snapshot) {
-                    self.part();
-                }
-            }
-            if unwanted {
-                self.part();
-            }
-        }
-        self.parting.get().is_some_and(|parting| parting.begins())
-    }
-
-    /// Whether something is to be said for the server before it goes on, since it pauses between two frames.
-    fn interrupts(&self) -> bool {
-        let paused = match &*self.state.borrow() {
-            State::Http2(conversation) => conversation.is_between(),
-            _ => false,
-        };
-        paused && self.has_sent_all() && self.tells(&[])
-    }
-
-    /// Has the client told to go, and then the rest of what the server has said, if it has not been told yet.
-    fn tells(&self, rest: &[u8]) -> bool {
-        let Some(parting) = self.parting.get().filter(|parting| parting.is_untold()) else {
-            return false;
-        };
-        if matches!(&*self.state.borrow(), State::Http2(conversation) if conversation.is_leaving()) {
-            // Its server has done so.
-            parting.told(self.worker);
-            return false;
-        }
-        self.heard.set(self.heard.get() + parting.tell(rest) as u64);
-        true
-    }
-
-    /// What is to be said to the client before anything else.
-    pub(super) fn speech(&self) -> Option<Vec<u8>> {
-        self.parting.get()?.speech()
-    }
-
-    /// It has been said.
-    pub(super) fn told(&self) {
-        if let Some(parting) = self.parting.get() {
-            parting.told(self.worker);
-            self.worker.book.dismissed(self.direction);
-        }
-    }
-
-    /// How it ends, once it does: its client has been told to go and nothing is under way any more, or it does not go.
-    pub(super) fn parted(&self, cx: &Context<'_>) -> Option<Parted> {
-        let parting = self.parting.get()?;
-        let State::Http2(conversation) = &*self.state.borrow() else {
-            return None;
-        };
-        let between = conversation.is_between() && self.has_sent_all();
-        let ended = if parting.is_over() {
-            let flag = match self.guard {
-                Some(_) => Flag::PolicyDenied,
-                None => Flag::Refused,
-            };
-            let reason =
-                "its requests are for routes or policies since it was open; it was told to go and has begun others";
-            Ended::new(flag, reason)
-        } else if parting.poll_heard(cx).is_ready() && conversation.is_quiet() && between {
-            Ended::well()
-        } else {
-            return None;
-        };
-        Some(Parted {
-            last: between.then(|| conversation.last_taken()),
-            ended,
-        })
-    }
-
     /// Whether all that was seen of the server has gone over.
     fn has_sent_all(&self) -> bool {
         self.heard.get() == self.story.sent.get()
@@ -367,43 +283,6 @@ impl<'a> Observer<'a> {
             return Next::Only(border);
         }
         if unseen { Next::Last } else { Next::More }
-    }
-
-    /// Ends it if the client has begun a request after this one.
-    fn keeps_out(&self, parting: &Parting, before: u32) {
-        if let State::Http2(conversation) = &mut *self.state.borrow_mut()
-            && conversation.last() > before
-        {
-            conversation.forget_after(before);
-            parting.cut();
-        }
-    }
-
-    /// Nothing can be told of the rest any more: if its client is to go since policies decide, it may not go on.
-    fn loses_sight(&self) {
-        let Some(guard) = self.guard.filter(|_| self.parting.get().is_some()) else {
-            return;
-        };
-        let protection = self.worker.mesh.protection();
-        if protection.enforced && protection.guards(guard) {
-            let reason = "policies are for its requests, which cannot be told apart any more";
-            self.denied.replace(Some(reason.to_owned()));
-        }
-    }
-
-    fn last_stream(&self) -> Option<u32> {
-        match &*self.state.borrow() {
-            State::Http2(conversation) => Some(conversation.last()),
-            _ => None,
-        }
-    }
-
-    /// Where in what the server has just said there could be another frame.
-    fn border(&self) -> Option<usize> {
-        match &*self.state.borrow() {
-            State::Http2(conversation) => conversation.border(),
-            _ => None,
-        }
     }
 
     /// What was taken over.

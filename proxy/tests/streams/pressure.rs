@@ -33,6 +33,15 @@ const PIECE: usize = 64 * 1024;
 /// The windows for a stream that the proxy gives on either side, and a little for what is under way.
 const WINDOWS: usize = 1024 * 1024;
 
+/// What may be on its way of a client of HTTP/2: to a backend that speaks it too, windows bound it and not the buffers of sockets.
+fn bound_of_http2(backend: BackendProtocol) -> usize {
+    if backend == BackendProtocol::H2c {
+        WINDOWS
+    } else {
+        BOUND
+    }
+}
+
 /// Bytes that somebody has got rid of, or has read.
 type Count = Arc<AtomicUsize>;
 
@@ -189,12 +198,7 @@ fn a_client_of_http2_that_does_not_read_stops_its_backend() {
         let mut sender = fixture.runtime.block_on(client.0.clone().ready()).expect("open");
         let (asked, _) = sender.send_request(get("/"), true).expect("valid");
         let gone = standstill(&count);
-        // Between two that speak HTTP/2, windows bound it and not the buffers of sockets.
-        let bound = if protocol == BackendProtocol::H2c {
-            WINDOWS
-        } else {
-            BOUND
-        };
+        let bound = bound_of_http2(protocol);
         assert!(gone < bound, "{protocol:?}: {gone} bytes went out to nobody");
         let read = fixture.runtime.block_on(async {
             let mut answer = asked.await.expect("answered").into_body();
@@ -250,11 +254,7 @@ fn a_backend_that_does_not_read_stops_a_client_of_http2() {
             .runtime
             .spawn(async move { send_on(&mut stream, &counted).await });
         let gone = standstill(&count);
-        let bound = if protocol == BackendProtocol::H2c {
-            WINDOWS
-        } else {
-            BOUND
-        };
+        let bound = bound_of_http2(protocol);
         assert!(gone < bound, "{protocol:?}: {gone} bytes went out to nobody");
         release.send(()).expect("the backend waits");
         fixture.runtime.block_on(async {
