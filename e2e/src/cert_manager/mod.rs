@@ -66,7 +66,7 @@ fn said(what: &str, start: Instant) {
 async fn all(cluster: &Cluster, manager: &CertManager<'_>) -> anyhow::Result<()> {
     let mut meshed = Meshed::new(cluster, SCENE, "strict").await?;
     let start = Instant::now();
-    let load = meshed.asking();
+    let load = meshed.load();
     load.more(200).await?;
     let built_in = built_in_root(cluster).await?;
     both_are_believed(&meshed, &built_in, manager).await?;
@@ -84,7 +84,7 @@ async fn all(cluster: &Cluster, manager: &CertManager<'_>) -> anyhow::Result<()>
     // From now on both ends are of cert-manager's.
     cluster.restart(&meshed.namespace, "relay").await?;
     meshed.relay.address.set_ip(address(&meshed.pod("relay").await?)?);
-    let load = meshed.asking();
+    let load = meshed.load();
     load.more(200).await?;
     by_cert_manager(&meshed, manager, &load).await?;
 

@@ -67,12 +67,6 @@ impl<'c> Meshed<'c> {
         pods.next().with_context(|| format!("{app} has no pod"))
     }
 
-    /// Calls that may be made a second time where a kept connection ends under them (RFC 9110, 9.2.2): a pod that ends closes those
-    /// that lie idle, and whoever takes one up in that moment cannot know.
-    pub(crate) fn asking(&self) -> Load {
-        Load::start(self.relay.clone(), CLIENTS)
-    }
-
     /// Calls that nobody on the way makes a second time.
     pub(crate) fn load(&self) -> Load {
         Load::post(self.relay.clone(), CLIENTS)
@@ -275,7 +269,7 @@ pub(super) async fn a_strict_service_without_endpoints_is_nobody(cluster: &Clust
 /// The application is restarted and scaled, and so is the operator.
 pub(super) async fn workloads_of_the_mesh_come_and_go(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "workloads", "strict").await?;
-    let load = meshed.asking();
+    let load = meshed.load();
     cluster.restart(&meshed.namespace, "web").await?;
     load.more(200).await?;
     for replicas in [1, 20, 1] {

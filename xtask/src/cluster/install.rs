@@ -18,8 +18,13 @@ pub(super) fn gateway_api() -> anyhow::Result<()> {
     let definitions = module.join("config/crd/experimental").display().to_string();
     // Some are too large for an annotation that says what they were.
     kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &definitions])?;
-    kubectl(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"])?;
-    Ok(())
+    established(&["crd", "--all"])
+}
+
+/// Waits until kinds are served. One that has just been made has no conditions yet, by which `kubectl wait` fails instead of waiting.
+fn established(definitions: &[&str]) -> anyhow::Result<()> {
+    let wait = [&["wait"], definitions, &["--for=condition=Established", "--timeout=5s"]].concat();
+    until("the kinds are defined", || Ok(kubectl(&wait).is_ok()))
 }
 
 /// Where the files of a Go module are that a program of `e2e/` is built from.
@@ -58,7 +63,7 @@ pub(super) fn cert_manager() -> anyhow::Result<Definitions> {
         // Some are too large for an annotation that says what they were.
         kubectl(&["apply", "--server-side", "-f", &file])?;
         let definition = format!("crd/{kind}.cert-manager.io");
-        kubectl(&["wait", &definition, "--for=condition=Established", "--timeout=60s"])?;
+        established(&[&definition])?;
         files.push(file);
     }
     Ok(Definitions(files))
@@ -67,9 +72,7 @@ pub(super) fn cert_manager() -> anyhow::Result<Definitions> {
 /// Applies the definition of a kind of which the chart has objects if it is told so.
 pub(super) fn monitors() -> anyhow::Result<()> {
     kubectl(&["apply", "--server-side", "-f", "e2e/cluster/podmonitors.yaml"])?;
-    let definition = "crd/podmonitors.monitoring.coreos.com";
-    kubectl(&["wait", definition, "--for=condition=Established", "--timeout=60s"])?;
-    Ok(())
+    established(&["crd/podmonitors.monitoring.coreos.com"])
 }
 
 /// Starts the name server; waits until it answers inside the cluster's network.
