@@ -520,13 +520,15 @@ fn what_a_request_has_become_ends_once_the_request_would_be_denied() {
             "no rule allows it of AuthorizationPolicy/default/p",
         ),
     ] {
+        let asked = || {
+            let connections = scene.fixture.stats().connections;
+            connections.upstream_opened + connections.upstream_reused
+        };
+        let before = asked();
         let (mut good, mut bad) = (open("good"), open("bad"));
         // This one was let in, and is answered only when it would not be any more.
         let mut late = send("/chat/late", "bad");
-        eventually("the request is under way", || {
-            let stats = scene.fixture.stats();
-            stats.connections.upstream_opened + stats.connections.upstream_reused > 2
-        });
+        eventually("the request is under way", || asked() >= before + 3);
         scene.put(vec![policy("p", &target, action, &rules)]);
         assert!(bad.is_closed(), "{target}");
         let line = denied();
