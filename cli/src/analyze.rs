@@ -7,17 +7,14 @@ use weft_gateway::{
     files::{Level, Problem, Sources},
 };
 
-use crate::{
-    args::{Analyze, Report},
-    print::print,
-};
+use crate::{args::Analyze, output::Output, print::print};
 
 pub(crate) fn run(args: &Analyze) -> anyhow::Result<ExitCode> {
     let loaded = Sources::new(&args.paths).load()?;
     let problems = analyze(&loaded).problems;
     let report = match args.output {
-        Report::Json => serde_json::to_string_pretty(&problems)? + "\n",
-        Report::Text => {
+        Output::Json => serde_json::to_string_pretty(&problems)? + "\n",
+        Output::Text => {
             let problems_said: String = problems.iter().map(|problem| format!("{problem}\n\n")).collect();
             format!("{problems_said}{} in {} objects\n", summary(&problems), loaded.len())
         }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use weft_proxy::{
     AccessLog, LogFormat, SpanOptions, SpanService,
     command::{Log, Spans, duration, log_format, share, spans},
@@ -17,6 +17,7 @@ use crate::{
         uninstall::Uninstall,
     },
     inject::{Inject, Uninject},
+    output::Output,
 };
 
 /// A gateway for Gateway API manifests, with a cluster or without.
@@ -112,8 +113,8 @@ pub(crate) struct Analyze {
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// The form of the report.
-    #[arg(long, short, value_enum, default_value_t = Report::Text)]
-    pub(crate) output: Report,
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Parser)]
@@ -146,17 +147,8 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "FILE")]
     pub(crate) client_certificate: Option<PathBuf>,
     /// The form of the answer.
-    #[arg(long, short, value_enum, default_value_t = Report::Text)]
-    pub(crate) output: Report,
-}
-
-/// The form of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Report {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
 }
 
 impl Up {

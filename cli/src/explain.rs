@@ -9,10 +9,7 @@ use weft_gateway::{
 use weft_model::{Action, BackendTarget, Transport};
 use weft_proxy::config::{Explanation, Judged, Level, Share, Verdict};
 
-use crate::{
-    args::{Explain, Report},
-    print::print,
-};
+use crate::{args::Explain, output::Output, print::print};
 
 pub(crate) fn run(args: &Explain) -> anyhow::Result<ExitCode> {
     let question = Question::new(&args.url, &args.method, &args.headers)?
@@ -25,8 +22,8 @@ pub(crate) fn run(args: &Explain) -> anyhow::Result<ExitCode> {
         _ => format!("{} {}", question.method, question.url),
     };
     print(&match args.output {
-        Report::Json => serde_json::to_string_pretty(&explanation)? + "\n",
-        Report::Text => text(&explanation, &asked),
+        Output::Json => serde_json::to_string_pretty(&explanation)? + "\n",
+        Output::Text => text(&explanation, &asked),
     })?;
     Ok(ExitCode::SUCCESS)
 }

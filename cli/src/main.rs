@@ -5,6 +5,7 @@ mod args;
 mod cluster;
 mod explain;
 mod inject;
+mod output;
 mod print;
 mod report;
 mod table;

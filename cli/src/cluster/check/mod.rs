@@ -13,7 +13,7 @@ use clap::Parser;
 use serde::Serialize;
 
 use super::{Cluster, Where};
-use crate::{args::Report, print::print};
+use crate::{output::Output, print::print};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Check {
@@ -26,8 +26,8 @@ pub(crate) struct Check {
     #[arg(long, value_name = "NAMESPACE", num_args = 0..=1, conflicts_with = "pre")]
     proxy: Option<Option<String>>,
     /// The form of the report.
-    #[arg(long, short, value_enum, default_value_t = Report::Text)]
-    output: Report,
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 /// How a check came out.
@@ -153,11 +153,11 @@ pub(crate) async fn run(args: Check) -> anyhow::Result<ExitCode> {
         .max();
     let failed = worst == Some(Outcome::Failed);
     match args.output {
-        Report::Json => {
+        Output::Json => {
             let report = serde_json::json!({"ok": !failed, "groups": groups});
             print(&(serde_json::to_string_pretty(&report)? + "\n"))?;
         }
-        Report::Text => print(&text(&groups))?,
+        Output::Text => print(&text(&groups))?,
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

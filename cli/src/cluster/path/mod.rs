@@ -30,7 +30,7 @@ use super::{
     Cluster, OPERATOR, OPERATOR_NAME,
     seen::{Pods, Seen, columns, is_forbidden},
 };
-use crate::{args::Report, print::print};
+use crate::{output::Output, print::print};
 
 /// Who is named as the writer of a stage.
 const FIELD_MANAGER: &str = "weft.dev/path";
@@ -47,8 +47,8 @@ pub(crate) struct Path {
     #[arg(long)]
     context: Option<String>,
     /// The form of the report.
-    #[arg(long, short, value_enum, default_value_t = Report::Text)]
-    output: Report,
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 #[derive(Debug, Parser)]
@@ -204,8 +204,8 @@ pub(crate) async fn show(args: Path) -> anyhow::Result<ExitCode> {
         previews.push(preview(&name, stage, stage.next(), &pods, known));
     }
     match args.output {
-        Report::Json => print(&(serde_json::to_string_pretty(&json!({"namespaces": previews}))? + "\n"))?,
-        Report::Text => print(&text(&previews, args.namespace.is_some()))?,
+        Output::Json => print(&(serde_json::to_string_pretty(&json!({"namespaces": previews}))? + "\n"))?,
+        Output::Text => print(&text(&previews, args.namespace.is_some()))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,7 @@ use weft_model::{
 };
 
 use super::{Pods, Scope, columns, golden, json, named};
-use crate::{args::Report, print::print};
+use crate::{output::Output, print::print};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Edges {
@@ -29,13 +29,13 @@ pub(crate) async fn run(args: Edges) -> anyhow::Result<ExitCode> {
     };
     list.items = pairs(list.items);
     match args.scope.output {
-        Report::Json => print(&json(&list)?)?,
-        Report::Text if list.items.is_empty() => {
+        Output::Json => print(&json(&list)?)?,
+        Output::Text if list.items.is_empty() => {
             eprintln!(
                 "nobody was seen to talk to anybody; are there sidecars? weft stat says so; --ever shows what was longer ago"
             );
         }
-        Report::Text => {
+        Output::Text => {
             let mut pods = Pods::default();
             pods.learn(&seen.client).await;
             let window = (!args.ever).then_some(list.window_seconds);

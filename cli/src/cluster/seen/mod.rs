@@ -22,7 +22,7 @@ use weft_model::{
 
 pub(crate) use self::pods::Pods;
 use super::Cluster;
-use crate::args::Report;
+use crate::output::Output;
 
 /// Which cluster, and which of its namespaces.
 #[derive(Clone, Debug, Args)]
@@ -40,8 +40,8 @@ pub(crate) struct Scope {
     #[arg(long, default_value = "30s", value_parser = window, value_name = "TIME")]
     window: Duration,
     /// The form of the report.
-    #[arg(long, short, value_enum, default_value_t = Report::Text)]
-    output: Report,
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 /// A cluster, and the namespace that is looked at; all of them, if none.

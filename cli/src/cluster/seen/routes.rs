@@ -6,7 +6,7 @@ use clap::Parser;
 use weft_model::view::RouteView;
 
 use super::{GOLDEN, Scope, Seen, columns, golden, json};
-use crate::{args::Report, print::print};
+use crate::{output::Output, print::print};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Routes {
@@ -21,18 +21,18 @@ pub(crate) async fn run(args: Routes) -> anyhow::Result<ExitCode> {
     print_all(&seen, args.name.as_deref(), args.scope.output).await
 }
 
-pub(super) async fn print_all(seen: &Seen, name: Option<&str>, output: Report) -> anyhow::Result<ExitCode> {
+pub(super) async fn print_all(seen: &Seen, name: Option<&str>, output: Output) -> anyhow::Result<ExitCode> {
     let mut list = seen.routes().await?;
     list.items.retain(|route| name.is_none_or(|name| name == route.route));
     match output {
-        Report::Json => print(&json(&list)?)?,
-        Report::Text if list.items.is_empty() => {
+        Output::Json => print(&json(&list)?)?,
+        Output::Text if list.items.is_empty() => {
             eprintln!(
                 "no request went by a route within {} s; a longer --window may show some",
                 list.window_seconds
             );
         }
-        Report::Text => print(&text(&list.items, seen.namespace.is_none(), list.window_seconds))?,
+        Output::Text => print(&text(&list.items, seen.namespace.is_none(), list.window_seconds))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use weft_model::{
 };
 
 use super::{GOLDEN, Pods, Scope, Seen, columns, golden, json, routes, workload};
-use crate::{args::Report, print::print};
+use crate::{output::Output, print::print};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Stat {
@@ -109,17 +109,17 @@ pub(crate) async fn run(args: Stat) -> anyhow::Result<ExitCode> {
             .is_none_or(|name| name == plain || name == row.name)
     });
     match args.scope.output {
-        Report::Json => print(&json(
+        Output::Json => print(&json(
             &serde_json::json!({"windowSeconds": list.window_seconds, "items": rows}),
         )?)?,
-        Report::Text if rows.is_empty() => {
+        Output::Text if rows.is_empty() => {
             let place = seen
                 .namespace
                 .as_deref()
                 .map_or_else(String::new, |namespace| format!(" in the namespace {namespace}"));
             eprintln!("there is nothing of that kind{place}; try -A, or weft stat namespaces");
         }
-        Report::Text => print(&text(&rows, args.of, seen.namespace.is_none(), list.window_seconds))?,
+        Output::Text => print(&text(&rows, args.of, seen.namespace.is_none(), list.window_seconds))?,
     }
     Ok(ExitCode::SUCCESS)
 }

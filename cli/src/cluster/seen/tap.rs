@@ -8,7 +8,7 @@ use serde_json::Value;
 use weft_model::view;
 
 use super::explained;
-use crate::{args::Report, cluster::Cluster, print::print};
+use crate::{cluster::Cluster, output::Output, print::print};
 
 #[derive(Debug, Parser)]
 pub(crate) struct Tap {
@@ -33,8 +33,8 @@ pub(crate) struct Tap {
     #[arg(long)]
     context: Option<String>,
     /// The form of what is told.
-    #[arg(long, short, value_enum, default_value_t = Report::Text)]
-    output: Report,
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
 }
 
 pub(crate) async fn run(args: Tap) -> anyhow::Result<ExitCode> {
@@ -57,8 +57,8 @@ pub(crate) async fn run(args: Tap) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         };
         match args.output {
-            Report::Json => print(&(line + "\n"))?,
-            Report::Text => print(&text(&serde_json::from_str(&line)?))?,
+            Output::Json => print(&(line + "\n"))?,
+            Output::Text => print(&text(&serde_json::from_str(&line)?))?,
         }
         told += 1;
     }

@@ -15,7 +15,7 @@ use crossterm::{
 use weft_model::view::{EdgeView, pairs};
 
 use super::{Pods, Scope, edges, json};
-use crate::{args::Report, print::print};
+use crate::{output::Output, print::print};
 
 /// How often it is asked.
 const PACE: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ pub(crate) struct Top {
 
 pub(crate) async fn run(args: Top) -> anyhow::Result<ExitCode> {
     let seen = args.scope.connect().await?;
-    let live = !args.once && args.scope.output == Report::Text && io::stdout().is_terminal();
+    let live = !args.once && args.scope.output == Output::Text && io::stdout().is_terminal();
     let mut pods = Pods::default();
     pods.learn(&seen.client).await;
     loop {
@@ -45,8 +45,8 @@ pub(crate) async fn run(args: Top) -> anyhow::Result<ExitCode> {
         };
         list.items = busiest(list.items, room);
         match args.scope.output {
-            Report::Json => print(&json(&list)?)?,
-            Report::Text => {
+            Output::Json => print(&json(&list)?)?,
+            Output::Text => {
                 let text = edges::text(&list.items, &pods, Some(list.window_seconds));
                 if live {
                     execute!(io::stdout(), Clear(ClearType::All), MoveTo(0, 0))?;
