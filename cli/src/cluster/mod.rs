@@ -7,6 +7,7 @@ mod manifests;
 pub(crate) mod path;
 pub(crate) mod seen;
 pub(crate) mod uninstall;
+mod words;
 
 use std::{future::Future, process::ExitCode};
 

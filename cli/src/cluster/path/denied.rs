@@ -3,11 +3,11 @@
 use serde::Serialize;
 use weft_model::view::{EdgeView, Side};
 
-use super::{
-    Stage,
-    preview::{ago, plural},
+use super::stage::Stage;
+use crate::cluster::{
+    seen::{Pods, named},
+    words::{ago, plural},
 };
-use crate::cluster::seen::{Pods, named};
 
 /// What stands for a policy where none decides.
 const DEFAULT: &str = "default";

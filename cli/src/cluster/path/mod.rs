@@ -3,26 +3,23 @@
 
 mod denied;
 mod preview;
+mod stage;
 mod step;
 mod watch;
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{
-    Api, Client,
-    api::{ListParams, Patch, PatchParams},
-};
+use kube::{Api, Client, api::ListParams};
 use serde_json::json;
-use weft_crds::MESH_LABEL;
 use weft_model::view::EdgeView;
 
-pub(super) use self::preview::plural;
 use self::{
     preview::{Preview, preview},
+    stage::Stage,
     step::Step,
     watch::{Verdict, Watch},
 };
@@ -32,8 +29,6 @@ use super::{
 };
 use crate::{output::Output, print::print};
 
-/// Who is named as the writer of a stage.
-const FIELD_MANAGER: &str = "weft.dev/path";
 /// How often it is looked at how requests go.
 const LOOK: Duration = Duration::from_secs(5);
 /// The time before the step that is compared with.
@@ -84,72 +79,10 @@ pub(crate) struct Retreat {
     context: Option<String>,
 }
 
-/// How far a namespace is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Stage {
-    /// Not in the mesh.
-    None,
-    /// Its traffic is seen.
-    Observe,
-    /// Workloads of the mesh prove who they are.
-    Secure,
-    /// Nobody else may come.
-    Strict,
-}
-
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = text.parse::<SignedDuration>();
     let duration = duration.map_err(|error| format!("{error}: write it like 60s or 5m"))?;
     Duration::try_from(duration).map_err(|error| error.to_string())
-}
-
-impl Stage {
-    fn of(namespace: &Namespace) -> anyhow::Result<Self> {
-        let labels = namespace.metadata.labels.as_ref();
-        Ok(
-            match labels.and_then(|labels| labels.get(MESH_LABEL)).map(String::as_str) {
-                None => Self::None,
-                Some("observe") => Self::Observe,
-                Some("secure") => Self::Secure,
-                Some("strict") => Self::Strict,
-                Some(other) => {
-                    let name = namespace.metadata.name.as_deref().unwrap_or_default();
-                    bail!(
-                        "the label {MESH_LABEL} of the namespace {name} is {other:?}, which is no stage: \
-                     kubectl label namespace {name} --overwrite {MESH_LABEL}=observe"
-                    )
-                }
-            },
-        )
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Observe => "observe",
-            Self::Secure => "secure",
-            Self::Strict => "strict",
-        }
-    }
-
-    fn next(self) -> Option<Self> {
-        match self {
-            Self::None => Some(Self::Observe),
-            Self::Observe => Some(Self::Secure),
-            Self::Secure => Some(Self::Strict),
-            Self::Strict => None,
-        }
-    }
-
-    fn before(self) -> Option<Self> {
-        match self {
-            Self::None => None,
-            Self::Observe => Some(Self::None),
-            Self::Secure => Some(Self::Observe),
-            Self::Strict => Some(Self::Secure),
-        }
-    }
 }
 
 /// `weft path`.
@@ -425,17 +358,5 @@ mod tests {
         );
         assert_eq!(lines[2], "other      none    0/0     observe  cut nobody off");
         assert!(text.contains("shop: without a sidecar\n  shop/web-1\n"), "{text}");
-    }
-
-    #[test]
-    fn there_is_a_way_forth_and_back() {
-        let mut stage = Stage::None;
-        let mut way = vec![stage];
-        while let Some(next) = stage.next() {
-            assert_eq!(next.before(), Some(stage));
-            stage = next;
-            way.push(stage);
-        }
-        assert_eq!(way, [Stage::None, Stage::Observe, Stage::Secure, Stage::Strict]);
     }
 }

@@ -10,10 +10,13 @@ use serde::Serialize;
 use weft_model::view::{EdgeView, End, Side};
 
 use super::{
-    Stage,
     denied::{Denied, denied},
+    stage::Stage,
 };
-use crate::cluster::seen::{Pods, named};
+use crate::cluster::{
+    seen::{Pods, named},
+    words::{ago, plural},
+};
 
 /// Those that are named where there are many.
 const NAMED: usize = 20;
@@ -278,19 +281,6 @@ impl CutOff {
             ago(now.saturating_sub(self.last_seen)),
         )
     }
-}
-
-/// A time, in few words.
-pub(super) fn ago(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    }
-}
-
-pub(in crate::cluster) fn plural(count: usize, name: &str) -> String {
-    format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -1,7 +1,18 @@
 //! A step on the path: the namespace's label, changed only if it still is what was looked at.
 
-use super::{Api, FIELD_MANAGER, MESH_LABEL, Namespace, Patch, PatchParams, Stage, json};
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use weft_crds::MESH_LABEL;
+
+use super::stage::Stage;
+
+/// Who is named as the writer of a stage.
+const FIELD_MANAGER: &str = "weft.dev/path";
 
 /// From one stage to another.
 pub(super) struct Step {

@@ -12,7 +12,7 @@ use kube::{
 use weft_crds::Stage;
 use weft_injection::INJECTED;
 
-use super::super::{Cluster, path::plural};
+use super::super::{Cluster, words::plural};
 
 /// How long certificates of workloads last where nobody says so.
 pub(super) const LIFETIME: SignedDuration = SignedDuration::from_hours(24);
