@@ -14,6 +14,7 @@
 
 mod asks;
 mod audience;
+mod endpoint;
 mod identity;
 mod party;
 mod publisher;
@@ -25,6 +26,7 @@ mod whose;
 mod wire;
 
 pub use asks::{Asks, Say};
+pub use endpoint::Endpoint;
 pub use identity::{Identify, IdentityClient, IdentityError, Refused, Signed, Trust, Trusts};
 pub use party::DataPlane;
 pub use publisher::{Epoch, Publisher, Replica, Replicas};
@@ -33,5 +35,5 @@ pub use session::{Authenticate, Denied, Server};
 /// What [`Identify`] is implemented with.
 pub use tonic::async_trait;
 
-pub use subscribe::{Endpoint, Sink, SubscribeError, Subscriber, jittered};
+pub use subscribe::{Sink, SubscribeError, Subscriber, jittered};
 pub use wire::TypeUrl;

@@ -16,6 +16,7 @@ use weft_model::{Change, Key, Rejected, Resource};
 
 use crate::{
     asks::{Asks, Say},
+    endpoint::Endpoint,
     party::DataPlane,
     reports::{self, Observe},
     transport::{self, TransportError},
@@ -30,19 +31,6 @@ const GOOD: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 /// Answers that wait for the stream; the server lets fewer responses than that be unanswered.
 const ANSWERS: usize = 32;
-
-/// Where the operator is, and how to prove who asks. Files are read at each attempt, so that they may be renewed.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// `host:port`.
-    pub address: String,
-    /// The name its certificate must have.
-    pub server_name: String,
-    /// PEM of the roots its certificate must come from.
-    pub roots: PathBuf,
-    /// A service account token for the audience `weft.dev`.
-    pub token: PathBuf,
-}
 
 /// Takes what comes.
 pub trait Sink: Send {

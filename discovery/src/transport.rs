@@ -29,10 +29,10 @@ use tower_service::Service;
 use weft_channel::{CONNECT, Channel, KeepAlive, dial};
 
 use crate::{
+    endpoint::Endpoint,
     identity::{Identities, ServeIdentity},
     reports::{Reports, ServeReports},
     session::{Authenticate, Server},
-    subscribe::Endpoint,
     wire::{MESSAGE_BYTES, Serve},
 };
 

@@ -8,7 +8,7 @@ use weft_model::SpiffeId;
 
 use super::{ANSWER_BYTES, Signed, Trust};
 use crate::{
-    subscribe::Endpoint,
+    endpoint::Endpoint,
     transport::{self, TransportError},
     wire::proto::weft::identity::v1::{self as proto, identity_client::IdentityClient as Client},
 };
