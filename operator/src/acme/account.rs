@@ -10,7 +10,8 @@ use weft_translate::acme::{ACCOUNT_TYPE, Account, Issuer, account_secret};
 use super::{
     Report,
     error::AcmeError,
-    http::{Http, Patience},
+    http::Http,
+    patience::Patience,
     store::{Held, Store},
 };
 use crate::infrastructure::names::digest;

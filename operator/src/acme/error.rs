@@ -5,7 +5,7 @@ use std::{error::Error as _, fmt::Write as _, time::Duration};
 use jiff::Timestamp;
 use weft_translate::acme::Failure;
 
-use super::http::Patience;
+use super::patience::Patience;
 
 /// Waits after the CA has said no double from the first to the second. Let's Encrypt allows five failed validations of a
 /// host an hour.

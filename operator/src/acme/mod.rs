@@ -7,6 +7,7 @@ mod account;
 mod error;
 mod http;
 mod order;
+mod patience;
 mod renewal;
 mod store;
 #[cfg(test)]

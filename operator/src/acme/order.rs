@@ -343,7 +343,7 @@ async fn prove(
     order: &mut instant_acme::Order,
     kind: AcmeChallenge,
     placed: &mut Placed,
-    patience: &super::http::Patience,
+    patience: &super::patience::Patience,
 ) -> Result<bool, AcmeError> {
     let mut new = false;
     let mut authorizations = order.authorizations();

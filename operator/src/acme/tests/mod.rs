@@ -18,7 +18,7 @@ use weft_crds::Kind;
 use weft_translate::acme::{Account, Order, account_secret, order_secret};
 
 use self::pebble::{Pebble, free_offset};
-use super::http::{Http, Patience};
+use super::{http::Http, patience::Patience};
 use crate::{
     mock::Api,
     scene::{Operator, PATIENCE, gateway, until},

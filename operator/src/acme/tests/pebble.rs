@@ -20,7 +20,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use super::PATIENCE;
-use crate::acme::http::{Http, Patience};
+use crate::acme::{http::Http, patience::Patience};
 
 /// The ports, before the offset, of the DNS server, of the CA, and of what both are managed by.
 const NAMES: u16 = 53;
