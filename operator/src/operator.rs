@@ -24,7 +24,7 @@ use crate::{
     certificates::{Certificates, SERVER_NAME},
     controller::{Controller, Parts},
     identity,
-    infrastructure::render::Settings,
+    infrastructure::input::Settings,
     injection::{self, Bundle, Webhook},
     lease::Keeper,
     metrics::Metrics,

@@ -18,7 +18,7 @@ use weft_proxy::{AccessLog, Limits, Options};
 
 use crate::{
     controller::{Controller, Parts},
-    infrastructure::render::Settings,
+    infrastructure::input::Settings,
     lease::Claim,
     metrics::Metrics,
     mock::{Api, certificate},

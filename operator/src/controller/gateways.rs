@@ -13,7 +13,8 @@ use crate::{
     infrastructure::{
         addresses::{self, Wanted},
         apply::{self, ApplyError, Step},
-        render::{Input, Transport, render},
+        input::{Input, Transport},
+        render::render,
     },
     world,
 };

@@ -27,7 +27,7 @@ use self::gateways::make;
 use crate::{
     acme::{self, Acme, AcmeError, Answered},
     children::Child,
-    infrastructure::{apply::ApplyError, render::Settings},
+    infrastructure::{apply::ApplyError, input::Settings},
     injection::roots::{self, Roots},
     lease::{Claim, is_held},
     metrics::Metrics,

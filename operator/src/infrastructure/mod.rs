@@ -2,6 +2,8 @@
 
 pub(crate) mod addresses;
 pub(crate) mod apply;
+pub(crate) mod input;
+mod labels;
 pub(crate) mod names;
 mod pod;
 pub(crate) mod render;

@@ -5,8 +5,9 @@ use weft_crds::{AccessLogParameters, LogLevel, PodParameters};
 use weft_injection::Spans;
 
 use super::{
+    input::Input,
+    labels::{infrastructure, layered, own_labels, selector},
     names,
-    render::{Input, infrastructure, layered, own_labels, selector},
 };
 
 /// How long a pod that is to end still takes connections: until every node has heard that it is to end.

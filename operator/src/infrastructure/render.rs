@@ -1,67 +1,17 @@
 //! What there should be for a Gateway, as objects to be applied. Pure, so that it is held by goldens.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use weft_crds::{Gateway, GatewayParametersSpec, ServiceType};
-use weft_injection::Spans;
-use weft_model::ListenerProtocol;
-use weft_translate::MANAGED_BY;
+use weft_crds::ServiceType;
 
-use crate::{
-    children::{ChildKind, GATEWAY, RENDERED},
-    infrastructure::{names, pod::pod},
+use super::{
+    input::{Input, Transport},
+    labels::{Texts, infrastructure, layered, own_labels, selector},
+    names,
+    pod::pod,
 };
-
-/// Over what a port is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
-}
-
-impl Transport {
-    /// Of what is spoken on a listener, by its name in manifests.
-    pub(crate) fn named(protocol: &str) -> Option<Self> {
-        match protocol {
-            "HTTP" | "HTTPS" | "TLS" | "TCP" => Some(Self::Tcp),
-            "UDP" => Some(Self::Udp),
-            _ => None,
-        }
-    }
-
-    /// Of what is spoken on a listener that is served.
-    pub(crate) fn of(protocol: ListenerProtocol) -> Self {
-        let name = serde_json::to_value(protocol).unwrap_or_default();
-        name.as_str().and_then(Self::named).unwrap_or(Self::Tcp)
-    }
-}
-
-/// What is the same for all Gateways.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) image: String,
-    pub(crate) pull_policy: String,
-    /// Where the operator is reached.
-    pub(crate) operator: String,
-    /// The name its certificate has.
-    pub(crate) server_name: String,
-    /// What is told of requests.
-    pub(crate) spans: Spans,
-}
-
-/// A Gateway, and what is known of it.
-#[derive(Clone, Debug)]
-pub(crate) struct Input<'a> {
-    pub(crate) gateway: &'a Gateway,
-    pub(crate) parameters: &'a GatewayParametersSpec,
-    pub(crate) ports: &'a [(u16, Transport)],
-    /// The address its Service is to have, if a certain one.
-    pub(crate) address: Option<IpAddr>,
-    /// PEM of the operator's roots.
-    pub(crate) roots: &'a str,
-    pub(crate) settings: &'a Settings,
-}
+use crate::children::{ChildKind, GATEWAY, RENDERED};
 
 /// Everything there should be. Without ports there is no Service, for none can be without.
 pub(crate) fn render(input: &Input<'_>) -> BTreeMap<ChildKind, Value> {
@@ -82,45 +32,6 @@ pub(crate) fn render(input: &Input<'_>) -> BTreeMap<ChildKind, Value> {
         object["metadata"]["annotations"][RENDERED] = digest.into();
     }
     rendered
-}
-
-pub(super) type Texts = BTreeMap<String, String>;
-
-/// The labels of everything, which also select the pods.
-pub(super) fn own_labels(input: &Input<'_>) -> Texts {
-    [
-        ("app.kubernetes.io/name", "weft-gateway".to_owned()),
-        (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
-        (
-            "gateway.networking.k8s.io/gateway-name",
-            names::label(&input.gateway.metadata.name),
-        ),
-        (
-            "gateway.networking.k8s.io/gateway-class-name",
-            names::label(&input.gateway.spec.gateway_class_name),
-        ),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
-}
-
-/// What pods are selected by, which can never be changed.
-pub(super) fn selector(input: &Input<'_>) -> Texts {
-    let mut labels = own_labels(input);
-    labels.retain(|key, _| key == "app.kubernetes.io/name" || key == "gateway.networking.k8s.io/gateway-name");
-    labels
-}
-
-/// Maps laid over each other, the later ones on top.
-pub(super) fn layered(layers: impl IntoIterator<Item = Texts>) -> Texts {
-    layers.into_iter().flatten().collect()
-}
-
-/// What the Gateway's `infrastructure` puts on everything that is made of it.
-pub(super) fn infrastructure(input: &Input<'_>) -> (Texts, Texts) {
-    let infrastructure = input.gateway.spec.infrastructure.clone().unwrap_or_default();
-    (infrastructure.labels, infrastructure.annotations)
 }
 
 fn object(input: &Input<'_>, kind: ChildKind, more: Texts) -> Value {
@@ -239,7 +150,11 @@ fn deployment(input: &Input<'_>) -> Value {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use weft_crds::Gateway;
+    use weft_injection::Spans;
+
     use super::*;
+    use crate::infrastructure::input::Settings;
 
     pub(in crate::infrastructure) fn settings() -> Settings {
         Settings {

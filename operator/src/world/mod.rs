@@ -30,7 +30,7 @@ use self::{lists::Lists, mesh::Mesh, others::Others, published::Published};
 use crate::{
     children::{Child, ChildKey, ChildKind, Children},
     guards::Guards,
-    infrastructure::render::Transport,
+    infrastructure::input::Transport,
     injection::Meshed,
     metrics::Metrics,
     object::Seen,

@@ -6,7 +6,7 @@ use weft_crds::ObjectRef;
 use weft_discovery::Epoch;
 use weft_model::{ChallengeKey, Change, GatewayKey, Key, ListenerKey, Resource};
 
-use crate::infrastructure::render::Transport;
+use crate::infrastructure::input::Transport;
 
 /// What of that is asked about: more is known to the translation.
 #[derive(Default)]
