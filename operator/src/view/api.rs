@@ -13,6 +13,7 @@ use weft_model::{
 use super::{
     access::Asked,
     front::decoded,
+    problem::Problem,
     smi::{self, Objects, Selector},
 };
 use crate::seen::{self, Gather, Gathered, Period, Wanted};
@@ -50,14 +51,6 @@ pub(super) enum Call {
     Metrics(smi::Call, Duration, Option<Selector>),
 }
 
-/// Why there is no answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Problem {
-    pub(super) status: StatusCode,
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-}
-
 pub(super) enum Answer {
     Json(Value),
     Problem(Problem),
@@ -87,40 +80,6 @@ impl Resource {
             Self::Edges => "edge",
             Self::Callers => "caller",
             Self::Routes => "routetraffic",
-        }
-    }
-}
-
-impl Problem {
-    pub(super) fn not_found(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::NOT_FOUND,
-            reason: "NotFound",
-            message: message.into(),
-        }
-    }
-
-    pub(super) fn bad(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            reason: "BadRequest",
-            message: message.into(),
-        }
-    }
-
-    pub(super) fn forbidden(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::FORBIDDEN,
-            reason: "Forbidden",
-            message: message.into(),
-        }
-    }
-
-    pub(super) fn unavailable(message: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: "ServiceUnavailable",
-            message: message.into(),
         }
     }
 }

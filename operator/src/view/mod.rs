@@ -8,6 +8,7 @@ mod api;
 mod bundle;
 mod callers;
 mod front;
+mod problem;
 mod server;
 mod smi;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use weft_model::{Counts, Latencies, TrustDomain};
 
 pub(super) use self::{objects::Objects, selector::Selector};
-use super::{access::Asked, api::Problem};
+use super::{access::Asked, problem::Problem};
 use crate::seen::PlaneSummary;
 
 pub(super) const GROUP: &str = "metrics.smi-spec.io";

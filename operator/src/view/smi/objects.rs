@@ -13,8 +13,8 @@ use weft_crds::TrafficSplit;
 use super::{Kind, Of, Selector};
 use crate::view::{
     access::{Access, Asked, Refused},
-    api::Problem,
     front::User,
+    problem::Problem,
 };
 
 /// How many objects the API server tells of at once.
