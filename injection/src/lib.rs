@@ -10,6 +10,7 @@ mod quantity;
 mod render;
 mod settings;
 mod suitable;
+mod why;
 mod wishes;
 
 use std::collections::BTreeMap;
@@ -24,8 +25,8 @@ pub use self::{
     quantity::{Quantity, QuantityError},
     render::Parts,
     settings::{LogLevel, Resources, Settings, Spans, UnknownLogLevel},
-    suitable::Left,
-    wishes::{KNOWN, Refusal, check},
+    why::{Left, Refusal},
+    wishes::{KNOWN, check},
 };
 use self::{suitable::Suitability, wishes::Wishes};
 

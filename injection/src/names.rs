@@ -20,6 +20,8 @@ pub const STATE: &str = "weft-state";
 pub const LISTS: [(&str, &[&str]); 2] = [(INITS, &[INTERCEPT, SIDECAR]), (VOLUMES, &[TOKEN, ROOTS, STATE])];
 pub(crate) const INITS: &str = "initContainers";
 pub(crate) const VOLUMES: &str = "volumes";
+/// The label by which a namespace forbids pods what the Pod Security Standards name.
+pub(crate) const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
 /// Who the sidecar runs as: interception tells it from the application by that.
 pub(crate) const UID: u32 = 1337;

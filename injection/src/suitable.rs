@@ -1,75 +1,13 @@
 //! Which pods can have a sidecar.
 
-use std::fmt;
-
 use serde_json::Value;
 
 use crate::{
     Namespace, list,
-    names::{INTERCEPT, PORTS, SIDECAR, UID},
+    names::{INTERCEPT, POD_SECURITY, PORTS, SIDECAR, UID},
     text,
-    wishes::Refusal,
+    why::{Left, Refusal},
 };
-
-/// The label by which a namespace forbids pods what the Pod Security Standards name.
-const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
-
-/// Why a pod has no sidecar.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// It says so itself.
-    OptedOut,
-    /// It has no network of its own.
-    HostNetwork,
-    /// It is not Linux.
-    Windows,
-    /// A node runs it, and the API server only shows it.
-    Static,
-    /// It is a data plane already.
-    Gateway,
-    /// It uses a port of the sidecar's.
-    Port {
-        /// Which container,
-        container: String,
-        /// and which port.
-        port: u16,
-    },
-    /// Its namespace forbids the step that turns connections to the sidecar.
-    Forbidden {
-        /// The Pod Security Standard that is enforced.
-        standard: String,
-    },
-}
-
-impl Left {
-    /// Whether its author has said so, so that there is nothing to tell.
-    pub fn is_wanted(&self) -> bool {
-        matches!(self, Self::OptedOut | Self::Gateway)
-    }
-}
-
-impl fmt::Display for Left {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OptedOut => f.write_str("it says weft.dev/inject: disabled"),
-            Self::HostNetwork => {
-                f.write_str("it uses the network of its node (hostNetwork), which is not to be turned to a sidecar")
-            }
-            Self::Windows => f.write_str("it is of Windows"),
-            Self::Static => f.write_str("a node runs it by itself (a static pod)"),
-            Self::Gateway => f.write_str("it is of a Gateway, and so a data plane itself"),
-            Self::Port { container, port } => write!(
-                f,
-                "its container {container} has the port {port}, which is the sidecar's: use another, or say weft.dev/inject: disabled"
-            ),
-            Self::Forbidden { standard } => write!(
-                f,
-                "its namespace enforces the Pod Security Standard {standard}, which forbids NET_ADMIN to the init container \
-                 {INTERCEPT}: label the namespace {POD_SECURITY}=privileged, or the pod weft.dev/inject=disabled"
-            ),
-        }
-    }
-}
 
 /// Whether a pod is made as one: what comes from a file may be anything.
 pub(crate) fn shape(pod: &Value) -> Result<(), Refusal> {

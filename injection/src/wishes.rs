@@ -11,8 +11,8 @@ use crate::{
     names::{INJECT, PREFIX},
     quantity::Quantity,
     settings::{LogLevel, Resources, Spans},
-    suitable::Left,
     text, texts,
+    why::Refusal,
 };
 
 /// The annotations that are known, without [`PREFIX`].
@@ -33,29 +33,6 @@ pub const KNOWN: [&str; 13] = [
 ];
 /// Less memory than this is a slip: `100m` is a tenth of a byte.
 const LEAST_MEMORY: f64 = 4.0 * 1024.0 * 1024.0;
-
-/// Why a pod cannot have the sidecar that is asked for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(String);
-
-impl Refusal {
-    pub(crate) fn malformed(what: &str) -> Self {
-        Self(format!("this is no pod: {what}"))
-    }
-}
-
-impl From<&Left> for Refusal {
-    fn from(left: &Left) -> Self {
-        Self(format!("the pod cannot have a sidecar: {left}"))
-    }
-}
-
-impl From<&str> for Refusal {
-    fn from(why: &str) -> Self {
-        Self(format!("the pod would not be protected by a sidecar: {why}"))
-    }
-}
 
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,7 +60,7 @@ pub(crate) fn opted_out(metadata: &Value) -> Result<bool, Refusal> {
             None | Some("enabled") => {}
             Some("disabled") => out = true,
             Some(other) => {
-                return Err(Refusal(format!(
+                return Err(Refusal::new(format!(
                     "the {what} {INJECT} of the pod: {other:?} is neither disabled nor enabled"
                 )));
             }
@@ -131,7 +108,7 @@ impl Wishes {
             warnings: reader.unknown(),
         };
         match wishes.resources.problem() {
-            Some(problem) => Err(Refusal(format!("the annotations {PREFIX}sidecar-*: {problem}"))),
+            Some(problem) => Err(Refusal::new(format!("the annotations {PREFIX}sidecar-*: {problem}"))),
             None => Ok(wishes),
         }
     }
@@ -148,7 +125,7 @@ impl Reader<'_> {
         let name = format!("{PREFIX}{name}");
         match texts(self.metadata, "annotations").and_then(|own| own.get(&name)) {
             Some(Value::String(own)) => Ok(Some((own, "pod"))),
-            Some(_) => Err(Refusal(format!(
+            Some(_) => Err(Refusal::new(format!(
                 "the annotation {name} of the pod is no text: put it in quotes"
             ))),
             None => Ok(self
@@ -166,7 +143,7 @@ impl Reader<'_> {
         let value = read(value.trim());
         value
             .map(Some)
-            .map_err(|why| Refusal(format!("the annotation {PREFIX}{name} of the {of}: {why}")))
+            .map_err(|why| Refusal::new(format!("the annotation {PREFIX}{name} of the {of}: {why}")))
     }
 
     /// Members are separated by commas.
