@@ -8,7 +8,7 @@ use weft_model::HostPattern;
 
 use super::{
     L4Rule, Rule,
-    hosts::HostTable,
+    hosts::{HostTable, hostnames},
     l4::L4Rules,
     paths::{Candidate, PathTable},
 };
@@ -112,19 +112,4 @@ impl Rules {
             }
         }
     }
-}
-
-/// The hosts for which a route is served by listeners of this hostname; `None` among them is any host.
-pub(super) fn hostnames(route: &[HostPattern], listener: Option<&HostPattern>) -> SmallVec<[Option<HostPattern>; 1]> {
-    if route.is_empty() {
-        return SmallVec::from_iter([listener.cloned()]);
-    }
-    let mut hostnames = SmallVec::new();
-    for hostname in route {
-        let both = listener.map_or_else(|| Some(hostname.clone()), |listener| listener.intersect(hostname));
-        if both.is_some() && !hostnames.contains(&both) {
-            hostnames.push(both);
-        }
-    }
-    hostnames
 }

@@ -13,8 +13,7 @@ pub use self::explanation::{Asker, Explanation, Opaque, Passed, Reason, Share, S
 use self::jury::Jury;
 use super::{
     Flow, Found, Match, Rule, Snapshot, Target,
-    attached::hostnames,
-    hosts::Host,
+    hosts::{Host, hostnames},
     matcher::{Unmet, parameter_of},
     paths::{Candidate, prefix_key},
     port::{Group, Port, Selected},

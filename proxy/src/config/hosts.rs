@@ -1,7 +1,8 @@
-//! Hosts: the one a request names, and tables by hostname.
+//! Hosts: the one a request names, those for which a route is served, and tables by hostname.
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use weft_model::HostPattern;
 
 use super::table::{AffixTable, Labels, Table};
@@ -127,6 +128,21 @@ impl<V: Clone> Clone for HostTable<V> {
             any: self.any.clone(),
         }
     }
+}
+
+/// The hosts for which a route is served by listeners of this hostname; `None` among them is any host.
+pub(super) fn hostnames(route: &[HostPattern], listener: Option<&HostPattern>) -> SmallVec<[Option<HostPattern>; 1]> {
+    if route.is_empty() {
+        return SmallVec::from_iter([listener.cloned()]);
+    }
+    let mut hostnames = SmallVec::new();
+    for hostname in route {
+        let both = listener.map_or_else(|| Some(hostname.clone()), |listener| listener.intersect(hostname));
+        if both.is_some() && !hostnames.contains(&both) {
+            hostnames.push(both);
+        }
+    }
+    hostnames
 }
 
 #[cfg(test)]

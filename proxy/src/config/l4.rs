@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use weft_model::{BackendTarget, HostPattern, L4Route, ServiceKey};
 
-use super::{ServiceId, Target, attached::hostnames, hosts::HostTable};
+use super::{
+    ServiceId, Target,
+    hosts::{HostTable, hostnames},
+};
 
 /// A rule of a route that does not look into what it carries.
 #[derive(Debug)]
