@@ -3,7 +3,7 @@
 use http::{HeaderName, header};
 use weft_model::{AuthProtocol, ExternalAuth, ServiceKey};
 
-use super::{ServiceId, filters::name_of};
+use super::{ServiceId, edits::name_of};
 
 /// Asks a server before a request passes.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ mod certificate;
 mod challenges;
 mod configuration;
 mod cors;
+mod edits;
 mod explain;
 mod filters;
 mod frontend;
@@ -30,10 +31,10 @@ mod trust;
 pub use crate::authorization::edge::{Judged, Level};
 pub(crate) use auth::{Ask, Auth};
 pub use configuration::{Applied, Configuration};
+pub(crate) use edits::HOP;
 pub use explain::{
     Asker, Explanation, Opaque, Passed, Reason, Share, Step, Taken, Verdict, explain, explain_datagrams,
 };
-pub(crate) use filters::HOP;
 pub use filters::{Answer, Filters, MirrorTarget};
 pub use frontend::FrontendEntry;
 pub use l4::L4Rule;
