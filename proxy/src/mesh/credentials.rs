@@ -11,27 +11,16 @@ use rustls::{
 };
 use weft_model::{Serial, SpiffeId};
 
-use super::trust::{End, Trust};
+use super::{
+    error::MeshError,
+    trust::{End, Trust},
+};
 use crate::config::{check_signatures, provider};
 
 /// What a connection between workloads carries: HTTP,
 pub(crate) const HTTP: &[u8] = b"weft/h2";
 /// or anything else.
 pub(crate) const TCP: &[u8] = b"weft/tcp";
-
-/// Why something cannot be put in use.
-#[derive(Debug, thiserror::Error)]
-pub enum MeshError {
-    /// The certificate cannot be read, or is not one for a workload.
-    #[error("the certificate of this workload cannot be used: {0}")]
-    Certificate(String),
-    /// The roots cannot be read.
-    #[error("the roots of the mesh cannot be used: {0}")]
-    Roots(String),
-    /// No TLS can be spoken with these.
-    #[error("no TLS can be spoken with them: {0}")]
-    Tls(#[from] Error),
-}
 
 /// The certificate of this workload, and its key.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod asking;
 mod choice;
 mod connect;
 mod credentials;
+mod error;
 mod peers;
 mod questions;
 mod stages;
@@ -48,7 +49,8 @@ pub(crate) use self::{
     workloads::{Expected, Inbound, Workloads},
 };
 pub use self::{
-    credentials::{Identity, MeshError},
+    credentials::Identity,
+    error::MeshError,
     trust::{PeerError, Trust},
 };
 use crate::{

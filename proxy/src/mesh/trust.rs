@@ -8,7 +8,7 @@ use rustls::{
 };
 use weft_model::{MeshTrust, Serial, SpiffeId, TrustDomain};
 
-use super::credentials::MeshError;
+use super::error::MeshError;
 use crate::config::provider;
 
 /// Clocks may differ by this much.
