@@ -3,6 +3,7 @@
 
 mod chunked;
 mod encode;
+mod grammar;
 mod message;
 mod parse;
 mod pool;
@@ -10,7 +11,7 @@ mod refusal;
 
 pub use chunked::{Chunked, Step, chunk_head, encode_trailers};
 pub use encode::{RequestLine, encode_request_from, encode_response_from};
+pub(crate) use grammar::is_authority_of_tunnel;
 pub use message::{Framing, Limits, Message, Parse};
-pub(crate) use parse::is_authority_of_tunnel;
 pub use pool::{MessagePool, Pooled};
 pub use refusal::Refusal;
