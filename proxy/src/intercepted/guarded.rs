@@ -9,7 +9,12 @@ use std::{future::poll_fn, net::SocketAddr, rc::Rc, time::Duration};
 use tokio::{net::TcpStream, time::sleep};
 
 use super::{
-    Carried, Direction, Left, Outbound, Protocol, book::Destination, carry, first::is_http, inbound::connect, outbound,
+    Direction, Outbound, Protocol,
+    book::Destination,
+    carry::{Carried, Left, carry},
+    first::is_http,
+    inbound::connect,
+    outbound,
 };
 use crate::{
     authorization::Guard,

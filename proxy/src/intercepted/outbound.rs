@@ -6,8 +6,9 @@ use tokio::net::TcpStream;
 use weft_model::{BackendProtocol, ListenerProtocol};
 
 use super::{
-    Carried, Direction, Protocol, Way,
+    Direction, Protocol, Way,
     book::{Destination, Open},
+    carry::Carried,
     first::{First, hear, is_http, is_tls},
     onward, reached,
 };
