@@ -1,23 +1,27 @@
 //! Sees what a connection carries, as it goes over, and counts what can be told of it.
 
+mod counted;
+mod judged;
 mod leaving;
+mod unseen;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
     task::Context,
-    time::Instant,
 };
 
 use weft_model::ListenerProtocol;
 
+pub(super) use self::unseen::Unseen;
+use self::unseen::unseen;
 use super::{
     Direction, Protocol,
     alarm::Alarm,
     book::Destination,
     first::is_http,
     http1::{Conversation, Heads, Over, Pending},
-    http2::{self, How},
+    http2,
     parting::Parting,
 };
 use crate::{
@@ -26,12 +30,11 @@ use crate::{
     copy::Next,
     downstream::h1::PREFACE,
     edges::EdgeCells,
-    fields::RequestView,
     flag::Flag,
     h1::{Limits, Message, Refusal},
     hpack::Fields,
     l4::{
-        Ended, Story,
+        Story,
         hello::{Partial, sni},
     },
     spans,
@@ -39,24 +42,11 @@ use crate::{
     worker::Worker,
 };
 
-/// With so much left of a body, it need not go by way of a buffer.
-const LONG: u64 = 64 * 1024;
-
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Client,
     Server,
-}
-
-/// What of a direction can go over unseen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unseen {
-    Nothing,
-    /// So many bytes.
-    Next(u64),
-    /// All there is to come.
-    All,
 }
 
 /// Sees one connection.
@@ -181,62 +171,6 @@ impl<'a> Observer<'a> {
             _ => false,
         };
         between && self.has_sent_all()
-    }
-
-    /// Why the connection may not go on, if it may not: for what the client has just said, or since there are other policies.
-    /// Whoever polls is woken when it is to be asked again.
-    pub(super) fn denied(&self, cx: &Context<'_>) -> Option<String> {
-        let guard = self.guard?;
-        self.wakes(cx);
-        let mut denied = self.denied.borrow_mut();
-        if denied.is_none() {
-            *denied = self.looked_at_anew(guard);
-        }
-        denied.take()
-    }
-
-    /// Whether it is to end, and nothing more is to go over.
-    pub(super) fn is_denied(&self) -> bool {
-        self.denied.borrow().is_some()
-    }
-
-    fn looked_at_anew(&self, guard: &Guard) -> Option<String> {
-        let protection = self.worker.mesh.protection();
-        let same = self.protection.replace(protection.generation) == protection.generation;
-        if same || !protection.guards(guard) {
-            return None;
-        }
-        if self.is_http2() && !(protection.enforced && protection.denies_all(guard)) {
-            // One that began now would be asked about request by request, and it cannot become such a one.
-            let parting = self.part();
-            if protection.enforced {
-                parting.hasten(self.worker);
-            }
-            return None;
-        }
-        if !protection.enforced {
-            return None;
-        }
-        let all = protection.allows_all(guard);
-        let mesh = &self.worker.mesh;
-        match (&*self.state.borrow(), self.spoken.get(), &*self.upgrade.borrow()) {
-            _ if all => None,
-            (State::Blind, Some(Protocol::Http1), Some(request)) => {
-                let view = request.view();
-                let barred = guard.bars(mesh, &view);
-                barred
-                    .then(|| guard.request(mesh, &view, Some(self.edge)).err())
-                    .flatten()
-            }
-            // Its next request is asked about.
-            (State::Http(conversation), ..) if conversation.recognised => None,
-            (State::Blind, Some(Protocol::Tls | Protocol::Opaque | Protocol::ServerFirst), _) => {
-                guard.opaque(mesh, self.edge).err()
-            }
-            _ => Some(
-                "policies are for its requests, which cannot be told apart since it was open before them".to_owned(),
-            ),
-        }
     }
 
     /// Whoever polls is woken when policies or routes are others.
@@ -422,34 +356,6 @@ impl<'a> Observer<'a> {
         }
     }
 
-    fn ended2(&self, pending: Pending, how: How) {
-        let flag = match (how, pending.status) {
-            (How::Answered, _) => Flag::None,
-            (How::Cancelled, _) => Flag::ClientGone,
-            (How::Reset, None) => Flag::UpstreamReset,
-            (How::Reset, Some(_)) => Flag::Truncated,
-        };
-        self.count(pending, flag);
-    }
-
-    /// A request has begun: asks about it, and says what is kept of it for its span.
-    fn begun(&self, message: &Message) -> Option<Box<spans::Seen>> {
-        if let Some(guard) = self.guard {
-            let view = RequestView {
-                method: message.method(),
-                host: message.host(),
-                path: message.path(),
-                query: message.query(),
-                fields: message,
-            };
-            if let Err(reason) = guard.request(&self.worker.mesh, &view, Some(self.edge)) {
-                self.denied.replace(Some(reason));
-            }
-            self.upgrade.replace(message.upgrade().map(|_| Kept::new(&view)));
-        }
-        spans::Seen::of(self.worker, message)
-    }
-
     /// HTTP/1 has ended, or it was something else.
     fn over(&self, recognised: bool, over: Over) {
         if over == Over::Upgraded {
@@ -471,129 +377,11 @@ impl<'a> Observer<'a> {
         self.decide(if http1 { Protocol::Http1 } else { Protocol::Opaque });
     }
 
-    /// What of a direction can go over unseen from here on.
-    pub(super) fn unseen(&self, side: Side) -> Unseen {
-        unseen(&mut self.state.borrow_mut(), side)
-    }
-
-    /// What was said to be next has gone over unseen.
-    pub(super) fn passed_over(&self, side: Side) {
-        if side == Side::Server {
-            self.heard.set(self.story.sent.get());
-        }
-        let mut state = self.state.borrow_mut();
-        match (&mut *state, side) {
-            (State::Http(conversation), Side::Client) => *conversation.requests() = Default::default(),
-            (State::Http(conversation), Side::Server) => {
-                conversation.answer_passed(&mut |pending| self.count(pending, Flag::None));
-            }
-            (State::Http2(conversation), Side::Client) => conversation.client_passed(),
-            (State::Http2(conversation), Side::Server) => {
-                let passed = conversation.server_passed(&mut |pending, how| self.ended2(pending, how));
-                if let Err(over) = passed {
-                    self.over2(true, over);
-                    *state = State::Blind;
-                    self.loses_sight();
-                }
-            }
-            (State::Quiet | State::Hello(_) | State::Blind, _) => {}
-        }
-    }
-
     /// A side says no more.
     pub(super) fn ended(&self, side: Side) {
         self.ended.set(true);
         if let (State::Http(conversation), Side::Server) = (&mut *self.state.borrow_mut(), side) {
             conversation.server_ended(&mut |pending| self.count(pending, Flag::None));
         }
-    }
-
-    /// The connection has ended: requests that were not answered to the end have failed.
-    pub(super) fn finish(&self, ended: &Ended) {
-        let moved = self.story.received.get() + self.story.sent.get() > 0;
-        self.decide(if moved { Protocol::Opaque } else { Protocol::Silent });
-        let broken = |pending: Pending| {
-            let flag = match (ended.flag, pending.status) {
-                (Flag::None, None) => Flag::UpstreamReset,
-                (Flag::None | Flag::UpstreamReset, Some(_)) => Flag::Truncated,
-                (flag, _) => flag,
-            };
-            self.count(pending, flag);
-        };
-        match &mut *self.state.borrow_mut() {
-            State::Http(conversation) => conversation.unanswered().for_each(broken),
-            State::Http2(conversation) => conversation.unanswered().for_each(broken),
-            State::Quiet | State::Hello(_) | State::Blind => {}
-        }
-    }
-
-    /// Counts what the connection speaks, once.
-    fn decide(&self, protocol: Protocol) {
-        if !self.decided.replace(true) {
-            self.spoken.set(Some(protocol));
-            self.story.protocol.set(protocol.logged());
-            self.worker.book.decided(self.direction, protocol);
-        }
-    }
-
-    fn count(&self, pending: Pending, flag: Flag) {
-        let now = Instant::now();
-        let elapsed = now.saturating_duration_since(pending.started);
-        let status = pending.status.unwrap_or(flag.status());
-        let failed = status >= 500
-            || matches!(flag, Flag::Truncated | Flag::UpstreamReset)
-            || pending.grpc.is_some_and(is_failure);
-        if let Some(code) = pending.grpc {
-            self.destination.called(code);
-        }
-        for cells in [self.port, &self.destination.requests] {
-            cells.count(status, failed, elapsed);
-        }
-        self.edge.count(status, failed, elapsed, now);
-        if let Some(line) = &pending.line {
-            self.story
-                .request(self.worker, &line.method, &line.host, &line.path, status, flag, elapsed);
-        }
-        if let Some(span) = pending.span {
-            let ended = spans::Carried {
-                status,
-                grpc: pending.grpc,
-                flag,
-                took: elapsed,
-            };
-            span.close(self.worker, self.direction, self.story, &ended);
-        }
-    }
-}
-
-/// Whether a code of gRPC says that the server has failed, and not that it was asked for what cannot be.
-fn is_failure(code: u16) -> bool {
-    // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS, or one that there is not.
-    matches!(code, 2 | 4 | 12 | 13 | 14 | 15 | 17..)
-}
-
-fn unseen(state: &mut State, side: Side) -> Unseen {
-    use super::http1::Reader;
-    let reader = match state {
-        State::Blind => return Unseen::All,
-        State::Http(conversation) if side == Side::Client => conversation.requests(),
-        State::Http(conversation) => conversation.answers(),
-        State::Http2(conversation) => {
-            let skips = match side {
-                Side::Client => conversation.client_skips(),
-                Side::Server => conversation.server_skips(),
-            };
-            return if skips >= LONG {
-                Unseen::Next(skips)
-            } else {
-                Unseen::Nothing
-            };
-        }
-        State::Quiet | State::Hello(_) => return Unseen::Nothing,
-    };
-    match reader {
-        Reader::Length(left) if *left >= LONG => Unseen::Next(*left),
-        Reader::UntilClose => Unseen::All,
-        _ => Unseen::Nothing,
     }
 }
