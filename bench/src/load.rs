@@ -4,7 +4,7 @@ use std::{fmt, fs, process::Command};
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::peer::HOST;
+use crate::configurations::HOST;
 
 /// What a run of load came to.
 #[derive(Clone, Copy, Debug)]

@@ -5,6 +5,7 @@
 //! (from the kernel's accounting of each thread) as a ratio to the best peer *of the same round*: absolute figures drift
 //! with the machine, paired ones do not.
 
+mod configurations;
 mod load;
 mod measure;
 mod mesh;

@@ -21,9 +21,10 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
+    configurations::{HOST, NGINX_HEAD, text},
     load::wrk,
     measure::{cpu_ns, median, rss},
-    peer::{HOST, NGINX_HEAD, Running, certificate, envoy, envoy_flags, file, spawn, text, wait},
+    peer::{Running, certificate, envoy, envoy_flags, file, spawn, wait},
     steady::Steady,
 };
 

@@ -12,9 +12,10 @@ use clap::ValueEnum;
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::{
+    configurations::{HOST, PASSED, Ports},
     load::{H2load, Load, h2load, wrk},
     measure,
-    peer::{Bench, DIRECT, HOST, PASSED},
+    peer::{Bench, DIRECT},
     steady::Steady,
     tls, udp,
 };
@@ -159,7 +160,7 @@ impl Scenario {
         }))
     }
 
-    fn load(self, ports: crate::peer::Ports, seconds: u64) -> anyhow::Result<Load> {
+    fn load(self, ports: Ports, seconds: u64) -> anyhow::Result<Load> {
         let (http, https) = (
             format!("http://127.0.0.1:{}", ports.http),
             format!("https://127.0.0.1:{}", ports.https),

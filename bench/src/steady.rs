@@ -14,8 +14,8 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 
 use crate::{
+    configurations::HOST,
     load::{Load, run},
-    peer::HOST,
 };
 
 /// Connections that take turns.
