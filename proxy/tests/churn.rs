@@ -29,7 +29,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use weft_model::{
     Backend, BackendProtocol, BackendTarget, Certificate, CertificateKey, Change, Key, Listener, ListenerProtocol,
     ListenerTls, PrivateKeyPem, Resource, Retry, Route, RouteKey, Service, ServiceKey, Timeouts, Workload, WorkloadKey,
@@ -473,11 +473,7 @@ fn certificate() -> (Certificate, Vec<u8>) {
 
 /// A backend of either protocol that answers with its name.
 fn backend(fixture: &Fixture, name: &'static str) -> SocketAddr {
-    let listener = fixture
-        .runtime
-        .block_on(TcpListener::bind("127.0.0.1:0"))
-        .expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let (listener, address) = fixture.listening();
     fixture.runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let answer = service_fn(move |request: Request<Incoming>| async move {

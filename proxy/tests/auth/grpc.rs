@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
@@ -10,7 +10,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
 use tonic::{Code, Request, Response, Status};
 use weft_model::{AuthProtocol, ExternalAuth};
 use weft_proxy::Flag;
@@ -62,9 +61,7 @@ impl<F: Fn() -> Answer + Send + Sync + 'static> Authorization for Server<F> {
 /// An authorization server, and what it was asked.
 fn server(fixture: &Fixture, answer: impl Fn() -> Answer + Send + Sync + 'static) -> (SocketAddr, Log) {
     let log = Log::default();
-    let listener = fixture.runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    let listener = listener.expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let (listener, address) = fixture.listening();
     let service = AuthorizationServer::new(Server {
         answer,
         log: log.clone(),

@@ -14,7 +14,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use weft_model::{AuthProtocol, BackendProtocol, Cors, ExternalAuth, Filter, Redirect, Resource};
 use weft_proxy::Flag;
 
@@ -40,9 +40,7 @@ fn server(
     answer: impl Fn(&Asked) -> Response<Full<Bytes>> + Clone + Send + Sync + 'static,
 ) -> (SocketAddr, Log) {
     let log = Log::default();
-    let listener = fixture.runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    let listener = listener.expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let (listener, address) = fixture.listening();
     let logged = log.clone();
     fixture.runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {

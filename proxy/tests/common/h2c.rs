@@ -4,17 +4,13 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use super::Fixture;
 
 /// A backend: it answers with the request's body and says what it saw.
 pub fn h2_backend(fixture: &Fixture) -> SocketAddr {
-    let listener = fixture
-        .runtime
-        .block_on(TcpListener::bind("127.0.0.1:0"))
-        .expect("loopback has a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let (listener, address) = fixture.listening();
     fixture.runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {

@@ -87,6 +87,16 @@ impl Fixture {
         fixture
     }
 
+    /// A socket on loopback on which a backend listens, and its address.
+    pub fn listening(&self) -> (tokio::net::TcpListener, SocketAddr) {
+        let listener = self
+            .runtime
+            .block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+        let listener = listener.expect("loopback has a free port");
+        let address = listener.local_addr().expect("it is bound");
+        (listener, address)
+    }
+
     pub fn apply(&self, resources: Vec<Resource>) -> Vec<Rejected> {
         self.change(resources.into_iter().map(Change::Upsert).collect())
     }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use weft_model::{BackendProtocol, Resource};
 
 use crate::{
@@ -199,10 +199,8 @@ fn what_went_wrong_is_told_in_our_words() {
 
 /// A server of gRPC, by HTTP/2: it ends each call with a code, and tells what it was told of the trace.
 fn grpc(scene: &Scene, code: &'static str) -> SocketAddr {
-    let runtime = &scene.fixture.runtime;
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    runtime.spawn(async move {
+    let (listener, address) = scene.fixture.listening();
+    scene.fixture.runtime.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(stream).await.expect("it speaks HTTP/2");
