@@ -74,9 +74,7 @@ fn connect_from(last: u8, port: u16) -> TcpStream {
 #[test]
 fn connections_are_let_in_by_address_and_not_by_requests_that_nobody_sees() {
     let scene = Scene::new();
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[echo("A")]);
     scene.apply([policy("allow", &from_some())]);
     let mut letter = [0];
     connect_from(4, port).read_exact(&mut letter).expect("it is let in");
@@ -141,12 +139,7 @@ fn who_comes_by_tls_is_judged_before_a_backend_hears_of_it() {
 #[test]
 fn datagrams_are_let_in_by_address_and_a_flow_ends_that_would_not_be() {
     let scene = Scene::new();
-    let port = free_port();
-    scene.apply([Resource::Listener(Arc::new(listener(
-        "udp",
-        port,
-        ListenerProtocol::Udp,
-    )))]);
+    let port = scene.udp("udp");
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 1)]))]);
     let flows = || scene.fixture.stats().connections.flows_open;
@@ -264,9 +257,7 @@ fn whoever_has_a_listener_set_cannot_open_what_the_gateway_closes_nor_the_other_
 #[test]
 fn what_is_open_ends_when_it_is_denied() {
     let scene = Scene::with(|options| options.limits.denied_grace = std::time::Duration::ZERO);
-    let (tcp, tls) = (scene.tcp("tcp"), free_port());
-    scene.apply(service("a", Transport::Tcp, &[echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let (tcp, tls) = (scene.leading_to(&[echo("A")]), free_port());
     let (through, ended) = scene.both_modes(tls);
     let says = |stream: &mut dyn ReadWrite| {
         stream.write_all(b"hi").and_then(|()| stream.flush())?;

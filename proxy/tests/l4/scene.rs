@@ -135,14 +135,30 @@ impl Scene {
         (through, ended)
     }
 
+    /// Has a listener of this name listen on a port.
+    pub(crate) fn listen(&self, name: &str, port: u16, protocol: ListenerProtocol) {
+        self.apply([Resource::Listener(Arc::new(listener(name, port, protocol)))]);
+    }
+
     /// A port on which a TCP listener of this name listens.
     pub(crate) fn tcp(&self, name: &str) -> u16 {
         let port = free_port();
-        self.apply([Resource::Listener(Arc::new(listener(
-            name,
-            port,
-            ListenerProtocol::Tcp,
-        )))]);
+        self.listen(name, port, ListenerProtocol::Tcp);
+        port
+    }
+
+    /// A port on which a UDP listener of this name listens.
+    pub(crate) fn udp(&self, name: &str) -> u16 {
+        let port = free_port();
+        self.listen(name, port, ListenerProtocol::Udp);
+        port
+    }
+
+    /// A port whose TCP connections go to a Service `a` with these endpoints.
+    pub(crate) fn leading_to(&self, addresses: &[SocketAddr]) -> u16 {
+        let port = self.tcp("tcp");
+        self.apply(service("a", Transport::Tcp, addresses));
+        self.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
         port
     }
 

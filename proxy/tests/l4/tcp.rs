@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddr},
+    net::Shutdown,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,15 +20,6 @@ use crate::{
     scene::{Scene, all, backend, connect, echo, is_refused, nobody, put, route, service},
 };
 
-/// A proxy, and a port of it whose connections go to these.
-fn leading_to(addresses: &[SocketAddr]) -> (Scene, u16) {
-    let scene = Scene::new();
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, addresses));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
-    (scene, port)
-}
-
 /// The first letter of what comes: the name of the backend.
 fn taker(port: u16) -> char {
     let mut letter = [0];
@@ -38,7 +29,8 @@ fn taker(port: u16) -> char {
 
 #[test]
 fn the_server_may_speak_first_and_bytes_go_both_ways_to_a_half_closed_end() {
-    let (scene, port) = leading_to(&[echo("A")]);
+    let scene = Scene::new();
+    let port = scene.leading_to(&[echo("A")]);
     let mut client = connect(port);
     let mut letter = [0];
     client.read_exact(&mut letter).expect("the backend speaks first");
@@ -64,7 +56,6 @@ fn the_server_may_speak_first_and_bytes_go_both_ways_to_a_half_closed_end() {
 #[test]
 fn a_backend_that_ends_first_can_still_be_sent_to() {
     let scene = Scene::new();
-    let port = scene.tcp("tcp");
     let got = Arc::new(AtomicUsize::new(0));
     let counted = got.clone();
     let address = backend(move |mut stream| {
@@ -73,8 +64,7 @@ fn a_backend_that_ends_first_can_still_be_sent_to() {
         let read = all(&mut stream).len();
         counted.fetch_add(read, Ordering::SeqCst);
     });
-    scene.apply(service("a", Transport::Tcp, &[address]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[address]);
     let mut client = connect(port);
     assert_eq!(all(&mut client), b"bye");
     client.write_all(&[7; 1000]).expect("it is read");
@@ -86,7 +76,8 @@ fn a_backend_that_ends_first_can_still_be_sent_to() {
 
 #[test]
 fn ten_megabytes_come_back_as_they_were() {
-    let (scene, port) = leading_to(&[echo("")]);
+    let scene = Scene::new();
+    let port = scene.leading_to(&[echo("")]);
     let bytes: Vec<u8> = (0..10_000_000u32)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -105,7 +96,6 @@ fn ten_megabytes_come_back_as_they_were() {
 #[test]
 fn a_client_that_does_not_read_stops_the_backend() {
     let scene = Scene::new();
-    let port = scene.tcp("tcp");
     let sent = Arc::new(AtomicUsize::new(0));
     let counted = sent.clone();
     let address = backend(move |mut stream| {
@@ -114,8 +104,7 @@ fn a_client_that_does_not_read_stops_the_backend() {
             counted.fetch_add(piece.len(), Ordering::SeqCst);
         }
     });
-    scene.apply(service("a", Transport::Tcp, &[address]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[address]);
     let mut client = connect(port);
     let mut first = [0];
     client.read_exact(&mut first).expect("it sends");
@@ -172,7 +161,8 @@ fn the_oldest_route_takes_all_until_it_goes() {
 
 #[test]
 fn an_endpoint_that_is_not_there_is_passed_over() {
-    let (_scene, port) = leading_to(&[nobody(), echo("A")]);
+    let scene = Scene::new();
+    let port = scene.leading_to(&[nobody(), echo("A")]);
     assert!((0..20).all(|_| taker(port) == 'A'));
 }
 
@@ -215,7 +205,6 @@ fn what_goes_nowhere_is_closed_and_the_log_says_why() {
 #[test]
 fn a_reset_of_the_backend_is_one_for_the_client() {
     let scene = Scene::new();
-    let port = scene.tcp("tcp");
     let address = backend(|mut stream| {
         stream.write_all(b"part").expect("it is read");
         let mut byte = [0];
@@ -224,8 +213,7 @@ fn a_reset_of_the_backend_is_one_for_the_client() {
             .set_linger(Some(Duration::ZERO))
             .expect("it can be set");
     });
-    scene.apply(service("a", Transport::Tcp, &[address]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[address]);
     let mut client = connect(port);
     let mut part = [0; 4];
     client.read_exact(&mut part).expect("it comes");
@@ -238,9 +226,7 @@ fn a_reset_of_the_backend_is_one_for_the_client() {
 #[test]
 fn a_connection_on_which_nothing_moves_is_closed() {
     let scene = Scene::with(|options| options.limits.tcp_idle_timeout = Duration::from_millis(100));
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[echo("A")]);
     let mut client = connect(port);
     let mut letter = [0];
     client.read_exact(&mut letter).expect("the backend speaks first");
@@ -251,9 +237,7 @@ fn a_connection_on_which_nothing_moves_is_closed() {
 #[test]
 fn no_more_connections_than_the_limit() {
     let scene = Scene::with(|options| options.limits.connections = 1);
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[echo("A")]);
     let mut first = connect(port);
     let mut letter = [0];
     first.read_exact(&mut letter).expect("the backend speaks first");
@@ -268,9 +252,7 @@ fn no_more_connections_than_the_limit() {
 #[test]
 fn a_connection_lasts_while_the_process_drains() {
     let mut scene = Scene::new();
-    let port = scene.tcp("tcp");
-    scene.apply(service("a", Transport::Tcp, &[echo("A")]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[echo("A")]);
     let mut client = connect(port);
     let mut letter = [0];
     client.read_exact(&mut letter).expect("the backend speaks first");
@@ -292,10 +274,8 @@ fn a_connection_lasts_while_the_process_drains() {
 #[test]
 fn edits_break_no_connection() {
     let scene = Scene::new();
-    let port = scene.tcp("tcp");
     let (a, b) = (echo("A"), echo("A"));
-    scene.apply(service("a", Transport::Tcp, &[a]));
-    scene.apply([put(route(RouteKind::Tcp, "r", 0, "tcp", &[("a", 1)]))]);
+    let port = scene.leading_to(&[a]);
     let stop = AtomicBool::new(false);
     let served = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -331,7 +311,8 @@ fn edits_break_no_connection() {
 
 #[test]
 fn a_listener_that_goes_closes_its_port_and_not_what_came_by_it() {
-    let (scene, port) = leading_to(&[echo("A")]);
+    let scene = Scene::new();
+    let port = scene.leading_to(&[echo("A")]);
     let mut client = connect(port);
     let mut letter = [0];
     client.read_exact(&mut letter).expect("the backend speaks first");

@@ -3,28 +3,16 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, UdpSocket},
-    sync::Arc,
     time::Duration,
 };
 
-use weft_model::{Change, Key, ListenerProtocol, Resource, RouteKind, Transport};
+use weft_model::{Change, Key, ListenerProtocol, RouteKind, Transport};
 use weft_proxy::Flag;
 
 use crate::{
-    common::{PATIENCE, eventually, free_port},
-    scene::{Scene, key, listener, nobody, put, route, service, udp_echo},
+    common::{PATIENCE, eventually},
+    scene::{Scene, key, nobody, put, route, service, udp_echo},
 };
-
-/// A port on which a UDP listener of this name listens.
-fn listen(scene: &Scene, name: &str) -> u16 {
-    let port = free_port();
-    scene.apply([Resource::Listener(Arc::new(listener(
-        name,
-        port,
-        ListenerProtocol::Udp,
-    )))]);
-    port
-}
 
 fn client(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
@@ -44,7 +32,7 @@ fn ask(client: &UdpSocket, word: &[u8]) -> Vec<u8> {
 #[test]
 fn flows_are_shared_by_weight_and_each_stays_where_it_is() {
     let scene = Scene::new();
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
     scene.apply(service("b", Transport::Udp, &[udp_echo("B")]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 2), ("b", 1)]))]);
@@ -62,7 +50,7 @@ fn flows_are_shared_by_weight_and_each_stays_where_it_is() {
 #[test]
 fn datagrams_of_any_size_stay_whole() {
     let scene = Scene::new();
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     scene.apply(service("a", Transport::Udp, &[udp_echo("")]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 1)]))]);
     let client = client(port);
@@ -75,7 +63,7 @@ fn datagrams_of_any_size_stay_whole() {
 #[test]
 fn a_flow_ends_some_time_after_its_last_datagram() {
     let scene = Scene::with(|options| options.limits.udp_idle_timeout = Duration::from_millis(100));
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 1)]))]);
     let client = client(port);
@@ -100,7 +88,7 @@ fn a_flow_ends_some_time_after_its_last_datagram() {
 #[test]
 fn the_oldest_route_takes_all() {
     let scene = Scene::new();
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
     scene.apply(service("b", Transport::Udp, &[udp_echo("B")]));
     scene.apply([
@@ -113,7 +101,7 @@ fn the_oldest_route_takes_all() {
 #[test]
 fn a_flow_outlives_edits_but_not_its_endpoint() {
     let scene = Scene::new();
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     let (a, b) = (udp_echo("A"), udp_echo("B"));
     scene.apply(service("s", Transport::Udp, &[a]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("s", 1)]))]);
@@ -130,7 +118,7 @@ fn a_flow_outlives_edits_but_not_its_endpoint() {
 #[test]
 fn an_endpoint_that_says_it_is_not_there_is_left() {
     let scene = Scene::new();
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     scene.apply(service("s", Transport::Udp, &[nobody()]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("s", 1)]))]);
     let client = client(port);
@@ -160,7 +148,7 @@ fn an_endpoint_that_says_it_is_not_there_is_left() {
 #[test]
 fn what_goes_nowhere_is_counted_and_told() {
     let scene = Scene::with(|options| options.limits.flows = 1);
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     client(port).send(b"1").expect("it is sent");
     assert_eq!(scene.logged()["flag"].as_str(), Some("no_route"));
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
@@ -178,11 +166,7 @@ fn what_goes_nowhere_is_counted_and_told() {
 fn a_port_number_serves_tcp_and_udp_and_either_goes_alone() {
     let scene = Scene::new();
     let port = scene.tcp("tcp");
-    scene.apply([Resource::Listener(Arc::new(listener(
-        "udp",
-        port,
-        ListenerProtocol::Udp,
-    )))]);
+    scene.listen("udp", port, ListenerProtocol::Udp);
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 1)]))]);
     let client = client(port);
