@@ -135,16 +135,11 @@ fn tls_goes_by_its_sni_and_stays_the_applications_own() {
         return;
     }
     let tls = "Service/shop/tls:443";
-    let scene = Scene::new(
-        [
-            frontend(tls, &[SERVICE, LIVE], "TLS"),
-            l4_route("TLSRoute", "v1", tls, &["a.example"]),
-            l4_route("TLSRoute", "v2", tls, &["*.b.example"]),
-        ]
-        .into_iter()
-        .chain(service("v1", 9001))
-        .chain(service("v2", 9002)),
-    );
+    let scene = Scene::of_two([
+        frontend(tls, &[SERVICE, LIVE], "TLS"),
+        l4_route("TLSRoute", "v1", tls, &["a.example"]),
+        l4_route("TLSRoute", "v2", tls, &["*.b.example"]),
+    ]);
     let heard = |name: &'static [u8], length: usize| {
         move |mut stream: TcpStream| {
             let mut read = vec![0; length];

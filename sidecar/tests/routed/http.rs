@@ -62,18 +62,13 @@ fn rules_are_found_by_what_requests_say_and_nothing_is_added_to_them() {
     rewrite["filters"] = json!([{"type": "rewrite", "hostname": "other.example", "path": {"prefix": "/new"}}]);
     let mut redirect = route("redirect", SHOP, "/moved", &[]);
     redirect["filters"] = json!([{"type": "redirect", "status": 302, "path": {"prefix": "/there"}}]);
-    let scene = Scene::new(
-        [
-            frontend(SHOP, &[SERVICE], "HTTP"),
-            header,
-            rewrite,
-            redirect,
-            route("path", SHOP, "/v1", &[("v1", 1)]),
-        ]
-        .into_iter()
-        .chain(service("v1", 9001))
-        .chain(service("v2", 9002)),
-    );
+    let scene = Scene::of_two([
+        frontend(SHOP, &[SERVICE], "HTTP"),
+        header,
+        rewrite,
+        redirect,
+        route("path", SHOP, "/v1", &[("v1", 1)]),
+    ]);
     serve(&scene.world, at(WORLD[0], 9001), "v1");
     serve(&scene.world, at(WORLD[0], 9002), "v2");
     let mut stream = scene.connect(at(SERVICE, 80));
@@ -112,19 +107,14 @@ fn routes_for_these_clients_come_before_those_for_all() {
     }
     let clients = "Service/shop/shop:80/shop";
     let others = "Service/shop/shop:80/other";
-    let scene = Scene::new(
-        [
-            frontend(SHOP, &[SERVICE], "HTTP"),
-            frontend(clients, &[SERVICE], "HTTP"),
-            frontend(others, &[SERVICE], "HTTP"),
-            route("all", SHOP, "/", &[("v1", 1)]),
-            route("some", clients, "/mine", &[("v2", 1)]),
-            route("others", others, "/", &[("v1", 1)]),
-        ]
-        .into_iter()
-        .chain(service("v1", 9001))
-        .chain(service("v2", 9002)),
-    );
+    let scene = Scene::of_two([
+        frontend(SHOP, &[SERVICE], "HTTP"),
+        frontend(clients, &[SERVICE], "HTTP"),
+        frontend(others, &[SERVICE], "HTTP"),
+        route("all", SHOP, "/", &[("v1", 1)]),
+        route("some", clients, "/mine", &[("v2", 1)]),
+        route("others", others, "/", &[("v1", 1)]),
+    ]);
     serve(&scene.world, at(WORLD[0], 9001), "v1");
     serve(&scene.world, at(WORLD[0], 9002), "v2");
     let mut stream = scene.connect(at(SERVICE, 80));

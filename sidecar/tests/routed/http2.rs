@@ -35,16 +35,11 @@ fn calls_of_one_connection_are_split_and_their_status_comes_with_them() {
     if !common::possible() {
         return;
     }
-    let scene = Scene::new(
+    let scene = Scene::of_two([
+        frontend(GRPC, &[SERVICE], "HTTP"),
         // One of the backends is not there, and has no weight.
-        [
-            frontend(GRPC, &[SERVICE], "HTTP"),
-            grpc_route(&[("v1", 1), ("v2", 1), ("v3", 0)]),
-        ]
-        .into_iter()
-        .chain(service("v1", 9001))
-        .chain(service("v2", 9002)),
-    );
+        grpc_route(&[("v1", 1), ("v2", 1), ("v3", 0)]),
+    ]);
     serve(&scene, at(WORLD[0], 9001), "v1");
     serve(&scene, at(WORLD[0], 9002), "v2");
     let client = connect(&scene, at(SERVICE, 7070));

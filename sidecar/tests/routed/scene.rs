@@ -142,7 +142,11 @@ impl Scene {
 
     /// With the shop at these addresses, whose requests all go to v1; v2 is there for other routes.
     pub(crate) fn of_shop(addresses: &[&str]) -> Self {
-        let resources = [frontend(SHOP, addresses, "HTTP"), route("r", SHOP, "/", &[("v1", 1)])];
+        Self::of_two([frontend(SHOP, addresses, "HTTP"), route("r", SHOP, "/", &[("v1", 1)])])
+    }
+
+    /// With the Services v1 and v2 for routes to go to.
+    pub(crate) fn of_two(resources: impl IntoIterator<Item = Value>) -> Self {
         let services = service("v1", 9001).into_iter().chain(service("v2", 9002));
         Self::new(resources.into_iter().chain(services))
     }
