@@ -27,7 +27,7 @@ mod wire;
 
 pub use asks::{Asks, Say};
 pub use endpoint::Endpoint;
-pub use identity::{Identify, IdentityClient, IdentityError, Refused, Signed, Trust, Trusts};
+pub use identity::{Identify, IdentityClient, IdentityError, Refused, Shown, Signed, Trust, Trusts};
 pub use party::DataPlane;
 pub use publisher::{Epoch, Publisher, Replica, Replicas};
 pub use reports::{Hear, Observe};

@@ -11,13 +11,13 @@ use std::{
 use futures::Stream;
 use tokio::sync::mpsc;
 use tonic::{
-    Status, Streaming,
+    Extensions, Status, Streaming,
     metadata::{MetadataMap, MetadataValue},
 };
 use weft_model::Key;
 
 use crate::{
-    identity::{Identify, bearer},
+    identity::{Identify, Shown, shown},
     party::DataPlane,
     publisher::{Epoch, Found, Publisher, Replica, Subscription},
     reports::Hear,
@@ -35,12 +35,13 @@ const TALKS: usize = 4096;
 /// Decides who may subscribe to what.
 pub trait Authenticate: Send + Sync + 'static {
     /// Whether who showed this bearer token is the data plane that it says it is.
-    fn authenticate(&self, token: &str, data_plane: &DataPlane) -> impl Future<Output = Result<(), Denied>> + Send;
+    fn authenticate(&self, shown: Shown<'_>, data_plane: &DataPlane)
+    -> impl Future<Output = Result<(), Denied>> + Send;
 }
 
 impl<A: Authenticate> Authenticate for Arc<A> {
-    async fn authenticate(&self, token: &str, data_plane: &DataPlane) -> Result<(), Denied> {
-        A::authenticate(self, token, data_plane).await
+    async fn authenticate(&self, shown: Shown<'_>, data_plane: &DataPlane) -> Result<(), Denied> {
+        A::authenticate(self, shown, data_plane).await
     }
 }
 
@@ -107,11 +108,16 @@ impl<A: Authenticate> Server<A> {
         self.identify.clone()
     }
 
-    pub(crate) async fn admit(&self, metadata: &MetadataMap, node: Option<&Node>) -> Result<DataPlane, Status> {
+    pub(crate) async fn admit(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+        node: Option<&Node>,
+    ) -> Result<DataPlane, Status> {
         let node = node.ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
         let data_plane = DataPlane::of_node(node);
-        let token = bearer(metadata)?;
-        match self.authenticate.authenticate(token, &data_plane).await {
+        let shown = shown(metadata, extensions)?;
+        match self.authenticate.authenticate(shown, &data_plane).await {
             Ok(()) => Ok(data_plane),
             Err(denied @ Denied::Token(..)) => {
                 tracing::warn!(%data_plane, reason = %denied, "a data plane was turned away");
@@ -133,10 +139,10 @@ impl<A: Authenticate> wire::Service for Server<A> {
         &self,
         request: tonic::Request<Streaming<Request>>,
     ) -> Result<tonic::Response<Responses>, Status> {
-        let (metadata, _, mut requests) = request.into_parts();
+        let (metadata, extensions, mut requests) = request.into_parts();
         let first = requests.message().await?;
         let first = first.ok_or_else(|| Status::cancelled("the stream ended before it began"))?;
-        let data_plane = self.admit(&metadata, first.node.as_ref()).await?;
+        let data_plane = self.admit(&metadata, &extensions, first.node.as_ref()).await?;
         tracing::info!(%data_plane, "a data plane has connected");
         let (sender, mut receiver) = mpsc::channel(1);
         let talks = first

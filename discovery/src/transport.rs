@@ -5,6 +5,7 @@ use std::{
     fs,
     future::Future,
     io,
+    net::SocketAddr,
     path::PathBuf,
     pin::Pin,
     sync::Arc,
@@ -30,7 +31,7 @@ use weft_channel::{CONNECT, Channel, KeepAlive, dial};
 
 use crate::{
     endpoint::Endpoint,
-    identity::{Identities, ServeIdentity},
+    identity::{CameFrom, Identities, ServeIdentity},
     reports::{Reports, ServeReports},
     session::{Authenticate, Server},
     wire::{MESSAGE_BYTES, Serve},
@@ -139,7 +140,7 @@ impl<A: Authenticate> Server<A> {
             let (server, acceptor, stop) = (self.clone(), acceptor.clone(), stop.clone());
             tokio::spawn(async move {
                 let _permit = permit;
-                if let Err(error) = server.connection(stream, &acceptor, stop).await {
+                if let Err(error) = server.connection(stream, peer, &acceptor, stop).await {
                     tracing::debug!(%peer, %error, "a connection has ended");
                 }
             });
@@ -149,12 +150,15 @@ impl<A: Authenticate> Server<A> {
     async fn connection(
         self,
         stream: TcpStream,
+        peer: SocketAddr,
         acceptor: &TlsAcceptor,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         stream.set_nodelay(true)?;
         let stream = timeout(CONNECT, acceptor.accept(stream)).await??;
         let service = Services {
+            // A socket for both families writes an address of IPv4 within one of IPv6.
+            from: CameFrom(peer.ip().to_canonical()),
             identity: self.identify().map(Identities::serve),
             reports: self.hear().map(|hear| Reports::serve(self.clone(), hear)),
             discovery: Serve::new(self).max_decoding_message_size(MESSAGE_BYTES),
@@ -179,6 +183,7 @@ impl<A: Authenticate> Server<A> {
 
 /// What is served on a connection, told apart by the path.
 struct Services<A: Authenticate> {
+    from: CameFrom,
     discovery: Serve<Server<A>>,
     identity: Option<ServeIdentity<Identities>>,
     reports: Option<ServeReports<Reports<A>>>,
@@ -187,6 +192,7 @@ struct Services<A: Authenticate> {
 impl<A: Authenticate> Clone for Services<A> {
     fn clone(&self) -> Self {
         Self {
+            from: self.from,
             discovery: self.discovery.clone(),
             identity: self.identity.clone(),
             reports: self.reports.clone(),
@@ -203,7 +209,8 @@ impl<A: Authenticate> Service<http::Request<Incoming>> for Services<A> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.from);
         let path = request.uri().path();
         match (&mut self.identity, &mut self.reports) {
             (Some(identity), _) if path.starts_with(IDENTITY) => identity.call(request),

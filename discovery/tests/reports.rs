@@ -13,7 +13,9 @@ use std::{
 
 use certificate::certificate;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
-use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Observe, Publisher, Server, Sink, Subscriber};
+use weft_discovery::{
+    Authenticate, DataPlane, Denied, Endpoint, Hear, Observe, Publisher, Server, Shown, Sink, Subscriber,
+};
 use weft_model::{Change, Counts, Edge, EdgeReport, Flow, Rejected, Remote, Report, Way};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +29,7 @@ struct Tokens {
 }
 
 impl Authenticate for Tokens {
-    async fn authenticate(&self, _: &str, data_plane: &DataPlane) -> Result<(), Denied> {
+    async fn authenticate(&self, _: Shown<'_>, data_plane: &DataPlane) -> Result<(), Denied> {
         if self.asked.fetch_add(1, Ordering::SeqCst) < self.good {
             return Ok(());
         }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use support::{PATIENCE, ask, dns::Dns, free_port, get, proxy, until};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use weft_crds::{Kind, Object};
-use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Publisher, Server};
+use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Publisher, Server, Shown};
 use weft_gateway::{
     cluster::{Cluster, ClusterOptions},
     names::NamesOptions,
@@ -30,7 +30,7 @@ const NAME: &str = "operator.weft.dev";
 struct Anyone;
 
 impl Authenticate for Anyone {
-    async fn authenticate(&self, _: &str, _: &DataPlane) -> Result<(), Denied> {
+    async fn authenticate(&self, _: Shown<'_>, _: &DataPlane) -> Result<(), Denied> {
         Ok(())
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     queued: Family<Queue, Gauge>,
     injections: Family<Outcome, Counter>,
     certificates: Family<Outcome, Counter>,
+    /// Tokens of pods that other pods have shown.
+    pub(crate) stolen_tokens: Counter,
     /// When what signs certificates of workloads ends, in seconds since 1970.
     pub(crate) identity_ca_expiry: Gauge,
     /// Changes published to data planes.
@@ -64,6 +66,7 @@ impl Metrics {
         let (watch_events, watch_errors) = (Family::default(), Family::default());
         let (writes, queued, injections) = (Family::default(), Family::default(), Family::default());
         let (certificates, identity_ca_expiry) = (Family::default(), Gauge::default());
+        let stolen_tokens = Counter::default();
         let (changes, data_planes, refused) = (Counter::default(), Gauge::default(), Gauge::default());
         let sidecars = Gauge::default();
         let (leader, resources) = (Gauge::default(), Gauge::default());
@@ -109,6 +112,11 @@ impl Metrics {
             Family::clone(&certificates),
         );
         registry.register(
+            "stolen_tokens",
+            "Tokens of pods that other pods have shown",
+            Counter::clone(&stolen_tokens),
+        );
+        registry.register(
             "identity_ca_expiry_timestamp_seconds",
             "When the CA of workloads ends; 0 if its key is not here",
             Gauge::clone(&identity_ca_expiry),
@@ -123,6 +131,7 @@ impl Metrics {
             queued,
             injections,
             certificates,
+            stolen_tokens,
             identity_ca_expiry,
             changes,
             translation,

@@ -114,7 +114,13 @@ impl Api {
     /// A client of it.
     pub(crate) fn client(&self) -> Client {
         let api = self.clone();
-        answering(move |request, body| Some(api.answer(&request.method, request.uri.path(), body)))
+        answering(move |request, body| {
+            let path = request.uri.path();
+            if request.method == Method::GET && path.ends_with("/pods") {
+                return Some(api.pods(path, request.uri.query().unwrap_or_default()));
+            }
+            Some(api.answer(&request.method, path, body))
+        })
     }
 
     /// Puts an object as a user would.
@@ -155,6 +161,12 @@ impl Api {
     /// Puts an object of any kind as whoever it belongs to would.
     pub(crate) fn set(&self, collection: &str, name: &str, object: Value) {
         self.store(collection, name, object);
+    }
+
+    /// Takes such an object away.
+    pub(crate) fn remove(&self, collection: &str, name: &str) {
+        let mut state = self.0.lock().expect("nobody panics with it");
+        state.objects.remove(&(collection.to_owned(), name.to_owned()));
     }
 
     /// Makes a token known, by the status of its review.
@@ -275,6 +287,19 @@ impl Api {
         }
     }
 
+    /// The pods of a namespace, or all, that have what is asked for.
+    fn pods(&self, path: &str, query: &str) -> (StatusCode, Value) {
+        let state = self.0.lock().expect("nobody panics with it");
+        let items: Vec<&Value> = state
+            .objects
+            .iter()
+            .filter(|((of, _), _)| of == path || (path == "/api/v1/pods" && of.ends_with("/pods")))
+            .map(|(_, pod)| pod)
+            .filter(|pod| is_selected(query, pod))
+            .collect();
+        (StatusCode::OK, pod_list(&items))
+    }
+
     fn stored(&self, collection: &str, name: &str) -> Option<Value> {
         let state = self.0.lock().expect("nobody panics with it");
         state.objects.get(&(collection.to_owned(), name.to_owned())).cloned()
@@ -285,6 +310,23 @@ impl State {
     fn tell(&mut self, news: impl Fn() -> (Watched, News)) {
         self.watchers.retain(|watcher| watcher.send(news()).is_ok());
     }
+}
+
+/// A list of pods as the API server writes it.
+pub(crate) fn pod_list(items: &[&Value]) -> Value {
+    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
+}
+
+/// Whether an object has what a query selects by one field.
+pub(crate) fn is_selected(query: &str, object: &Value) -> bool {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let Some((_, selector)) = pairs.find(|(name, _)| *name == "fieldSelector") else {
+        return true;
+    };
+    let selector = selector.replace("%3D", "=").replace("%3A", ":");
+    let (field, value) = selector.split_once('=').expect("one field");
+    let pointer = format!("/{}", field.replace('.', "/"));
+    object.pointer(&pointer).and_then(Value::as_str) == Some(value)
 }
 
 fn refusal(status: StatusCode) -> (StatusCode, Value) {

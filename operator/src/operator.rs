@@ -99,7 +99,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let view_listener = TcpListener::bind(args.view).await;
     let view_listener =
         view_listener.with_context(|| format!("the address {} of the API cannot be bound", args.view))?;
-    let tokens = Arc::new(Tokens::new(client.clone()));
+    let tokens = Arc::new(Tokens::new(client.clone(), metrics.clone()));
     let settings = args.identity_settings();
     let (identities, keeper_of_trust) =
         identity::start(&client, &namespace, settings, tokens.clone(), claim.clone(), &metrics);

@@ -9,7 +9,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
-use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Publisher, Server};
+use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Publisher, Server, Shown};
 use weft_gateway::{
     cluster::{Cluster, ClusterOptions},
     names::NamesOptions,
@@ -32,7 +32,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 struct Anyone;
 
 impl Authenticate for Anyone {
-    async fn authenticate(&self, _: &str, _: &DataPlane) -> Result<(), Denied> {
+    async fn authenticate(&self, _: Shown<'_>, _: &DataPlane) -> Result<(), Denied> {
         Ok(())
     }
 }

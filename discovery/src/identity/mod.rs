@@ -5,10 +5,10 @@ mod serve;
 
 use weft_model::MeshTrust;
 
-pub(crate) use self::serve::{Identities, ServeIdentity, bearer};
+pub(crate) use self::serve::{CameFrom, Identities, ServeIdentity, shown};
 pub use self::{
     ask::{IdentityClient, IdentityError, Trusts},
-    serve::{Identify, Refused},
+    serve::{Identify, Refused, Shown},
 };
 
 /// The most that a request may have. One of P-256 has half a kilobyte.

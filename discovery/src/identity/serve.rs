@@ -1,10 +1,10 @@
 //! The operator's side.
 
-use std::{pin::Pin, sync::Arc};
+use std::{net::IpAddr, pin::Pin, sync::Arc};
 
 use futures::Stream;
 use tokio::sync::{mpsc, watch};
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 use weft_model::{MeshTrust, SpiffeId};
 
 use super::{REQUEST_BYTES, Signed};
@@ -12,14 +12,27 @@ use crate::wire::proto::weft::identity::v1 as proto;
 
 pub(crate) use proto::identity_server::IdentityServer as ServeIdentity;
 
+/// A token as it was shown.
+#[derive(Clone, Copy)]
+pub struct Shown<'t> {
+    /// The token.
+    pub token: &'t str,
+    /// The address that the connection comes from, as it is written alone: never one of IPv4 within IPv6.
+    pub from: IpAddr,
+}
+
+/// Who is at the other end of the connection that a request came by.
+#[derive(Clone, Copy)]
+pub(crate) struct CameFrom(pub(crate) IpAddr);
+
 /// Says who workloads are, and signs their keys.
 #[tonic::async_trait]
 pub trait Identify: Send + Sync + 'static {
     /// Who shows this token.
-    async fn identify(&self, token: &str) -> Result<SpiffeId, Refused>;
+    async fn identify(&self, shown: Shown<'_>) -> Result<SpiffeId, Refused>;
 
     /// Signs a key of who shows this token.
-    async fn sign(&self, token: &str, csr_pem: &str) -> Result<Signed, Refused>;
+    async fn sign(&self, shown: Shown<'_>, csr_pem: &str) -> Result<Signed, Refused>;
 
     /// Whom to believe; none as long as that is not known.
     fn trust(&self) -> watch::Receiver<Option<Arc<MeshTrust>>>;
@@ -68,10 +81,13 @@ impl Identities {
 }
 
 /// The token that a call carries.
-pub(crate) fn bearer(metadata: &MetadataMap) -> Result<&str, Status> {
+pub(crate) fn shown<'t>(metadata: &'t MetadataMap, extensions: &Extensions) -> Result<Shown<'t>, Status> {
     let token = metadata.get("authorization").and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer "));
-    token.ok_or_else(|| Status::unauthenticated("no bearer token was shown"))
+    let token = token.ok_or_else(|| Status::unauthenticated("no bearer token was shown"))?;
+    let from = extensions.get::<CameFrom>();
+    let CameFrom(from) = *from.ok_or_else(|| Status::internal("nobody knows where this comes from"))?;
+    Ok(Shown { token, from })
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<proto::TrustResponse, Status>> + Send>>;
@@ -81,7 +97,10 @@ impl proto::identity_server::Identity for Identities {
     type TrustStream = Responses;
 
     async fn trust(&self, request: Request<proto::TrustRequest>) -> Result<Response<Responses>, Status> {
-        let identity = self.0.identify(bearer(request.metadata())?).await?;
+        let identity = self
+            .0
+            .identify(shown(request.metadata(), request.extensions())?)
+            .await?;
         let mut trust = self.0.trust();
         trust.mark_changed();
         let (sender, mut receiver) = mpsc::channel(1);
@@ -109,13 +128,13 @@ impl proto::identity_server::Identity for Identities {
     }
 
     async fn sign(&self, request: Request<proto::SignRequest>) -> Result<Response<proto::SignResponse>, Status> {
-        let token = bearer(request.metadata())?;
+        let shown = shown(request.metadata(), request.extensions())?;
         let csr = &request.get_ref().csr_pem;
         if csr.len() > REQUEST_BYTES {
             let why = format!("it has over {REQUEST_BYTES} bytes");
             return Err(Refused::Request(why).into());
         }
-        let signed = self.0.sign(token, csr).await?;
+        let signed = self.0.sign(shown, csr).await?;
         Ok(Response::new(proto::SignResponse {
             chain_pem: signed.chain_pem,
             not_before: signed.not_before,

@@ -61,10 +61,10 @@ impl<A: Authenticate> reports_server::Reports for Reports<A> {
     type ReportStream = Answers;
 
     async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Result<Response<Answers>, Status> {
-        let (metadata, _, mut requests) = request.into_parts();
+        let (metadata, extensions, mut requests) = request.into_parts();
         let first = requests.message().await?;
         let first = first.ok_or_else(|| Status::cancelled("the stream ended before it began"))?;
-        let of = self.server.admit(&metadata, first.node.as_ref()).await?;
+        let of = self.server.admit(&metadata, &extensions, first.node.as_ref()).await?;
         let (sender, mut receiver) = mpsc::channel(4);
         let hear = self.hear.clone();
         tokio::spawn(async move {

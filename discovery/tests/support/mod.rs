@@ -22,7 +22,8 @@ use tokio::{
     time::timeout,
 };
 use weft_discovery::{
-    Asks, Authenticate, DataPlane, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Say, Server, Sink, Subscriber,
+    Asks, Authenticate, DataPlane, Denied, Endpoint, Epoch, Publisher, Replica, Replicas, Say, Server, Shown, Sink,
+    Subscriber,
 };
 use weft_model::{
     Backend, BackendProtocol, BackendTarget, Change, Frontend, GatewayKey, Key, Listener, ListenerProtocol,
@@ -49,12 +50,12 @@ pub struct Operator {
 struct Tokens(Arc<AtomicUsize>);
 
 impl Authenticate for Tokens {
-    async fn authenticate(&self, token: &str, data_plane: &DataPlane) -> Result<(), Denied> {
+    async fn authenticate(&self, shown: Shown<'_>, data_plane: &DataPlane) -> Result<(), Denied> {
         let owner = match data_plane {
             DataPlane::Gateway { gateway, .. } => gateway.to_string(),
             DataPlane::Sidecar { namespace, pod } => format!("{namespace}/{pod}"),
         };
-        if token == format!("token of {owner}") {
+        if shown.token == format!("token of {owner}") {
             return Ok(());
         }
         self.0.fetch_add(1, Ordering::SeqCst);

@@ -1,10 +1,13 @@
 //! Those who want what is not theirs: each is refused, and the refusal is in a log.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context as _, bail, ensure};
 use futures::future::join_all;
 use kube::api::{DynamicObject, PostParams};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -24,11 +27,17 @@ const SERVER_NAME: &str = "operator.weft.dev";
 /// Whom nobody is to believe any more.
 const REVOCATIONS: &str = "weft-revocations";
 
+/// Where a pod leads to the operator.
+const RELAY: u16 = 15010;
+
 /// All of them.
 pub(super) async fn all(sample: &Sample<'_>) -> anyhow::Result<()> {
     sample.label("secure").await?;
     names_of_others(sample).await.context("a name of somebody else")?;
     stolen_tokens(sample).await.context("a token that is not good")?;
+    token_of_another(sample)
+        .await
+        .context("a token that another pod shows")?;
     forged_headers(sample).await.context("a forged header")?;
     sample.label("strict").await?;
     eventually("all have had time to hear of it", async || {
@@ -81,6 +90,74 @@ async fn stolen_tokens(sample: &Sample<'_>) -> anyhow::Result<()> {
     })
     .await?;
     operator_says(sample, "does not prove a workload").await
+}
+
+/// A pod shows the token of another pod, which is there and well.
+async fn token_of_another(sample: &Sample<'_>) -> anyhow::Result<()> {
+    let operator = operator(sample).await?;
+    // It passes on whatever it is told, so that to the operator it is the pod that speaks.
+    let script = format!(
+        "
+import asyncio
+async def copy(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+async def relay(reader, writer):
+    there, to = await asyncio.open_connection('{}', {})
+    await asyncio.gather(copy(reader, to), copy(there, writer), return_exceptions=True)
+async def main():
+    server = await asyncio.start_server(relay, '0.0.0.0', {RELAY})
+    await server.serve_forever()
+asyncio.run(main())
+",
+        operator.ip(),
+        operator.port()
+    );
+    sample
+        .cluster
+        .apply_object(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "thief", "namespace": sample.namespace, "labels": {"weft.dev/inject": "disabled"}},
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "thief", "image": "weft.dev/sample:dev", "command": ["python3", "-c", script]}],
+            },
+        }))
+        .await?;
+    eventually("the thief passes on", async || {
+        let thief = sample.cluster.get("Pod", &sample.namespace, "thief").await?;
+        Ok(TcpStream::connect((crate::cluster::address(&thief)?, RELAY))
+            .await
+            .is_ok())
+    })
+    .await?;
+    let thief = sample.cluster.get("Pod", &sample.namespace, "thief").await?;
+    let relay = SocketAddr::new(crate::cluster::address(&thief)?, RELAY);
+    let caller = sample.pod("caller")?.0;
+    let pod = sample.cluster.get("Pod", &sample.namespace, caller).await?;
+    let stolen = token(sample, &pod, AUDIENCE).await?;
+    let namespace = &sample.namespace;
+    let why = format!("the address of the pod {namespace}/thief");
+    let own = identity(sample, "caller");
+    refused(sign_by(sample, relay, &stolen, &[&own]).await, "PermissionDenied", &why)?;
+    let folder = tempfile::tempdir()?;
+    let mut client = IdentityClient::connect(&endpoint(sample, &folder, relay, &stolen).await?).await?;
+    let told = client.trust().await;
+    ensure!(
+        matches!(told, Err(IdentityError::Refused(_))),
+        "it is told whom to trust"
+    );
+    operator_says(sample, &why).await?;
+    operator_says(sample, &format!("{namespace}/{caller}")).await?;
+    operator_says(sample, "was shown by another pod").await?;
+    // What is its own it may show, and whose token was stolen goes on.
+    let token = token(sample, &thief, AUDIENCE).await?;
+    let default = identity(sample, "default");
+    sign_by(sample, relay, &token, &[&default]).await.context("its own")?;
+    sample.more(1).await?;
+    sample.cluster.kill(&sample.namespace, "thief").await
 }
 
 /// Somebody from outside of the mesh says by headers to be a workload that may come.
@@ -250,16 +327,25 @@ async fn token(sample: &Sample<'_>, pod: &DynamicObject, audience: &str) -> anyh
         .to_owned())
 }
 
-/// Asks the operator for a certificate, as a sidecar does.
-async fn sign(sample: &Sample<'_>, token: &str, names: &[&str]) -> Result<Signed, anyhow::Error> {
-    let folder = tempfile::tempdir()?;
-    let roots = sample.cluster.get("ConfigMap", &sample.namespace, "weft-roots").await?;
+/// Where the operator is.
+async fn operator(sample: &Sample<'_>) -> anyhow::Result<SocketAddr> {
     let service = sample.cluster.get("Service", SYSTEM, OPERATOR).await?;
     let address = service.data["spec"]["clusterIP"]
         .as_str()
         .context("the operator has no address")?;
+    Ok(SocketAddr::new(address.parse()?, 15010))
+}
+
+/// How the operator is reached at an address, with a token.
+async fn endpoint(
+    sample: &Sample<'_>,
+    folder: &TempDir,
+    address: SocketAddr,
+    token: &str,
+) -> Result<Endpoint, anyhow::Error> {
+    let roots = sample.cluster.get("ConfigMap", &sample.namespace, "weft-roots").await?;
     let endpoint = Endpoint {
-        address: format!("{address}:15010"),
+        address: address.to_string(),
         server_name: SERVER_NAME.to_owned(),
         roots: folder.path().join("ca.crt"),
         token: folder.path().join("token"),
@@ -269,6 +355,23 @@ async fn sign(sample: &Sample<'_>, token: &str, names: &[&str]) -> Result<Signed
         roots.data["data"]["ca.crt"].as_str().context("there are no roots")?,
     )?;
     std::fs::write(&endpoint.token, token)?;
+    Ok(endpoint)
+}
+
+/// Asks the operator for a certificate, as a sidecar does.
+async fn sign(sample: &Sample<'_>, token: &str, names: &[&str]) -> Result<Signed, anyhow::Error> {
+    sign_by(sample, operator(sample).await?, token, names).await
+}
+
+/// The same by whoever leads to the operator.
+async fn sign_by(
+    sample: &Sample<'_>,
+    address: SocketAddr,
+    token: &str,
+    names: &[&str],
+) -> Result<Signed, anyhow::Error> {
+    let folder = tempfile::tempdir()?;
+    let endpoint = endpoint(sample, &folder, address, token).await?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = names

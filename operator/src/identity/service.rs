@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use weft_discovery::{Identify, Refused, Signed};
+use weft_discovery::{Identify, Refused, Shown, Signed};
 use weft_model::{MeshTrust, SpiffeId, TrustDomain};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
-    tokens::{Bearer, Tokens},
+    tokens::{Bearer, Tokens, Unproven},
 };
 
 /// Answers workloads.
@@ -51,13 +51,18 @@ impl Identities {
     }
 
     /// Who showed the token, and from which pod.
-    fn caller(&self, bearer: Result<Result<Bearer, String>, String>) -> Result<(SpiffeId, String), Refused> {
-        let bearer = bearer.map_err(|why| Refused::Unavailable(format!("the token could not be checked: {why}")))?;
+    fn caller(&self, bearer: Result<Bearer, Unproven>) -> Result<(SpiffeId, String), Refused> {
+        let bearer = bearer.map_err(|unproven| match unproven {
+            Unproven::Token(why) => Refused::Token(why),
+            Unproven::Stolen(why) => Refused::Forbidden(why),
+            Unproven::Unavailable(why) => Refused::Unavailable(format!("the token could not be checked: {why}")),
+        })?;
         let Bearer {
             namespace,
             account,
             pod,
-        } = bearer.map_err(Refused::Token)?;
+            ..
+        } = bearer;
         let pod = pod.ok_or_else(|| {
             let text = "it is bound to no pod: mount a projected token of the audience weft.dev";
             Refused::Token(text.to_owned())
@@ -67,9 +72,9 @@ impl Identities {
         Ok((identity, format!("{namespace}/{pod}")))
     }
 
-    async fn signed(&self, token: &str, csr_pem: &str) -> Result<Signed, Refused> {
+    async fn signed(&self, shown: Shown<'_>, csr_pem: &str) -> Result<Signed, Refused> {
         // Asked anew each time: a pod that is gone gets none.
-        let (identity, pod) = self.caller(self.tokens.review(token).await)?;
+        let (identity, pod) = self.caller(self.tokens.review(shown).await)?;
         self.limiter.take(&pod, Instant::now()).map_err(|wait| {
             let seconds = wait.as_secs() + 1;
             Refused::TooOften(format!(
@@ -111,13 +116,13 @@ impl Identities {
 
 #[weft_discovery::async_trait]
 impl Identify for Identities {
-    async fn identify(&self, token: &str) -> Result<SpiffeId, Refused> {
-        self.caller(self.tokens.bearer(token).await)
+    async fn identify(&self, shown: Shown<'_>) -> Result<SpiffeId, Refused> {
+        self.caller(self.tokens.bearer(shown).await)
             .map(|(identity, _)| identity)
     }
 
-    async fn sign(&self, token: &str, csr_pem: &str) -> Result<Signed, Refused> {
-        let signed = self.signed(token, csr_pem).await;
+    async fn sign(&self, shown: Shown<'_>, csr_pem: &str) -> Result<Signed, Refused> {
+        let signed = self.signed(shown, csr_pem).await;
         self.metrics.signed(signed.as_ref().err());
         if let Err(refused) = &signed {
             tracing::warn!(why = %refused, "the certificate of a workload was not signed");

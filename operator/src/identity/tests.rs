@@ -1,6 +1,6 @@
 //! Workloads ask a whole identity service, by sockets, of which only the API server is not real.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use weft_crds::Kind;
 use weft_discovery::{
-    Authenticate as _, DataPlane, Endpoint, IdentityClient, IdentityError, Publisher, Server, Signed, Trust, Trusts,
+    Authenticate as _, DataPlane, Endpoint, IdentityClient, IdentityError, Publisher, Server, Shown, Signed, Trust,
+    Trusts,
 };
 use weft_model::{Serial, SpiffeId, TrustDomain};
 
@@ -25,6 +26,8 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "weft-system";
+/// Where all that ask are.
+const HERE: &str = "127.0.0.1";
 const NAME: &str = "operator.weft.dev";
 const FRONT: &str = "spiffe://cluster.local/ns/shop/sa/front";
 const REQUESTS: &str = "/apis/cert-manager.io/v1/namespaces/weft-system/certificaterequests";
@@ -63,11 +66,28 @@ fn status(account: &str, pod: Option<&str>) -> Value {
     status
 }
 
+/// Puts a pod that has an address.
+fn put_pod(api: &Api, namespace: &str, name: &str, address: &str) {
+    let pod = json!({
+        "metadata": {"name": name}, "spec": {},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    });
+    api.set(&format!("/api/v1/namespaces/{namespace}/pods"), name, pod);
+}
+
+/// Makes a pod and its token, which it shows from here.
+fn bound(api: &Api, token: &str, account: &str, pod: &str) {
+    let (namespace, _) = account.split_once(':').expect("a namespace");
+    put_pod(api, namespace, pod, HERE);
+    api.token(token, status(account, Some(pod)));
+}
+
 /// One replica of an operator, as far as identity goes.
 struct Replica {
     address: std::net::SocketAddr,
     tasks: Vec<JoinHandle<()>>,
     folder: tempfile::TempDir,
+    metrics: Metrics,
     _stop: watch::Sender<bool>,
 }
 
@@ -99,18 +119,23 @@ fn settings(issuer: IssuerKind) -> Settings {
 
 impl Replica {
     async fn start(api: &Api, issuer: IssuerKind) -> Self {
+        Self::listening(api, issuer, "127.0.0.1:0").await
+    }
+
+    async fn listening(api: &Api, issuer: IssuerKind, at: &str) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = api.client();
         let claim: Claim = Some(std::time::Instant::now() + 100 * PATIENCE);
         let (_, claim) = watch::channel(claim);
-        let tokens = Arc::new(Tokens::new(client.clone()));
         let metrics = Metrics::new();
+        let tokens = Arc::new(Tokens::new(client.clone(), metrics.clone()));
         let (identities, keep) = start(&client, NAMESPACE, settings(issuer), tokens.clone(), claim, &metrics);
         let (tls, roots) = certificate(NAME);
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("ca.crt"), roots).expect("written");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let address = listener.local_addr().expect("an address");
+        let listener = TcpListener::bind(at).await.expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        let address = (Ipv4Addr::LOCALHOST, port).into();
         let (stop, stopped) = watch::channel(false);
         let server = Server::new(Publisher::new(), tokens).with_identities(Arc::new(identities));
         let serving = tokio::spawn(async move {
@@ -120,6 +145,7 @@ impl Replica {
             address,
             tasks: vec![tokio::spawn(keep), serving],
             folder,
+            metrics,
             _stop: stop,
         }
     }
@@ -195,7 +221,7 @@ fn serial(chain: &str) -> Serial {
 
 fn shop() -> Api {
     let api = Api::default();
-    api.token("front", status("shop:front", Some("front-1")));
+    bound(&api, "front", "shop:front", "front-1");
     api
 }
 
@@ -265,14 +291,74 @@ async fn only_the_token_of_a_pod_that_is_there_gets_anything() {
 }
 
 #[tokio::test]
+async fn a_token_that_another_pod_shows_is_refused_and_counted() {
+    let api = shop();
+    // A socket of both families says that addresses of IPv4 are of IPv6.
+    for at in ["127.0.0.1:0", "[::]:0"] {
+        put_pod(&api, "shop", "front-1", HERE);
+        let replica = Replica::listening(&api, IssuerKind::BuiltIn, at).await;
+        replica.signed("front").await;
+        put_pod(&api, "shop", "front-1", "10.244.0.7");
+        // The address is nobody's: say, of a node that puts its own in the place of a pod's.
+        replica.signed("front").await;
+        put_pod(&api, "other", "thief", HERE);
+        let refused = replica.sign("front", FRONT).await;
+        assert_refused(refused, "PermissionDenied", "the address of the pod other/thief");
+        let counted = replica.metrics.render();
+        assert!(counted.contains("weft_operator_stolen_tokens_total 1\n"), "{counted}");
+        assert!(counted.contains(r#"result="forbidden"} 1"#), "{counted}");
+        api.remove("/api/v1/namespaces/other/pods", "thief");
+        replica.signed("front").await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_another_pod_shows_reads_nothing() {
+    let api = shop();
+    put_pod(&api, "shop", "front-1", "10.244.0.7");
+    put_pod(&api, "other", "thief", HERE);
+    let replica = Replica::start(&api, IssuerKind::BuiltIn).await;
+    let told = replica.connect("front").await.trust().await;
+    assert!(matches!(told, Err(IdentityError::Refused(_))));
+    let tokens = Tokens::new(api.client(), Metrics::new());
+    let front = DataPlane::sidecar("shop", "front-1");
+    let from = |from: &str| Shown {
+        token: "front",
+        from: from.parse().expect("an address"),
+    };
+    let denied = tokens
+        .authenticate(from(HERE), &front)
+        .await
+        .expect_err("it was stolen");
+    assert!(denied.to_string().contains("other/thief"), "{denied}");
+    // What was found out of one address is not believed of another.
+    assert!(tokens.authenticate(from("10.244.0.7"), &front).await.is_ok());
+    assert!(tokens.authenticate(from(HERE), &front).await.is_err());
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_pod_at_once() {
+    let api = shop();
+    let replica = Replica::start(&api, IssuerKind::BuiltIn).await;
+    replica.signed("front").await;
+    // The API server may remember for a while that it was good.
+    api.remove("/api/v1/namespaces/shop/pods", "front-1");
+    assert_refused(replica.sign("front", FRONT).await, "Unauthenticated", "its pod is gone");
+}
+
+#[tokio::test]
 async fn the_token_by_which_a_gateway_is_told_what_to_serve_says_who_it_is_too() {
     let api = Api::default();
-    api.token("gateway", status("shop:edge-weft", Some("edge-weft-1")));
+    bound(&api, "gateway", "shop:edge-weft", "edge-weft-1");
     let replica = Replica::start(&api, IssuerKind::BuiltIn).await;
     let gateway = |replica| DataPlane::of_gateway("shop/edge".into(), replica);
-    let tokens = Tokens::new(api.client());
-    assert!(tokens.authenticate("gateway", &gateway("edge-weft-1")).await.is_ok());
-    assert!(tokens.authenticate("gateway", &gateway("edge-weft-2")).await.is_err());
+    let tokens = Tokens::new(api.client(), Metrics::new());
+    let shown = Shown {
+        token: "gateway",
+        from: HERE.parse().expect("an address"),
+    };
+    assert!(tokens.authenticate(shown, &gateway("edge-weft-1")).await.is_ok());
+    assert!(tokens.authenticate(shown, &gateway("edge-weft-2")).await.is_err());
     let (_, trust) = replica.trust("gateway").await;
     let edge = "spiffe://cluster.local/ns/shop/sa/edge-weft";
     assert_eq!(trust.identity.as_str(), edge);
@@ -396,7 +482,7 @@ async fn a_new_root_is_told_before_it_signs_and_certificates_of_the_old_one_hold
     let moved = timeout(PATIENCE, async {
         // Each time another pod, since one may not ask so often.
         for pod in 2.. {
-            api.token("front", status("shop:front", Some(&format!("front-{pod}"))));
+            bound(&api, "front", "shop:front", &format!("front-{pod}"));
             let signed = replica.signed("front").await;
             if trusts(&second, &signed.chain_pem) {
                 return signed;
@@ -416,7 +502,7 @@ async fn a_new_root_is_told_before_it_signs_and_certificates_of_the_old_one_hold
 #[tokio::test]
 async fn who_is_revoked_is_told_to_all_and_gets_no_certificate_any_more() {
     let api = shop();
-    api.token("back", status("shop:back", Some("back-1")));
+    bound(&api, "back", "shop:back", "back-1");
     let replica = Replica::start(&api, IssuerKind::BuiltIn).await;
     let (mut told, trust) = replica.trust("back").await;
     assert!(trust.trust.revoked.is_empty());

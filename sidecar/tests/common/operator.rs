@@ -14,7 +14,9 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, SerialNumber,
 };
 use tokio::{net::TcpListener, runtime::Runtime, sync::watch, task::JoinHandle};
-use weft_discovery::{Authenticate, DataPlane, Denied, Endpoint, Hear, Identify, Publisher, Refused, Server, Signed};
+use weft_discovery::{
+    Authenticate, DataPlane, Denied, Endpoint, Hear, Identify, Publisher, Refused, Server, Shown, Signed,
+};
 use weft_model::{
     Change, Key, MeshNamespace, MeshTrust, Report, Resource, Revocations, Serial, SpiffeId, Stage, TrustDomain,
 };
@@ -61,7 +63,7 @@ struct Shared {
 struct Anybody;
 
 impl Authenticate for Anybody {
-    async fn authenticate(&self, _: &str, _: &DataPlane) -> Result<(), Denied> {
+    async fn authenticate(&self, _: Shown<'_>, _: &DataPlane) -> Result<(), Denied> {
         Ok(())
     }
 }
@@ -83,15 +85,15 @@ impl Ca {
 #[weft_discovery::async_trait]
 impl Identify for Shared {
     /// A token is `NAMESPACE/ACCOUNT`.
-    async fn identify(&self, token: &str) -> Result<SpiffeId, Refused> {
+    async fn identify(&self, shown: Shown<'_>) -> Result<SpiffeId, Refused> {
         let bad = || Refused::Token("the API server does not know it".to_owned());
-        let (namespace, account) = token.split_once('/').ok_or_else(bad)?;
+        let (namespace, account) = shown.token.split_once('/').ok_or_else(bad)?;
         let domain = TrustDomain::parse("cluster.local").expect("a trust domain");
         SpiffeId::of(&domain, namespace, account).map_err(|_| bad())
     }
 
-    async fn sign(&self, token: &str, csr_pem: &str) -> Result<Signed, Refused> {
-        let id = self.identify(token).await?;
+    async fn sign(&self, shown: Shown<'_>, csr_pem: &str) -> Result<Signed, Refused> {
+        let id = self.identify(shown).await?;
         let _ = self.held.subscribe().wait_for(|held| !held).await;
         let csr = CertificateSigningRequestParams::from_pem(csr_pem);
         let csr = csr.map_err(|error| Refused::Request(error.to_string()))?;

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::watch};
-use weft_discovery::{Authenticate, DataPlane, Denied, Publisher, Server};
+use weft_discovery::{Authenticate, DataPlane, Denied, Publisher, Server, Shown};
 use weft_model::{Change, Key, Resource};
 
 use crate::common::{Meshed, Namespace, Network, WORLD, at, certificate::certificate};
@@ -31,8 +31,8 @@ pub(crate) const LIVE: &str = "198.51.100.2";
 struct Tokens;
 
 impl Authenticate for Tokens {
-    async fn authenticate(&self, token: &str, data_plane: &DataPlane) -> Result<(), Denied> {
-        if token == format!("token of {data_plane}") {
+    async fn authenticate(&self, shown: Shown<'_>, data_plane: &DataPlane) -> Result<(), Denied> {
+        if shown.token == format!("token of {data_plane}") {
             return Ok(());
         }
         Err(Denied::Token(data_plane.clone(), "it is another's".to_owned()))
