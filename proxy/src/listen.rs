@@ -15,6 +15,7 @@ use tokio::{
 use weft_model::Transport;
 
 use crate::{
+    dial::KEEPALIVE,
     downstream::{Client, h1, h2},
     intercepted::{self, Direction},
     io::Prefixed,
@@ -85,7 +86,11 @@ pub(crate) fn start(worker: &Rc<Worker>, socket: Socket, port: u16, speaks: Spea
     let worker = worker.clone();
     Ok(match speaks {
         Speaks::Udp => tokio::task::spawn_local(l4::udp::serve(worker, UdpSocket::from_std(socket.into())?, port)),
-        speaks => tokio::task::spawn_local(accept(worker, TcpListener::from_std(socket.into())?, port, speaks)),
+        speaks => {
+            // Accepted sockets take it over, so that it costs a connection nothing.
+            socket.set_tcp_keepalive(&KEEPALIVE)?;
+            tokio::task::spawn_local(accept(worker, TcpListener::from_std(socket.into())?, port, speaks))
+        }
     })
 }
 

@@ -311,6 +311,37 @@ fn much_passes_whole_in_both_directions_at_once_and_each_ends_by_itself() {
     });
 }
 
+/// Connections of a pod of which this end asks whether the other is still there: the kernel's table says which timer runs.
+fn asking(pod: &Meshed) -> usize {
+    let table = pod.network.pod.inside(|| {
+        ["tcp", "tcp6"].map(|of| std::fs::read_to_string(format!("/proc/thread-self/net/{of}")).expect("it is told"))
+    });
+    let lines = table.iter().flat_map(|table| table.lines());
+    let open = lines.filter(|line| line.split_whitespace().nth(3) == Some("01"));
+    open.filter(|line| {
+        line.split_whitespace()
+            .nth(5)
+            .is_some_and(|timer| timer.starts_with("02:"))
+    })
+    .count()
+}
+
+#[test]
+fn a_peer_that_is_gone_without_a_word_is_noticed() {
+    if !common::possible() {
+        return;
+    }
+    let pod = Meshed::new();
+    let before = asking(&pod);
+    let mut open = both_ways(&pod, 7000, echo);
+    for (_, stream) in &mut open {
+        say(stream, "hello");
+        expect(stream, b"hello");
+    }
+    // The sidecar has two ends of each.
+    eventually("all are asked", || asking(&pod) == before + 4);
+}
+
 #[test]
 fn a_reset_stays_a_reset() {
     if !common::possible() {

@@ -20,7 +20,7 @@ use super::{
     Direction,
     book::Destination,
     guarded::{self, Admitted},
-    open, original, tune,
+    open, original,
 };
 use crate::{
     authorization::Guard,
@@ -94,7 +94,7 @@ async fn admit(
     let address = original::destination(&client, port, Direction::Inbound);
     let address = address.map_err(|error| Ended::new(Flag::Refused, error.to_string()))?;
     story.endpoint.set(Some(address));
-    tune(&client).map_err(gone)?;
+    client.set_nodelay(true).map_err(gone)?;
     let destination = worker
         .book
         .destination(Direction::Inbound, address, worker.coarse_now());

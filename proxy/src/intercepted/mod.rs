@@ -20,9 +20,8 @@ mod outbound;
 mod parting;
 mod spoken;
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
 pub(crate) use self::{
@@ -40,6 +39,7 @@ pub use self::{
     spoken::{Direction, Protocol},
 };
 use crate::{
+    dial::tune,
     downstream::Client,
     flag::Flag,
     l4::{Ended, Story, relay::abort},
@@ -57,13 +57,6 @@ pub struct Intercept {
     /// Of connections that come to it.
     pub inbound: u16,
 }
-
-/// When a silent peer is asked whether it is still there, and how often. The application cannot ask for itself: what it
-/// asks is answered on this side.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(5);
 
 /// Where a connection goes.
 enum Way {
@@ -121,7 +114,9 @@ async fn way(
     let address = original::destination(client, port, Direction::Outbound);
     let address = address.map_err(|error| Ended::new(Flag::Refused, error.to_string()))?;
     story.endpoint.set(Some(address));
-    tune(client).map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
+    client
+        .set_nodelay(true)
+        .map_err(|error| Ended::new(Flag::ClientGone, error.to_string()))?;
     // Whether there are routes, and who has to prove what, is known only then; where there are, they decide.
     let is_routed = worker.snapshot().frontend(address).is_some();
     let (met, known) = worker.mesh.met(address, if is_routed { NAMES } else { DECIDES }).await;
@@ -205,17 +200,13 @@ async fn proven(worker: &Worker, reached: Reached) -> Result<BackendStream, Ende
 /// Connects to where a connection from the pod was going.
 async fn reached(worker: &Worker, address: SocketAddr) -> io::Result<Reached> {
     let limit = worker.options.limits.carried_connect_timeout;
-    let reached = mesh::reach(worker, address, limit).await?;
-    tune(&reached.stream)?;
-    Ok(reached)
+    mesh::reach(worker, address, limit).await
 }
 
 /// The same, of where it is known who is there.
 async fn reached_by(worker: &Worker, address: SocketAddr, known: Arc<Workloads>) -> io::Result<Reached> {
     let limit = worker.options.limits.carried_connect_timeout;
-    let reached = mesh::reach_by(worker, address, limit, known).await?;
-    tune(&reached.stream)?;
-    Ok(reached)
+    mesh::reach_by(worker, address, limit, known).await
 }
 
 /// Connects to the application here.
@@ -225,9 +216,4 @@ async fn open(worker: &Worker, address: SocketAddr) -> io::Result<TcpStream> {
     tune(&server)?;
     worker.count_connections(|stats| stats.upstream_opened += 1);
     Ok(server)
-}
-
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE)
 }

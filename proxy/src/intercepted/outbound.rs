@@ -242,9 +242,6 @@ async fn by_rule(
     };
     let connected = backend::connect(worker, &entry, security, story).await;
     let (server, load) = connected.inspect_err(|_| destination.failed())?;
-    if let Some(tcp) = crate::io::Stream::tcp(&server) {
-        super::tune(tcp).map_err(|error| Ended::new(Flag::ConnectFailed, error.to_string()))?;
-    }
     let now = worker.coarse_now();
     let edge = match story.endpoint.get() {
         Some(endpoint) => worker.edges.chosen(&worker.mesh, &entry.service.key, endpoint, now),

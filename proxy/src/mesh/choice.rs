@@ -18,7 +18,10 @@ use tokio::{
 use weft_model::{ServiceKey, Stage, WorkloadKey};
 
 use super::{DECIDES, Expected, Mesh, workloads::Workloads};
-use crate::{dial::dial, worker::Worker};
+use crate::{
+    dial::{dial, tune},
+    worker::Worker,
+};
 
 /// Endpoints that are tried for a connection before it is given up.
 const TRIES: usize = 3;
@@ -162,7 +165,7 @@ pub(crate) async fn reach_by(
 
 async fn connect(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
     let stream = timeout(limit, dial(to, worker.options.priority)).await??;
-    stream.set_nodelay(true)?;
+    tune(&stream)?;
     worker.count_connections(|stats| stats.upstream_opened += 1);
     Ok(stream)
 }

@@ -18,7 +18,7 @@ use weft_model::{BackendProtocol, PathMatch, Resource, Route};
 
 use super::scene::{lead_by, logging};
 use crate::common::{
-    Backend1, Fixture, PATIENCE,
+    Backend1, Fixture, PATIENCE, eventually,
     h2c::{H2Client, get},
     route, service,
 };
@@ -110,6 +110,37 @@ async fn hear(body: &mut h2::RecvStream, length: usize) -> Vec<u8> {
         heard.extend_from_slice(&data);
     }
     heard
+}
+
+/// Whether the proxy's end of each connection from one port or to another asks, after so many seconds at most, whether its peer is
+/// still there. The kernel's table says it: which timer runs, and for how many hundredths of a second.
+fn notices(from: u16, to: u16, within: u64) -> bool {
+    let table = std::fs::read_to_string("/proc/self/net/tcp").expect("it is told");
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let ends = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_open = fields.get(3) == Some(&"01");
+        let ends = is_open.then(|| (port(fields[1]), port(fields[2])))?;
+        let (timer, left) = fields[5].split_once(':')?;
+        let left = u64::from_str_radix(left, 16).ok()?;
+        let is_its = ends.0 == Some(from) || ends.1 == Some(to);
+        is_its.then_some(timer == "02" && left <= 100 * within)
+    });
+    let notices: Vec<bool> = ends.collect();
+    notices.len() == 2 && notices.into_iter().all(|notices| notices)
+}
+
+#[test]
+fn a_peer_that_is_gone_without_a_word_is_noticed() {
+    let (fixture, _log) = logging();
+    let talker = Talker::new();
+    lead_by(&fixture, BackendProtocol::Undeclared, talker.address, tunnels());
+    let mut client = fixture.connect();
+    client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: b.example\r\n\r\n");
+    assert_eq!(client.response("HEAD").status, 200);
+    assert_eq!(client.read_exact(GREETING.len()), GREETING);
+    // Nothing ends it but its peers: it may be silent for as long as they like.
+    eventually("both are asked", || notices(fixture.port, talker.address.port(), 60));
 }
 
 #[test]
