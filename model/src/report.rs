@@ -103,6 +103,13 @@ pub struct Flow {
     /// Connections that were refused since nobody had proven anything.
     #[serde(default)]
     pub refused: u64,
+    /// Requests, and connections that carry something else, that `strict` lets nobody do who has not proven who it is, although
+    /// the kubelet may come to that port: those that are no probe. At other ports that holds of all and is not counted.
+    #[serde(default)]
+    pub unproven: u64,
+    /// Of the connections, those in clear that have ended without a word of who has connected. As probes do that only connect.
+    #[serde(default)]
+    pub silent: u64,
     /// Bytes from who has connected, of connections that have ended.
     #[serde(default)]
     pub received: u64,
@@ -229,7 +236,17 @@ impl Counts {
 impl Flow {
     /// Whether nothing went there.
     pub fn is_empty(&self) -> bool {
-        self.requests.requests() == 0 && [self.connections, self.refused, self.received, self.sent] == [0; 4]
+        self.requests.requests() == 0 && {
+            let others = [
+                self.connections,
+                self.refused,
+                self.unproven,
+                self.silent,
+                self.received,
+                self.sent,
+            ];
+            others == [0; 6]
+        }
     }
 
     /// Adds another.
@@ -238,6 +255,8 @@ impl Flow {
         for (sum, more) in [
             (&mut self.connections, other.connections),
             (&mut self.refused, other.refused),
+            (&mut self.unproven, other.unproven),
+            (&mut self.silent, other.silent),
             (&mut self.received, other.received),
             (&mut self.sent, other.sent),
         ] {
@@ -252,6 +271,8 @@ impl Flow {
             requests: self.requests.since(&earlier.requests),
             connections: self.connections.saturating_sub(earlier.connections),
             refused: self.refused.saturating_sub(earlier.refused),
+            unproven: self.unproven.saturating_sub(earlier.unproven),
+            silent: self.silent.saturating_sub(earlier.silent),
             received: self.received.saturating_sub(earlier.received),
             sent: self.sent.saturating_sub(earlier.sent),
         }

@@ -44,6 +44,8 @@ pub(crate) struct EdgeCells {
     pub(crate) requests: Cells,
     connections: Cell<u64>,
     refused: Cell<u64>,
+    unproven: Cell<u64>,
+    silent: Cell<u64>,
     received: Cell<u64>,
     sent: Cell<u64>,
     used: Cell<Option<Instant>>,
@@ -205,6 +207,16 @@ impl EdgeCells {
         self.refused.set(self.refused.get() + 1);
     }
 
+    /// Counts what is no probe where in `strict` only the kubelet may come without proof, for its probes.
+    pub(crate) fn unproven(&self) {
+        self.unproven.set(self.unproven.get() + 1);
+    }
+
+    /// Counts a connection in clear that has ended without a word of the client.
+    pub(crate) fn silent(&self) {
+        self.silent.set(self.silent.get() + 1);
+    }
+
     /// Counts what a connection has carried.
     pub(crate) fn moved(&self, story: &Story, now: Instant) {
         self.received.set(self.received.get() + story.received.get());
@@ -252,6 +264,8 @@ impl EdgeCells {
             traffic: self.requests.read(),
             connections: self.connections.get(),
             refused: self.refused.get(),
+            unproven: self.unproven.get(),
+            silent: self.silent.get(),
             received: self.received.get(),
             sent: self.sent.get(),
             used: self.used.get(),
@@ -279,6 +293,8 @@ struct Counted {
     traffic: crate::traffic::Traffic,
     connections: u64,
     refused: u64,
+    unproven: u64,
+    silent: u64,
     received: u64,
     sent: u64,
     used: Option<Instant>,
@@ -296,6 +312,8 @@ impl Seen {
             sum.traffic.add(&more.traffic);
             sum.connections += more.connections;
             sum.refused += more.refused;
+            sum.unproven += more.unproven;
+            sum.silent += more.silent;
             sum.received += more.received;
             sum.sent += more.sent;
             sum.used = sum.used.max(more.used);
@@ -312,6 +330,8 @@ impl Seen {
             traffic: counted.traffic,
             connections: counted.connections,
             refused: counted.refused,
+            unproven: counted.unproven,
+            silent: counted.silent,
             received: counted.received,
             sent: counted.sent,
             used: counted.used,

@@ -448,6 +448,8 @@ mod tests {
             traffic: traffic.clone(),
             connections: 0,
             refused: 0,
+            unproven: 0,
+            silent: 0,
             received: 0,
             sent: 0,
             used: None,

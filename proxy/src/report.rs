@@ -32,6 +32,8 @@ impl EdgeStats {
                 requests: self.traffic.told(),
                 connections: self.connections,
                 refused: self.refused,
+                unproven: self.unproven,
+                silent: self.silent,
                 received: self.received,
                 sent: self.sent,
             },

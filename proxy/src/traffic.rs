@@ -207,6 +207,10 @@ pub struct EdgeStats {
     pub connections: u64,
     /// Connections that were refused since nobody had proven anything.
     pub refused: u64,
+    /// What is no probe, where in `strict` nobody else may come without proof.
+    pub unproven: u64,
+    /// Of the connections, those in clear that ended without a word of the client.
+    pub silent: u64,
     /// Bytes from clients, of connections that have ended.
     pub received: u64,
     /// Bytes to clients.

@@ -4,7 +4,7 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 
-use common::{Sidecar, WORLD, at, eventually, get, http, mesh::Mesh};
+use common::{Sidecar, WORLD, at, eventually, get, http, http2, mesh::Mesh};
 use serde_json::json;
 use weft_model::{Edge, Flow, Owner, Remote, Report, Stage, Way};
 
@@ -207,6 +207,55 @@ fn the_operator_is_told_what_was_seen_and_again_after_it_was_away() {
     get(&mut stream, 200);
     mesh.operator.serve();
     eventually("all is told anew", || told(&back(), true).requests.requests() == 4);
+}
+
+#[test]
+fn what_strict_would_refuse_where_the_kubelet_may_come_is_told() {
+    if !common::possible() {
+        return;
+    }
+    let mesh = Mesh::new(Stage::Observe);
+    let (web, echoes) = (mesh.serve(8081, http), mesh.serve(7000, common::echo));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let rpc = at(WORLD[0], 7001);
+    http2::serve(&runtime, &mesh.network.world, rpc, "back");
+    let member = json!({"kind": "member", "key": "shop/back", "account": "back", "probes": [
+        {"port": 8081, "path": "/204"}, {"port": 7000, "path": "/204"}, {"port": 7001, "path": "/grpc.health.v1.Health/Check"},
+    ]});
+    mesh.operator.tell(serde_json::from_value(member).expect("a member"));
+    eventually("the pod knows its probes", || {
+        mesh.back.config().contains("grpc.health.v1.Health")
+    });
+    let told = |port: u16| {
+        let mut flow = Flow::default();
+        let reports = mesh.operator.reports("shop", "back");
+        let edges = reports.iter().flat_map(|report| &report.edges);
+        let here = edges.filter(|told| (told.edge.way, told.edge.port) == (Way::Inbound, port));
+        here.filter(|told| matches!(told.edge.remote, Remote::Address(_)))
+            .for_each(|told| flow.add(&told.flow));
+        flow
+    };
+    for (times, stage) in [(1, Stage::Observe), (2, Stage::Secure)] {
+        mesh.stage(stage, if stage == Stage::Observe { "observe" } else { "secure" });
+        let mut probe = mesh.outside(web).expect("it listens");
+        get(&mut probe, 204);
+        get(&mut mesh.outside(web).expect("it listens"), 200);
+        let client = http2::Client::new(&runtime, mesh.outside(rpc).expect("it listens"));
+        for path in ["/grpc.health.v1.Health/Check", "/shop.Cart/Add/0"] {
+            client.ask(&runtime, path).expect("it is answered");
+        }
+        let mut other = mesh.outside(echoes).expect("it listens");
+        other.write_all(b"\0hello").expect("it is open");
+        common::expect(&mut other, b"\0hello");
+        drop(mesh.outside(echoes).expect("it listens"));
+        eventually("all of it is told", || {
+            let [web, rpc, echoes] = [8081, 7001, 7000].map(told);
+            web.requests.requests() == 2 * times
+                && web.unproven == times
+                && (rpc.requests.requests(), rpc.unproven) == (2 * times, times)
+                && (echoes.connections, echoes.unproven, echoes.silent) == (2 * times, times, times)
+        });
+    }
 }
 
 #[test]

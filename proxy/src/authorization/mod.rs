@@ -131,10 +131,12 @@ impl Guard {
             return Err("it has not proven who it is, and the namespace is strict by now".to_owned());
         }
         let protection = mesh.protection();
-        if !protection.guards(self) {
-            return Ok(());
+        let request = Request::of(view);
+        let doing = Doing::Request(&request);
+        if let Some(edge) = edge {
+            protection.count_unproven(self, &doing, edge);
         }
-        protection.decide_of(self, &Doing::Request(&Request::of(view)), edge)
+        protection.decide_of(self, &doing, edge)
     }
 
     /// Whether a request would not pass. Nothing is counted.
@@ -153,7 +155,13 @@ impl Guard {
 
     /// Whether a connection that carries something else than requests may go on; if not, why.
     pub(crate) fn opaque(&self, mesh: &Mesh, edge: &EdgeCells) -> Decision {
-        mesh.protection().decide_of(self, &Doing::Opaque, Some(edge))
+        let protection = mesh.protection();
+        let decision = protection.decide_of(self, &Doing::Opaque, Some(edge));
+        // What goes on is counted once it is seen what it carries.
+        if decision.is_err() {
+            protection.count_unproven(self, &Doing::Opaque, edge);
+        }
+        decision
     }
 }
 
@@ -170,7 +178,25 @@ impl Protection {
 
     /// Whether a port is one where, of those who do not prove who they are, only the kubelet may come, for its probes.
     pub(crate) fn takes_probes_only(&self, port: u16) -> bool {
-        self.strict && self.probes.iter().any(|probe| probe.port == port)
+        self.strict && self.knows_probes(port)
+    }
+
+    /// Whether probes can be told from everything else that comes to a port.
+    fn knows_probes(&self, port: u16) -> bool {
+        self.probes.iter().any(|probe| probe.port == port)
+    }
+
+    /// Whether of what somebody does it is counted what is no probe.
+    pub(crate) fn tells_probes(&self, guard: &Guard) -> bool {
+        guard.identity.is_none() && guard.supposed.is_none() && self.knows_probes(guard.port)
+    }
+
+    /// Counts what `strict` lets nobody do without proof, in whatever stage, where the kubelet may come.
+    pub(crate) fn count_unproven(&self, guard: &Guard, doing: &Doing<'_>, edge: &EdgeCells) {
+        let is_probe = || matches!(doing, Doing::Request(request) if self.is_probe(guard.port, request));
+        if self.tells_probes(guard) && !is_probe() {
+            edge.unproven();
+        }
     }
 
     /// Whether all that somebody might do is allowed, whatever it turns out to be.

@@ -397,4 +397,7 @@ fn in_strict_the_kubelet_may_probe_and_nobody_else_may_do_anything_in_clear_ther
     assert!(!strict.guards(&guard(FRONT, 8080)) && allows(&strict, FRONT, 8080, "GET /"));
     let (_, secure) = protection(Stage::Secure, DefaultAction::Allow, &[]);
     assert!(!secure.guards(&guard("", 8080)));
+    // Before, it is only counted who would not come any more: where it may be the kubelet, since elsewhere all are those.
+    assert!(secure.tells_probes(&guard("", 8080)));
+    assert!(!secure.tells_probes(&guard("", 8081)) && !secure.tells_probes(&guard(FRONT, 8080)));
 }

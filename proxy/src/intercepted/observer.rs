@@ -160,6 +160,7 @@ impl<'a> Observer<'a> {
         let takes = self.guard.is_some() || self.destination_has_routes(&snapshot);
         if takes {
             self.taken.set(Some(bytes.to_vec()));
+            self.said.update(|said| said + bytes.len() as u64);
         }
         takes
     }
@@ -237,7 +238,7 @@ impl<'a> Observer<'a> {
             Side::Server => &self.heard,
         };
         let before = seen.replace(seen.get() + bytes.len() as u64);
-        let logged = || self.worker.log().is_some();
+        let logged = || self.worker.log().is_some() || self.tells_probes();
         let traced = self.worker.spans.is_some();
         let mut state = self.state.borrow_mut();
         if matches!(*state, State::Quiet) {
@@ -334,7 +335,10 @@ impl<'a> Observer<'a> {
         let mut ended = |pending: Pending, how| self.ended2(pending, how);
         let read = match side {
             Side::Client => {
-                let mut begun = |fields: &Fields| spans::Seen::of_fields(self.worker, fields);
+                let mut begun = |fields: &Fields| {
+                    self.begun2(fields);
+                    spans::Seen::of_fields(self.worker, fields)
+                };
                 conversation.client(bytes, &mut begun, &mut ended)
             }
             Side::Server => conversation.server(bytes, &mut ended),

@@ -56,6 +56,9 @@ struct CutOff {
     port: u16,
     requests: u64,
     connections: u64,
+    /// What is no probe, where the kubelet probes; the rest may be of it.
+    #[serde(skip_serializing_if = "is_none")]
+    beside_probes: u64,
     /// Already now.
     refused: u64,
     last_seen: u64,
@@ -98,11 +101,21 @@ pub(super) fn preview(
     }
 }
 
-/// Whether it may be a probe of the kubelet: it comes to a port at which one is declared, and from nobody who is known to be
-/// somebody else.
+fn is_none(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Whether it may be the kubelet: it comes to a port at which a probe is declared, and from nobody who is known to be somebody
+/// else. What it does besides is not the kubelet's: others on its node have the same address.
 fn may_be_kubelet(edge: &EdgeView, pods: &Pods) -> bool {
     let of_pod = edge.source.address.is_some_and(|address| pods.is_pod(address));
     edge.probed && !of_pod && !edge.source.is_meshed()
+}
+
+/// Whether it has only ever connected, as a probe by `tcpSocket` does: that it may in any stage.
+fn is_silent(edge: &EdgeView) -> bool {
+    let flow = &edge.flow;
+    flow.silent > 0 && flow.connections <= flow.silent && flow.requests.requests() + flow.refused == 0
 }
 
 /// Those that come and prove nothing, where that is wanted.
@@ -118,8 +131,8 @@ fn cut_off(namespace: &str, stage: Stage, callers: &[EdgeView], pods: &Pods) -> 
     }
     let would = |edge: &&EdgeView| {
         let flow = &edge.flow;
-        if edge.secured || may_be_kubelet(edge, pods) || flow.requests.requests() + flow.connections + flow.refused == 0
-        {
+        let probes = may_be_kubelet(edge, pods) && flow.unproven == 0 || is_silent(edge);
+        if edge.secured || probes || flow.requests.requests() + flow.connections + flow.refused == 0 {
             return false;
         }
         // Workloads of the mesh prove who they are once their namespace wants them to.
@@ -129,14 +142,22 @@ fn cut_off(namespace: &str, stage: Stage, callers: &[EdgeView], pods: &Pods) -> 
     };
     let mut found: Vec<CutOff> = here()
         .filter(would)
-        .map(|edge| CutOff {
-            source: named(&edge.source, pods),
-            destination: named(&edge.destination, pods),
-            port: edge.port,
-            requests: edge.flow.requests.requests(),
-            connections: edge.flow.connections,
-            refused: edge.flow.refused,
-            last_seen: edge.last_seen,
+        .map(|edge| {
+            let all = [edge.flow.requests.requests(), edge.flow.connections, 0];
+            let [requests, connections, beside_probes] = match may_be_kubelet(edge, pods) {
+                true => [0, 0, edge.flow.unproven],
+                false => all,
+            };
+            CutOff {
+                source: named(&edge.source, pods),
+                destination: named(&edge.destination, pods),
+                port: edge.port,
+                requests,
+                connections,
+                beside_probes,
+                refused: edge.flow.refused,
+                last_seen: edge.last_seen,
+            }
         })
         .collect();
     found.sort_by_key(|caller| std::cmp::Reverse(caller.last_seen));
@@ -269,6 +290,10 @@ impl CutOff {
                 what.push(plural(usize::try_from(count).unwrap_or(usize::MAX), name));
             }
         }
+        if self.beside_probes > 0 {
+            let times = plural(usize::try_from(self.beside_probes).unwrap_or(usize::MAX), "time");
+            what.push(format!("{times} for something else than a probe"));
+        }
         if self.refused > 0 {
             what.push(format!("{} refused", self.refused));
         }
@@ -285,6 +310,8 @@ impl CutOff {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::Flow;
+
     use super::{
         super::super::seen::stat::tests::{edge, pods},
         *,
@@ -350,17 +377,38 @@ mod tests {
     }
 
     #[test]
-    fn where_the_kubelet_probes_pods_are_cut_off_all_the_same() {
+    fn who_only_connects_may_do_so_in_any_stage() {
+        let mut probe = from("10.9.9.9", false, 100);
+        probe.flow = Flow {
+            connections: 3,
+            silent: 3,
+            ..Flow::default()
+        };
+        assert!(sources(Stage::Secure, std::slice::from_ref(&probe)).is_empty());
+        // One is open still, and may say something.
+        probe.flow.connections = 4;
+        assert_eq!(sources(Stage::Secure, &[probe]), ["10.9.9.9"]);
+    }
+
+    #[test]
+    fn where_the_kubelet_probes_others_are_cut_off_all_the_same() {
         let pods = pods(&[("web", true), ("cron", false)]);
         let probed = |source: &str| EdgeView {
             probed: true,
             ..from(source, false, 100)
         };
-        let callers = ["10.9.9.9", "10.0.0.2", "front"].map(probed);
+        let mut callers = ["10.9.9.9", "10.0.0.2", "front", "10.9.9.8"].map(probed);
+        // It has the address of a node, say, as the kubelet has, and wants something else.
+        callers[3].flow.unproven = 2;
         let preview = preview("shop", Stage::Secure, Some(Stage::Strict), &pods, Some((&callers, 1)));
+        let details = preview.details();
+        assert!(
+            details.contains("10.9.9.8 → shop/deploy/web:8080, 2 times for something else than a probe, last "),
+            "{details}"
+        );
         let mut sources: Vec<String> = preview.cut_off.into_iter().map(|caller| caller.source).collect();
         sources.sort();
-        assert_eq!(sources, ["10.0.0.2 (pod shop/cron-1)", "shop/deploy/front"]);
+        assert_eq!(sources, ["10.0.0.2 (pod shop/cron-1)", "10.9.9.8", "shop/deploy/front"]);
     }
 
     #[test]

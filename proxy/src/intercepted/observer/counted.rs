@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Observer, State};
 use crate::{
+    authorization::Doing,
     flag::Flag,
     intercepted::{Protocol, http1::Pending, http2::How},
     l4::Ended,
@@ -23,6 +24,10 @@ impl Observer<'_> {
 
     /// The connection has ended: requests that were not answered to the end have failed.
     pub(in crate::intercepted) fn finish(&self, ended: &Ended) {
+        let in_clear = self.guard.is_some_and(|guard| guard.identity.is_none());
+        if in_clear && self.said.get() + self.story.received.get() == 0 {
+            self.edge.silent();
+        }
         let moved = self.story.received.get() + self.story.sent.get() > 0;
         self.decide(if moved { Protocol::Opaque } else { Protocol::Silent });
         let broken = |pending: Pending| {
@@ -46,6 +51,11 @@ impl Observer<'_> {
             self.spoken.set(Some(protocol));
             self.story.protocol.set(protocol.logged());
             self.worker.book.decided(self.direction, protocol);
+            let is_opaque = matches!(protocol, Protocol::Tls | Protocol::Opaque | Protocol::ServerFirst);
+            if let Some(guard) = self.guard.filter(|_| is_opaque) {
+                let protection = self.worker.mesh.protection();
+                protection.count_unproven(guard, &Doing::Opaque, self.edge);
+            }
         }
     }
 

@@ -4,9 +4,10 @@ use std::task::Context;
 
 use super::{Observer, State};
 use crate::{
-    authorization::{Guard, Kept},
+    authorization::{Doing, Guard, Kept, Request},
     fields::RequestView,
     h1::Message,
+    hpack::Fields,
     intercepted::Protocol,
     spans,
 };
@@ -84,5 +85,28 @@ impl Observer<'_> {
             self.upgrade.replace(message.upgrade().map(|_| Kept::new(&view)));
         }
         spans::Seen::of(self.worker, message)
+    }
+
+    /// The same of HTTP/2, which no policy is asked about here.
+    pub(super) fn begun2(&self, fields: &Fields) {
+        let Some(guard) = self.guard.filter(|_| self.tells_probes()) else {
+            return;
+        };
+        let [method, host, path] =
+            [&fields.method, &fields.authority, &fields.path].map(|text| text.as_deref().unwrap_or_default());
+        let request = Request {
+            method,
+            host,
+            path: path.split('?').next().unwrap_or(path),
+            fields: &http::HeaderMap::new(),
+        };
+        let protection = self.worker.mesh.protection();
+        protection.count_unproven(guard, &Doing::Request(&request), self.edge);
+    }
+
+    /// Whether it is counted what the kubelet would not ask.
+    pub(super) fn tells_probes(&self) -> bool {
+        self.guard
+            .is_some_and(|guard| self.worker.mesh.protection().tells_probes(guard))
     }
 }
