@@ -9,7 +9,7 @@ use crate::{
     cluster::{Cluster, address, eventually},
     load::{Load, Target, metrics, status},
     monitors,
-    scene::{GATEWAY, OF_GATEWAY, asking, fresh, route},
+    scene::{GATEWAY, OF_GATEWAY, asking, meshed, route},
 };
 
 const NAMESPACE: &str = "weft-e2e-edge";
@@ -20,21 +20,13 @@ const REQUESTS: u64 = 300;
 
 /// Plays it, and takes everything down.
 pub(crate) async fn run(cluster: &Cluster) -> anyhow::Result<()> {
-    fresh(cluster, NAMESPACE, "strict").await?;
+    meshed(cluster, NAMESPACE, "strict", &json!({})).await?;
     let outcome = all(cluster).await;
     cluster.delete("Namespace", "", NAMESPACE).await?;
     outcome
 }
 
 async fn all(cluster: &Cluster) -> anyhow::Result<()> {
-    eventually("the roots are there", async || {
-        Ok(cluster
-            .api("ConfigMap", NAMESPACE)?
-            .get_opt("weft-roots")
-            .await?
-            .is_some())
-    })
-    .await?;
     cluster.apply(&manifests()).await?;
     cluster.rolled_out(NAMESPACE, "web").await?;
     cluster.programmed(NAMESPACE, GATEWAY).await?;

@@ -12,7 +12,7 @@ use crate::{
     failures::control::scale_operator,
     load, path,
     scene::{OPERATOR, SYSTEM, asking, fresh},
-    seeing,
+    seeing, workloads,
 };
 
 /// A namespace that is observed, one where policies are enforced, and one that is not in the mesh.
@@ -24,23 +24,37 @@ const CONFIGURATION: &str = "weft-operator";
 /// Tells back what it is asked, and asks.
 const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 
-pub(crate) async fn run() -> anyhow::Result<ExitCode> {
+/// Plays all, or those parts whose names contain something.
+pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::connect().await?;
-    let start = Instant::now();
+    let mut parts = ["injection", "edge", "workloads"]
+        .into_iter()
+        .filter(|part| part.contains(filter.unwrap_or_default()))
+        .peekable();
+    ensure!(parts.peek().is_some(), "no part is called like {filter:?}");
+    for part in parts {
+        let start = Instant::now();
+        match part {
+            "injection" => injection(&cluster).await?,
+            "edge" => edge::run(&cluster).await?,
+            _ => workloads::run(&cluster).await?,
+        }
+        println!("ok      {part} ({:.0} s)", start.elapsed().as_secs_f64());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In namespaces of its own.
+async fn injection(cluster: &Cluster) -> anyhow::Result<()> {
     let namespaces = [(OBSERVED, "observe"), (SECURE, "secure"), (OUTSIDE, "")];
     for (namespace, stage) in namespaces {
-        fresh(&cluster, namespace, stage).await?;
+        fresh(cluster, namespace, stage).await?;
     }
-    let outcome = all(&cluster).await;
+    let outcome = all(cluster).await;
     for (namespace, _) in namespaces {
         cluster.delete("Namespace", "", namespace).await?;
     }
-    outcome?;
-    println!("ok      injection ({:.0} s)", start.elapsed().as_secs_f64());
-    let start = Instant::now();
-    edge::run(&cluster).await?;
-    println!("ok      edge ({:.0} s)", start.elapsed().as_secs_f64());
-    Ok(ExitCode::SUCCESS)
+    outcome
 }
 
 async fn all(cluster: &Cluster) -> anyhow::Result<()> {

@@ -19,6 +19,7 @@ mod scene;
 mod seeing;
 mod smi;
 mod weft;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -39,7 +40,10 @@ enum Command {
         filter: Option<String>,
     },
     /// Lets pods get sidecars, and sees what that does to them.
-    Injection,
+    Injection {
+        /// Only those parts whose names contain this.
+        filter: Option<String>,
+    },
     /// Runs the SMI conformance tests.
     Smi {
         /// Only those parts whose names contain this.
@@ -61,7 +65,7 @@ enum Command {
 async fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Failures { filter } => failures::run(filter.as_deref()).await,
-        Command::Injection => injection::run().await,
+        Command::Injection { filter } => injection::run(filter.as_deref()).await,
         Command::Smi { filter } => smi::run(filter.as_deref()).await,
         Command::Removal => removal::run().await,
         Command::Acme => acme::run().await,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use kube::api::DynamicObject;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, eventually},
@@ -100,6 +100,20 @@ pub(crate) async fn fresh(cluster: &Cluster, namespace: &str, stage: &str) -> an
         object["metadata"]["labels"] = json!({"weft.dev/mesh": stage});
     }
     cluster.apply_object(object).await
+}
+
+/// Makes a namespace anew that is in the mesh, with annotations, and waits until pods find there what their sidecars need.
+pub(crate) async fn meshed(cluster: &Cluster, namespace: &str, stage: &str, annotations: &Value) -> anyhow::Result<()> {
+    cluster.without(namespace).await?;
+    let metadata = json!({"name": namespace, "labels": {"weft.dev/mesh": stage}, "annotations": annotations});
+    cluster
+        .apply_object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+        .await?;
+    eventually(format!("{namespace} is in the mesh"), async || {
+        let roots = cluster.api("ConfigMap", namespace)?.get_opt("weft-roots").await?;
+        Ok(roots.is_some())
+    })
+    .await
 }
 
 /// A namespace that is not in the mesh.

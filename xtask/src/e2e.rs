@@ -15,8 +15,9 @@ pub(crate) fn failures(filter: Option<&str>) -> anyhow::Result<()> {
 }
 
 /// Lets pods get sidecars.
-pub(crate) fn injection() -> anyhow::Result<()> {
-    run("injection", &[])
+pub(crate) fn injection(filter: Option<&str>) -> anyhow::Result<()> {
+    let filter = filter.map(str::to_owned);
+    run("injection", &Vec::from_iter(filter))
 }
 
 /// Runs the SMI conformance tests.

@@ -72,7 +72,10 @@ enum Command {
         filter: Option<String>,
     },
     /// Let pods in the cluster get sidecars, and see that they work as without.
-    Injection,
+    Injection {
+        /// Only those parts whose names contain this.
+        filter: Option<String>,
+    },
     /// Run the SMI conformance tests in the cluster, and what they leave out.
     Smi {
         /// Only those parts whose names contain this.
@@ -159,8 +162,8 @@ fn run() -> anyhow::Result<ExitCode> {
             e2e::failures(filter.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Injection => {
-            e2e::injection()?;
+        Command::Injection { filter } => {
+            e2e::injection(filter.as_deref())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Smi { filter } => {

@@ -21,7 +21,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, eventually};
+use crate::{
+    cluster::{Cluster, eventually},
+    scene::meshed,
+};
 
 /// How often something has to hold once it does.
 const AGAIN: usize = 3;
@@ -102,20 +105,7 @@ impl Case {
 
     /// Makes the namespace, in the mesh.
     async fn begin(&self, annotations: Value) -> anyhow::Result<()> {
-        let (cluster, namespace) = (&self.cluster, self.namespace.as_str());
-        cluster.without(namespace).await?;
-        let metadata = json!({"name": namespace, "labels": {"weft.dev/mesh": "secure"}, "annotations": annotations});
-        cluster
-            .apply_object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
-            .await?;
-        eventually(format!("{namespace} is in the mesh"), async || {
-            Ok(cluster
-                .api("ConfigMap", namespace)?
-                .get_opt("weft-roots")
-                .await?
-                .is_some())
-        })
-        .await
+        meshed(&self.cluster, &self.namespace, "secure", &annotations).await
     }
 
     /// Holds that a definition is there and is as it should be.

@@ -29,6 +29,7 @@ const ECHO_BASIC: GoProgram = program(
 );
 const SMI_APP: GoProgram = program("smi-app", "smi-app", ".");
 const ECHO_ADVANCED: GoProgram = program("echo-advanced", "echo-advanced", ".");
+const COLLECTOR: GoProgram = program("collector", "collector", ".");
 const CERT_MANAGER: GoProgram = program("cert-manager", "cert-manager", ".");
 
 const GRPC_SERVER: GoProgram = program("grpc-server", "grpc", "google.golang.org/grpc/interop/server");
@@ -110,6 +111,7 @@ pub(super) fn build(profile: &str) -> anyhow::Result<Vec<Image>> {
             COREDNS.build()?,
         ),
         Image::of_one(&["weft.dev/smi-app:dev"], "/smi-app", SMI_APP.build()?),
+        Image::of_one(&["weft.dev/collector:dev"], "/collector", COLLECTOR.build()?),
         // The manifests of one release of the suite name three; the suite has the source of one.
         Image::of_one(
             &[

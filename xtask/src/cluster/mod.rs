@@ -122,7 +122,7 @@ pub(crate) fn test(steps: &mut Steps) {
     steps.step("conformance of the mesh with mutual TLS", || {
         conformance::run(&conformance::Options::of_secure_mesh(), false)
     });
-    steps.step("injection", e2e::injection);
+    steps.step("injection", || e2e::injection(None));
     steps.step("SMI conformance", || e2e::smi(None));
     steps.step("a sample application in the mesh", e2e::sample);
     steps.step("certificates by ACME for Gateways in the cluster", e2e::acme);
