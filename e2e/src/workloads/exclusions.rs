@@ -17,7 +17,7 @@ pub(super) async fn all(workloads: &Workloads<'_>) -> anyhow::Result<()> {
         .context("ports that are excluded where connections come in")?;
     outbound(workloads)
         .await
-        .context("ports and networks that are excluded where connections leave")?;
+        .context("ports, networks and users that are excluded where connections leave")?;
     opted_out(workloads).await.context("a pod that has opted out")
 }
 
@@ -52,12 +52,12 @@ async fn resources(workloads: &Workloads<'_>) -> anyhow::Result<()> {
 /// Whoever comes to an excluded port of a strict workload reaches the application itself, also in clear.
 async fn inbound(workloads: &Workloads<'_>) -> anyhow::Result<()> {
     let (web, client) = (workloads.address("web").await?, workloads.address("client").await?);
-    let answer = workloads.from_outside("web", UNTURNED).await?;
+    let answer = workloads.asked_from_outside("web", UNTURNED).await?;
     ensure!(
         field(&answer, "IP")? != web.to_string(),
         "the sidecar has asked for somebody outside:\n{answer}"
     );
-    let refused = workloads.from_outside("web", 8080).await;
+    let refused = workloads.asked_from_outside("web", 8080).await;
     ensure!(
         refused.is_err(),
         "a strict workload lets somebody in who comes in clear"
@@ -83,19 +83,19 @@ async fn inbound(workloads: &Workloads<'_>) -> anyhow::Result<()> {
 
 /// What is excluded goes out in clear, unseen by the sidecar: a strict workload does not let it in.
 async fn outbound(workloads: &Workloads<'_>) -> anyhow::Result<()> {
-    for (excluded, port, otherwise) in [
-        (format!("tcp://web:{TCP}"), TCP, "client"),
-        ("http://direct:8080/".to_owned(), 8080, "client"),
+    let to_port = format!("tcp://web:{TCP}");
+    for (from, url, port) in [
+        ("leaver", to_port.as_str(), TCP),
+        ("leaver", "http://direct:8080/", 8080),
+        ("skipped", "http://web:8080/", 8080),
     ] {
-        let answer = workloads.call(otherwise, &excluded).await?;
+        let answer = workloads.call("client", url).await?;
         ensure!(answer.is_by("web"), "it is answered by another: {}", answer.0);
-        let refused = workloads.call("leaver", &excluded).await.err();
-        let error = format!(
-            "{:#}",
-            refused.with_context(|| format!("{excluded} does not go out in clear"))?
-        );
-        ensure!(error.contains("reset by peer") || error.contains("EOF"), "{error}");
-        workloads.refused_in_the_log("leaver", port).await?;
+        workloads
+            .cut_off(from, url)
+            .await
+            .context("it does not go out in clear")?;
+        workloads.refused_in_the_log(from, port).await?;
     }
     // Others let it in, and what is not excluded goes out with proof.
     ensure!(
@@ -121,6 +121,9 @@ async fn outbound(workloads: &Workloads<'_>) -> anyhow::Result<()> {
             .any(|seen| *seen == direct || seen.ends_with(&format!(":{TCP}"))),
         "the sidecar has seen {destinations:?}"
     );
+    // All of it is by that user.
+    let destinations = self::destinations(workloads, "skipped", "outbound").await?;
+    ensure!(destinations.is_empty(), "the sidecar has seen {destinations:?}");
     Ok(())
 }
 
@@ -141,10 +144,9 @@ async fn opted_out(workloads: &Workloads<'_>) -> anyhow::Result<()> {
             .await?
             .is_by("web")
     );
-    let refused = workloads.call("plain", "http://web:8080/").await;
-    ensure!(refused.is_err(), "a strict workload lets it in");
+    workloads.cut_off("plain", "http://web:8080/").await?;
     workloads.refused_in_the_log("plain", 8080).await?;
-    let answer = workloads.from_outside("plain", 8080).await?;
+    let answer = workloads.asked_from_outside("plain", 8080).await?;
     ensure!(
         super::is_of(field(&answer, "Hostname")?, "plain"),
         "another has answered:\n{answer}"

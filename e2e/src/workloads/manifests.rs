@@ -8,11 +8,12 @@ use super::NAMESPACE;
 use crate::scene::{GATEWAY, HTTP};
 
 /// All that run.
-pub(super) const APPS: [&str; 7] = ["collector", "web", "v1", "v2", "client", "leaver", "plain"];
+pub(super) const APPS: [&str; 8] = ["collector", "web", "v1", "v2", "client", "leaver", "skipped", "plain"];
 /// What is answered by itself, beside HTTP at 8080.
 pub(super) const UNTURNED: u16 = 8081;
 pub(super) const TCP: u16 = 9090;
 pub(super) const TLS: u16 = 8443;
+pub(super) const GRPC: u16 = 7070;
 /// Where spans are taken.
 const OTLP: u16 = 4317;
 
@@ -21,7 +22,7 @@ const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 /// The Services, and the application that each is of. `front` has routes, and nobody's sidecar sees who goes to `direct`.
 const SERVICES: [(&str, &str, &[u16]); 7] = [
     ("collector", "collector", &[OTLP, 8080]),
-    ("web", "web", &[8080, UNTURNED, TCP, TLS]),
+    ("web", "web", &[8080, UNTURNED, TCP, TLS, GRPC]),
     ("front", "web", &[TCP, TLS]),
     ("direct", "web", &[8080]),
     ("v1", "v1", &[8080, TCP, TLS]),
@@ -67,6 +68,8 @@ pub(super) fn apps(direct: IpAddr) -> Vec<Value> {
                     "weft.dev/sidecar-memory-request": "48Mi",
                 }),
             ),
+            // As whom the image runs.
+            "skipped" => (json!({}), json!({"weft.dev/skip-uids": "1338"})),
             "plain" => (json!({"weft.dev/inject": "disabled"}), json!({})),
             _ => (json!({}), json!({})),
         };
@@ -88,6 +91,7 @@ fn deployment(app: &str, mut labels: Value, annotations: &Value) -> Value {
             "name": "app", "image": ECHO,
             "args": [
                 "--port=8080", format!("--port={UNTURNED}"), format!("--tcp={TCP}"), format!("--tls={TLS}"),
+                format!("--grpc={GRPC}"),
             ],
             "startupProbe": {
                 "exec": {"command": ["/usr/local/bin/client", "http://127.0.0.1:8080/"]},

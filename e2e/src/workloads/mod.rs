@@ -125,8 +125,18 @@ impl Workloads<'_> {
         Ok(Answer(String::from_utf8(output.stdout)?))
     }
 
+    /// Holds that what an application asks is not answered, but ended.
+    async fn cut_off(&self, from: &str, url: &str) -> anyhow::Result<()> {
+        let answer = self.call(from, url).await;
+        let error = answer.err().with_context(|| format!("{from} is answered by {url}"))?;
+        let text = format!("{error:#}");
+        let ends = ["reset by peer", "EOF", "closed without an answer"];
+        ensure!(ends.iter().any(|end| text.contains(end)), "{text}");
+        Ok(())
+    }
+
     /// What somebody outside of the mesh is answered by a port of an application.
-    async fn from_outside(&self, app: &str, port: u16) -> anyhow::Result<String> {
+    async fn asked_from_outside(&self, app: &str, port: u16) -> anyhow::Result<String> {
         load::body(&Target {
             address: SocketAddr::new(self.address(app).await?, port),
             host: app.to_owned(),

@@ -6,16 +6,17 @@ use std::cell::RefCell;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::{Answer, NAMESPACE, Workloads};
+use super::{Answer, NAMESPACE, Workloads, manifests::GRPC};
 use crate::{
     cluster::{address, eventually, name},
     scene::{GATEWAY, OF_GATEWAY},
 };
 
-/// The traces of what is only carried, of what goes by a route, and by a Gateway.
+/// The traces of what is only carried, of a call of gRPC, of what goes by a route, and by a Gateway.
 const CARRIED: &str = "0af7651916cd43dd8448eb211c803101";
 const ROUTED: &str = "0af7651916cd43dd8448eb211c803102";
 const EDGE: &str = "0af7651916cd43dd8448eb211c803103";
+const CALL: &str = "0af7651916cd43dd8448eb211c803104";
 /// The span of who asks.
 const SPAN: &str = "b7ad6b7169203331";
 
@@ -24,17 +25,18 @@ const SERVER: &str = "SPAN_KIND_SERVER";
 
 pub(super) async fn all(workloads: &Workloads<'_>) -> anyhow::Result<()> {
     carried(workloads).await.context("what is only carried")?;
+    grpc(workloads).await.context("a call of gRPC")?;
     routed(workloads).await.context("what goes by a route")?;
     edge(workloads).await.context("what goes by a Gateway")?;
     // Nothing was told of twice, and nothing else.
     let all = told(workloads).await?;
-    for (trace, count) in [(CARRIED, 2), (ROUTED, 2), (EDGE, 4)] {
+    for (trace, count) in [(CARRIED, 2), (CALL, 2), (ROUTED, 2), (EDGE, 4)] {
         ensure!(
             all.iter().filter(|span| span["trace"] == trace).count() == count,
             "{trace}: {all:#?}"
         );
     }
-    ensure!(all.len() == 8, "somebody has begun a trace unasked: {all:#?}");
+    ensure!(all.len() == 10, "somebody has begun a trace unasked: {all:#?}");
     Ok(())
 }
 
@@ -78,7 +80,14 @@ async fn carried(workloads: &Workloads<'_>) -> anyhow::Result<()> {
     }
     ensure!(client["id"] != server["id"], "both are one: {client:#}");
     let from = workloads.address("client").await?.to_string();
-    says(client, &[("/attributes/network.peer.port", "8080")])?;
+    let to = workloads.service("web").await?.to_string();
+    says(
+        client,
+        &[
+            ("/attributes/network.peer.address", &to),
+            ("/attributes/network.peer.port", "8080"),
+        ],
+    )?;
     says(
         server,
         &[
@@ -86,6 +95,27 @@ async fn carried(workloads: &Workloads<'_>) -> anyhow::Result<()> {
             ("/attributes/weft.peer.identity", &identity("client")),
         ],
     )
+}
+
+/// A call of gRPC is told of by its code.
+async fn grpc(workloads: &Workloads<'_>) -> anyhow::Result<()> {
+    let url = format!("grpc://web:{GRPC}");
+    call(workloads, &url, &format!("00-{CALL}-{SPAN}-01"), &[]).await?;
+    let spans = of(workloads, CALL, 2).await?;
+    for (kind, app) in [(CLIENT, "client"), (SERVER, "web")] {
+        says(
+            find(&spans, kind, app)?,
+            &[
+                ("/parent", SPAN),
+                ("/attributes/rpc.system", "grpc"),
+                ("/attributes/rpc.grpc.status_code", "0"),
+                ("/attributes/http.request.method", "POST"),
+                ("/attributes/url.path", "/proto.EchoTestService/Echo"),
+                ("/attributes/network.protocol.version", "2"),
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 /// The application that is asked is told of the client's side, whose child the server's is.
@@ -178,6 +208,7 @@ async fn edge(workloads: &Workloads<'_>) -> anyhow::Result<()> {
         &[
             ("/resource/k8s.pod.name", name(pod)),
             ("/attributes/client.address", &front),
+            ("/attributes/weft.route", &route),
         ],
     )?;
     says(
@@ -213,7 +244,9 @@ async fn call(workloads: &Workloads<'_>, url: &str, parent: &str, more: &[&str])
 
 /// All that the collector was told of so far.
 async fn told(workloads: &Workloads<'_>) -> anyhow::Result<Vec<Value>> {
-    Ok(serde_json::from_str(&workloads.from_outside("collector", 8080).await?)?)
+    Ok(serde_json::from_str(
+        &workloads.asked_from_outside("collector", 8080).await?,
+    )?)
 }
 
 /// The spans of a trace, once there are so many.

@@ -22,6 +22,7 @@ const CONNECTIONS: &str = "--count=16";
 pub(super) async fn all(workloads: &Workloads<'_>) -> anyhow::Result<()> {
     carried(workloads).await.context("before there is a route")?;
     tcp(workloads).await.context("TCPRoute")?;
+    told(workloads).await.context("what cannot be done")?;
     tls(workloads).await.context("TLSRoute")?;
     for (kind, name) in [("TCPRoute", FRONT), ("TLSRoute", "one"), ("TLSRoute", "two")] {
         workloads.cluster.delete(kind, NAMESPACE, name).await?;
@@ -89,6 +90,43 @@ async fn tcp(workloads: &Workloads<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The status says what cannot be done: a backend that is not there, and that the port is another kind's.
+async fn told(workloads: &Workloads<'_>) -> anyhow::Result<()> {
+    let cluster = workloads.cluster;
+    let nobody = json!({"rules": [{"backendRefs": [{"name": "nobody", "port": TCP}]}]});
+    apply(workloads, "TCPRoute", FRONT, TCP, nobody).await?;
+    says(workloads, "ResolvedRefs", "BackendNotFound").await?;
+    eventually("nobody answers", async || {
+        workloads.cut_off("client", &url_of_tcp()).await.map(|()| true)
+    })
+    .await?;
+    let backend = json!({"rules": [{"backendRefs": [{"name": "v1", "port": TCP}]}]});
+    apply(workloads, "TCPRoute", FRONT, TCP, backend.clone()).await?;
+    accepted(workloads, "TCPRoute", FRONT).await?;
+    apply(workloads, "HTTPRoute", FRONT, TCP, backend).await?;
+    says(workloads, "Accepted", "Conflicted").await?;
+    accepted(workloads, "HTTPRoute", FRONT).await?;
+    cluster.delete("HTTPRoute", NAMESPACE, FRONT).await?;
+    accepted(workloads, "TCPRoute", FRONT).await
+}
+
+/// Waits until the status of the TCPRoute says that something is not so, and why.
+async fn says(workloads: &Workloads<'_>, condition: &str, reason: &str) -> anyhow::Result<()> {
+    eventually(format!("{condition} is not so, for the reason {reason}"), async || {
+        let route = workloads.cluster.get("TCPRoute", NAMESPACE, FRONT).await?;
+        let conditions = &route.data["status"]["parents"][0]["conditions"];
+        let mut conditions = conditions.as_array().into_iter().flatten();
+        let known = conditions.find(|known| known["type"] == condition);
+        let known = known.with_context(|| format!("nothing is said of {condition}"))?;
+        ensure!(
+            known["status"] == "False" && known["reason"] == reason,
+            "it says {known}"
+        );
+        Ok(true)
+    })
+    .await
+}
+
 /// TLS goes on as it is, to whom the name is for that is asked for; for others there is nobody.
 async fn tls(workloads: &Workloads<'_>) -> anyhow::Result<()> {
     let [one, two, nobodys] = names();
@@ -104,10 +142,7 @@ async fn tls(workloads: &Workloads<'_>) -> anyhow::Result<()> {
         })
         .await?;
     }
-    let refused = workloads.call("client", &url_of_tls(&nobodys)).await.err();
-    let error = format!("{:#}", refused.context("a name that is in no route is answered")?);
-    ensure!(error.contains("reset by peer") || error.contains("EOF"), "{error}");
-    Ok(())
+    workloads.cut_off("client", &url_of_tls(&nobodys)).await
 }
 
 /// Makes a route for a port of the Service.
