@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_shown() {
         let text = "apiVersion: v1\n---\n".repeat(20);
-        let problems = File::parse(Path::new("a.yaml"), &text).problems;
+        let problems = File::parse(Path::new("a.yaml"), text).problems;
         assert_eq!(problems.len(), 20);
         let lines = Windows::default().lines(&stats(2, 1, 0), &problems[..1], REFRESH, 40);
         assert!(

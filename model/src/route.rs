@@ -32,10 +32,10 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// When a failed request is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry: Option<Retry>,
+    pub retry: Option<Box<Retry>>,
     /// How the requests of one client stay together. It comes before what a Service says for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub session: Option<SessionPersistence>,
+    pub session: Option<Box<SessionPersistence>>,
     /// Why the rule cannot be served though it is attached (say, a filter nobody knows). Its requests get 500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,

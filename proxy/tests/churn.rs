@@ -387,11 +387,11 @@ impl Editor<'_> {
                 };
             }
             2 => {
-                changed.retry = Some(Retry {
+                changed.retry = Some(Box::new(Retry {
                     codes: vec![503],
                     attempts: 1,
                     backoff: None,
-                });
+                }));
             }
             _ => {}
         }

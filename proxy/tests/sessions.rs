@@ -43,7 +43,7 @@ fn by_cookie() -> SessionPersistence {
 
 fn persistent(prefix: &str, session: SessionPersistence) -> Route {
     let mut route = route("web", prefix, "web");
-    route.session = Some(session);
+    route.session = Some(Box::new(session));
     route
 }
 
@@ -302,10 +302,10 @@ fn sessions_of_a_service_are_each_rules_own_and_give_way_to_the_rules() {
         resources.push(Resource::Route(Arc::new(route(name, prefix, "web"))));
     }
     let mut own = route("own", "/own", "web");
-    own.session = Some(SessionPersistence {
+    own.session = Some(Box::new(SessionPersistence {
         carrier: SessionCarrier::Header { name: "x-own".into() },
         ..by_cookie()
-    });
+    }));
     resources.push(Resource::Route(Arc::new(own)));
     fixture.apply(resources);
 

@@ -47,7 +47,7 @@ pub(crate) struct Derived {
 pub(crate) fn derive(
     reader: &Reader<'_>,
     reference: &ObjectRef,
-    routes: &HashMap<ObjectRef, RouteResult>,
+    routes: &HashMap<ObjectRef, Box<RouteResult>>,
 ) -> Option<Derived> {
     let policy = reader.authorization_policy(&reference.namespace, &reference.name)?;
     let mut lower = Lower {
@@ -122,7 +122,7 @@ fn status(reader: &Reader<'_>, policy: &Spec, targets: &[Target], wrong: &[&Diag
 struct Lower<'p> {
     reader: &'p Reader<'p>,
     /// What routes have come to.
-    routes: &'p HashMap<ObjectRef, RouteResult>,
+    routes: &'p HashMap<ObjectRef, Box<RouteResult>>,
     /// Those of the policy.
     namespace: &'p str,
     generation: i64,

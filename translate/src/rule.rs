@@ -28,8 +28,8 @@ pub(crate) struct LoweredRule {
     pub(crate) filters: Vec<Filter>,
     pub(crate) backends: Vec<Backend>,
     pub(crate) timeouts: Timeouts,
-    pub(crate) retry: Option<Retry>,
-    pub(crate) session: Option<SessionPersistence>,
+    pub(crate) retry: Option<Box<Retry>>,
+    pub(crate) session: Option<Box<SessionPersistence>>,
     pub(crate) broken: Option<String>,
     /// Errors among these are of what an API server would have refused.
     pub(crate) diagnostics: Vec<Diagnostic>,
@@ -119,7 +119,7 @@ impl Lowering<'_, '_> {
         lowered.retry = rule
             .retry
             .as_ref()
-            .map(|spec| retry(spec, path, &mut lowered.diagnostics));
+            .map(|spec| Box::new(retry(spec, path, &mut lowered.diagnostics)));
         self.session(rule.session_persistence.as_deref(), path, &mut lowered);
         lowered
     }
@@ -135,13 +135,8 @@ impl Lowering<'_, '_> {
         let Some(spec) = spec else { return };
         let seed = session::seed(self.from.kind, self.metadata);
         let path = format!("{path}.sessionPersistence");
-        lowered.session = Some(session::lower(
-            spec,
-            CookiePath::Matched,
-            seed,
-            &path,
-            &mut lowered.diagnostics,
-        ));
+        let session = session::lower(spec, CookiePath::Matched, seed, &path, &mut lowered.diagnostics);
+        lowered.session = Some(Box::new(session));
     }
 
     fn common(

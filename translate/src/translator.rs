@@ -79,7 +79,8 @@ pub struct Translator {
     owners: BTreeMap<ObjectRef, Arc<Listeners>>,
     /// The ListenerSets that are attached to a Gateway.
     sets: HashMap<ObjectRef, BTreeSet<ObjectRef>>,
-    routes: HashMap<ObjectRef, RouteResult>,
+    /// In boxes: a table has room for more entries than it has.
+    routes: HashMap<ObjectRef, Box<RouteResult>>,
     services: BTreeMap<ServiceKey, ServiceResult>,
     /// How many routes use a service.
     used: HashMap<ServiceKey, usize>,

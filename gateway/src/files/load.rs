@@ -16,7 +16,7 @@ use super::{
     problem::{Place, Problem},
     reader::TreeReader,
     schema,
-    text::{Text, text},
+    text::{Text, holds, text},
     tree::{Node, NodeKind},
 };
 
@@ -46,19 +46,21 @@ impl File {
     /// Reads a file that has changed and that, when it was looked at, was `filled` or was empty. None if there is nothing to
     /// do: it holds what it held before, or was emptied or removed meanwhile, and the next look says whether it stays so.
     pub(crate) fn read_anew(path: &Path, filled: bool, before: Option<&Self>) -> Option<Self> {
-        let text = text(path);
         let known = before.and_then(|before| before.text.as_ref());
-        match (&text, known) {
-            (Ok(text), _) if filled && text.is_empty() => None,
-            (Err(error), _) if filled && error.kind() == io::ErrorKind::NotFound => None,
-            (Ok(text), Some(known)) if **text == *known.text => None,
+        if known.is_some_and(|known| holds(path, &known.text).unwrap_or(false)) {
+            return None;
+        }
+        let text = text(path);
+        match &text {
+            Ok(text) if filled && text.is_empty() => None,
+            Err(error) if filled && error.kind() == io::ErrorKind::NotFound => None,
             _ => Some(Self::of(path, text)),
         }
     }
 
     fn of(path: &Path, text: io::Result<String>) -> Self {
         match text {
-            Ok(text) => Self::parse(path, &text),
+            Ok(text) => Self::parse(path, text),
             Err(error) => Self {
                 broken: true,
                 problems: vec![Problem {
@@ -81,9 +83,9 @@ impl File {
     }
 
     /// Reads the text of a file.
-    pub fn parse(path: &Path, text: &str) -> Self {
+    pub fn parse(path: &Path, text: impl Into<Box<str>>) -> Self {
         let mut file = Self::default();
-        let (path, text) = (Arc::new(path.to_owned()), Arc::new(Text::new(text)));
+        let (path, text) = (Arc::new(path.to_owned()), Arc::new(Text::new(text.into())));
         file.text = Some(text.clone());
         let mut reader = TreeReader::new(&text.text);
         loop {

@@ -129,7 +129,7 @@ mod tests {
         loaded.replace(Path::new("a.yaml"), Some(File::parse(Path::new("a.yaml"), text)));
         loaded.replace(
             Path::new("b.yaml"),
-            Some(File::parse(Path::new("b.yaml"), &format!("{text}---\n{text}"))),
+            Some(File::parse(Path::new("b.yaml"), format!("{text}---\n{text}"))),
         );
         assert_eq!(loaded.len(), 1);
         assert_eq!(

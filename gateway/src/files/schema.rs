@@ -1,6 +1,6 @@
 //! Fields that no kind of object has: found by the schema of the types, so that they are found in every kind alike.
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use weft_crds::Kind;
@@ -16,12 +16,11 @@ pub(crate) struct Unknown {
 
 /// Finds the unknown fields of an object.
 pub(crate) fn unknown_fields(kind: Kind, object: &Node) -> Vec<Unknown> {
-    static SCHEMAS: OnceLock<HashMap<Kind, Value>> = OnceLock::new();
-    let schemas = SCHEMAS.get_or_init(|| Kind::ALL.iter().map(|kind| (*kind, kind.schema().to_value())).collect());
+    // In the order of `Kind::ALL`. Only of kinds that there are: all of them take more than a megabyte.
+    static SCHEMAS: [OnceLock<Value>; Kind::ALL.len()] = [const { OnceLock::new() }; Kind::ALL.len()];
+    let schema = SCHEMAS[kind as usize].get_or_init(|| kind.schema().to_value());
     let mut found = Vec::new();
-    if let Some(schema) = schemas.get(&kind) {
-        walk(schema, schema, object, true, &mut found);
-    }
+    walk(schema, schema, object, true, &mut found);
     found
 }
 

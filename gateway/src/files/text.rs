@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Read},
+    io::{self, BufRead, BufReader, Read},
     path::Path,
 };
 
@@ -20,17 +20,14 @@ pub(super) struct Text {
 }
 
 impl Text {
-    pub(super) fn new(text: &str) -> Self {
+    pub(super) fn new(text: Box<str>) -> Self {
         // YAML ends lines with CR alone, too (YAML 1.2, 5.4).
         let ends = text
             .match_indices(['\n', '\r'])
             .filter(|(at, end)| *end == "\n" || text.as_bytes().get(at + 1) != Some(&b'\n'));
         let starts = ends.map(|(at, _)| u32::try_from(at + 1).unwrap_or(u32::MAX));
         let starts = std::iter::once(0).chain(starts).collect();
-        Self {
-            text: text.into(),
-            starts,
-        }
+        Self { text, starts }
     }
 
     /// A line, from 1, without its end.
@@ -47,9 +44,28 @@ impl Text {
 /// What a file holds.
 pub(super) fn text(path: &Path) -> io::Result<String> {
     if path.as_os_str() == STANDARD_INPUT {
-        whole(io::stdin())
-    } else {
-        open(path).and_then(whole)
+        return whole(io::stdin(), 0);
+    }
+    let file = open(path)?;
+    let length = file.metadata()?.len();
+    whole(file, length)
+}
+
+/// Whether a file holds this text, and nothing else. It is not read as a whole for that.
+pub(super) fn holds(path: &Path, text: &str) -> io::Result<bool> {
+    let mut file = BufReader::with_capacity(64 * 1024, open(path)?);
+    let mut rest = text.as_bytes();
+    loop {
+        let read = file.fill_buf()?;
+        if read.is_empty() {
+            return Ok(rest.is_empty());
+        }
+        let length = read.len();
+        match rest.strip_prefix(read) {
+            Some(after) => rest = after,
+            None => return Ok(false),
+        }
+        file.consume(length);
     }
 }
 
@@ -62,9 +78,9 @@ fn open(path: &Path) -> io::Result<fs::File> {
     fs::File::open(path)
 }
 
-/// The whole text, if it is not too long.
-fn whole(from: impl Read) -> io::Result<String> {
-    let mut text = String::new();
+/// The whole text, if it is not too long, for which there is room if it is as long as was said.
+fn whole(from: impl Read, length: u64) -> io::Result<String> {
+    let mut text = String::with_capacity(usize::try_from(length.min(LARGEST)).unwrap_or(0));
     if from.take(LARGEST + 1).read_to_string(&mut text)? as u64 > LARGEST {
         return Err(io::Error::other("it is larger than 16 MiB"));
     }
@@ -77,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_refused_whatever_length_was_said() {
-        assert!(whole(io::repeat(b'a')).is_err());
-        assert_eq!(whole(&b"a: 1"[..]).expect("it is short"), "a: 1");
+        assert!(whole(io::repeat(b'a'), 1).is_err());
+        assert_eq!(whole(&b"a: 1"[..], u64::MAX).expect("it is short"), "a: 1");
     }
 }

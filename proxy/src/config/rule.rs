@@ -101,7 +101,7 @@ impl Rule {
             filters: Filters::new(&route.filters, id_of)?,
             total_weight: backends.iter().map(|backend| u64::from(backend.weight)).sum(),
             backends,
-            session: route.session.as_ref().map(Session::new).transpose()?.map(Box::new),
+            session: route.session.as_deref().map(Session::new).transpose()?.map(Box::new),
             matchers: matchers.into(),
             route,
         })

@@ -2,7 +2,8 @@
 //!
 //! Snapshots are immutable, and the next one differs from the last in one entry. [`Table`] is cut into shards of some
 //! dozens of entries behind `Arc`s: a copy takes one counter per shard, and a change copies one shard, and only if
-//! somebody else still looks at it. While nobody does, as during a bulk load, changes happen in place.
+//! somebody else still looks at it. While nobody does, as during a bulk load, changes happen in place. A few entries are
+//! not worth a shard: most hosts have one path, and there are thousands of hosts.
 
 use std::{
     borrow::Borrow,
@@ -11,57 +12,81 @@ use std::{
     sync::Arc,
 };
 
+/// How many entries lie side by side before there are shards.
+const FEW: usize = 4;
 /// How many entries a shard holds on average before the number of shards doubles.
 const SHARD: usize = 48;
 
 type Shard<K, V> = HashMap<K, V, BuildHasherDefault<Folding>>;
 
 /// See the module.
-pub(super) struct Table<K, V> {
-    /// None while empty, then a power of two.
-    shards: Vec<Arc<Shard<K, V>>>,
-    len: usize,
+pub(super) struct Table<K, V>(Entries<K, V>);
+
+enum Entries<K, V> {
+    /// Without room for more.
+    Few(Vec<(K, V)>),
+    /// A power of two of them, and how many entries there are.
+    Sharded(Vec<Arc<Shard<K, V>>>, usize),
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Table<K, V> {
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+        matches!(&self.0, Entries::Few(few) if few.is_empty())
     }
 
     pub(super) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
-        match self.shards.as_slice() {
-            [] => None,
-            [only] => only.get(key),
-            shards => shards[shard_of(key, shards.len())].get(key),
+        match &self.0 {
+            Entries::Few(few) => few
+                .iter()
+                .find(|(known, _)| known.borrow() == key)
+                .map(|(_, value)| value),
+            Entries::Sharded(shards, _) => shards[shard_of(key, shards.len())].get(key),
         }
     }
 
     /// Sets a value and gives back the one it replaces.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        if self.len >= self.shards.len() * SHARD {
-            self.grow();
+        if let Some(known) = self.get_mut(&key) {
+            return Some(std::mem::replace(known, value));
         }
-        let index = shard_of(&key, self.shards.len());
-        let old = Arc::make_mut(&mut self.shards[index]).insert(key, value);
-        self.len += usize::from(old.is_none());
-        old
+        self.make_room();
+        match &mut self.0 {
+            Entries::Few(few) => {
+                few.reserve_exact(1);
+                few.push((key, value));
+            }
+            Entries::Sharded(shards, len) => {
+                let index = shard_of(&key, shards.len());
+                Arc::make_mut(&mut shards[index]).insert(key, value);
+                *len += 1;
+            }
+        }
+        None
     }
 
     pub(super) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
     {
-        self.get(key)?;
-        let index = shard_of(key, self.shards.len());
-        let old = Arc::make_mut(&mut self.shards[index]).remove(key);
-        self.len -= 1;
-        if self.len == 0 {
-            self.shards = Vec::new();
+        match &mut self.0 {
+            Entries::Few(few) => {
+                let at = few.iter().position(|(known, _)| known.borrow() == key)?;
+                Some(few.swap_remove(at).1)
+            }
+            Entries::Sharded(shards, len) => {
+                let index = shard_of(key, shards.len());
+                shards[index].get(key)?;
+                let old = Arc::make_mut(&mut shards[index]).remove(key);
+                *len -= 1;
+                if *len == 0 {
+                    *self = Self::default();
+                }
+                old
+            }
         }
-        old
     }
 
     /// The value of a key, made first if there is none, to be changed. Copies its shard if it is shared.
@@ -69,10 +94,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Table<K, V> {
         if self.get(key).is_none() {
             self.insert(key.clone(), make());
         }
-        let index = shard_of(key, self.shards.len());
-        Arc::make_mut(&mut self.shards[index])
-            .get_mut(key)
-            .expect("it was there, or has just been inserted")
+        self.get_mut(key).expect("it was there, or has just been inserted")
     }
 
     /// The value of a key that is there, to be changed. Copies its shard if it is shared.
@@ -80,46 +102,62 @@ impl<K: Hash + Eq + Clone, V: Clone> Table<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.get(key)?;
-        let index = shard_of(key, self.shards.len());
-        Arc::make_mut(&mut self.shards[index]).get_mut(key)
+        match &mut self.0 {
+            Entries::Few(few) => {
+                let found = few.iter_mut().find(|(known, _)| (*known).borrow() == key);
+                found.map(|(_, value)| value)
+            }
+            Entries::Sharded(shards, _) => {
+                let index = shard_of(key, shards.len());
+                shards[index].get(key)?;
+                Arc::make_mut(&mut shards[index]).get_mut(key)
+            }
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.shards.iter().flat_map(|shard| shard.iter())
+        let (few, shards) = match &self.0 {
+            Entries::Few(few) => (few.as_slice(), &[][..]),
+            Entries::Sharded(shards, _) => (&[][..], shards.as_slice()),
+        };
+        let few = few.iter().map(|(key, value)| (key, value));
+        few.chain(shards.iter().flat_map(|shard| shard.iter()))
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
 
-    fn grow(&mut self) {
-        let count = (self.shards.len() * 2).max(1);
+    /// For one entry more.
+    fn make_room(&mut self) {
+        let (count, len) = match &self.0 {
+            Entries::Few(few) if few.len() < FEW => return,
+            Entries::Few(few) => (1, few.len()),
+            Entries::Sharded(shards, len) if *len < shards.len() * SHARD => return,
+            Entries::Sharded(shards, len) => (shards.len() * 2, *len),
+        };
         let mut shards = vec![Shard::default(); count];
-        for shard in std::mem::take(&mut self.shards) {
-            for (key, value) in Arc::unwrap_or_clone(shard) {
-                shards[shard_of(&key, count)].insert(key, value);
-            }
+        let insert = |(key, value)| drop(shards[shard_of(&key, count)].insert(key, value));
+        match std::mem::take(self).0 {
+            Entries::Few(few) => few.into_iter().for_each(insert),
+            Entries::Sharded(before, _) => before.into_iter().flat_map(Arc::unwrap_or_clone).for_each(insert),
         }
-        self.shards = shards.into_iter().map(Arc::new).collect();
+        self.0 = Entries::Sharded(shards.into_iter().map(Arc::new).collect(), len);
     }
 }
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self {
-            shards: Vec::new(),
-            len: 0,
-        }
+        Self(Entries::Few(Vec::new()))
     }
 }
 
-impl<K, V> Clone for Table<K, V> {
+impl<K: Clone, V: Clone> Clone for Table<K, V> {
     fn clone(&self) -> Self {
-        Self {
-            shards: self.shards.clone(),
-            len: self.len,
-        }
+        Self(match &self.0 {
+            Entries::Few(few) => Entries::Few(few.clone()),
+            Entries::Sharded(shards, len) => Entries::Sharded(shards.clone(), *len),
+        })
     }
 }
 
@@ -226,7 +264,11 @@ impl<A: Affix, V: Clone> AffixTable<A, V> {
         if self.table.get(key).is_none() {
             match self.lengths.binary_search_by(|(length, _)| key.len().cmp(length)) {
                 Ok(index) => self.lengths[index].1 += 1,
-                Err(index) => self.lengths.insert(index, (key.len(), 1)),
+                Err(index) => {
+                    // Mostly the only one.
+                    self.lengths.reserve_exact(1);
+                    self.lengths.insert(index, (key.len(), 1));
+                }
             }
         }
         self.table.entry(key, make)
@@ -265,7 +307,7 @@ impl<A, V> Default for AffixTable<A, V> {
     }
 }
 
-impl<A, V> Clone for AffixTable<A, V> {
+impl<A, V: Clone> Clone for AffixTable<A, V> {
     fn clone(&self) -> Self {
         Self {
             table: self.table.clone(),
@@ -300,6 +342,28 @@ mod tests {
     }
 
     #[test]
+    fn few_are_kept_as_many_are() {
+        let mut table = Table::default();
+        for round in 0..3 {
+            for number in 0..=u64::try_from(FEW).expect("it is small") {
+                assert_eq!(table.insert(number, round), None);
+                let copy = table.clone();
+                assert_eq!(table.insert(number, round + 1), Some(round));
+                assert_eq!(
+                    (copy.get(&number), table.get(&number)),
+                    (Some(&round), Some(&(round + 1)))
+                );
+                assert_eq!(table.iter().count(), usize::try_from(number).expect("it is small") + 1);
+            }
+            for number in 0..=u64::try_from(FEW).expect("it is small") {
+                assert_eq!(table.remove(&number), Some(round + 1));
+                assert_eq!((table.remove(&number), table.get(&number)), (None, None));
+            }
+            assert!(table.is_empty());
+        }
+    }
+
+    #[test]
     fn a_change_copies_one_shard() {
         let mut table = Table::default();
         for number in 0..5000_u64 {
@@ -307,17 +371,12 @@ mod tests {
         }
         let copy = table.clone();
         table.insert(42, 0);
-        let shared = table
-            .shards
-            .iter()
-            .zip(&copy.shards)
-            .filter(|(a, b)| Arc::ptr_eq(a, b))
-            .count();
-        assert_eq!(shared, copy.shards.len() - 1);
-        assert!(
-            copy.shards.iter().all(|shard| shard.len() < 3 * SHARD),
-            "shards are uneven"
-        );
+        let (Entries::Sharded(shards, _), Entries::Sharded(copied, _)) = (&table.0, &copy.0) else {
+            panic!("so many are in shards");
+        };
+        let shared = shards.iter().zip(copied).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
+        assert_eq!(shared, copied.len() - 1);
+        assert!(copied.iter().all(|shard| shard.len() < 3 * SHARD), "shards are uneven");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) async fn forward<D: Downstream>(
         client,
     };
     let replayable = request.framing() == Framing::None || request.buffered().is_some();
-    let mut retries = Retries::new(plan.rule.route.retry.as_ref(), replayable);
+    let mut retries = Retries::new(plan.rule.route.retry.as_deref(), replayable);
     let mut last: Option<Rc<EndpointState>> = None;
     let mut now = account.started;
     let mut fresh = false;

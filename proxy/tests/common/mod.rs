@@ -182,12 +182,12 @@ pub fn route(name: &str, prefix: &str, service: &str) -> Route {
     }
 }
 
-pub fn retry(attempts: u32, codes: &[u16]) -> Option<Retry> {
-    Some(Retry {
+pub fn retry(attempts: u32, codes: &[u16]) -> Option<Box<Retry>> {
+    Some(Box::new(Retry {
         codes: codes.to_vec(),
         attempts,
         backoff: Some(Duration::from_millis(1)),
-    })
+    }))
 }
 
 /// A service and its endpoints.

@@ -25,7 +25,7 @@ impl Translator {
         let status = status.flatten();
         let before = self.routes.remove(reference).unwrap_or_default();
         let there = derived.is_some();
-        let after = derived.unwrap_or_default();
+        let after = Box::new(derived.unwrap_or_default());
         run.dirty.insert(Node::Diagnosis(reference.clone()));
         let changed = self.claims.replace(&before.claims(), &after.claims());
         run.dirty.extend(changed.into_iter().map(Node::Diagnosis));

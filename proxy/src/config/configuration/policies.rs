@@ -14,7 +14,7 @@ use super::{super::table::Table, Configuration, Index, remove_from};
 use crate::authorization::{Policy, Protection};
 
 /// A route by its object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Object {
     kind: RouteKind,
     namespace: Box<str>,
@@ -32,8 +32,8 @@ pub(super) struct Guarding {
     listeners: Index<GatewayKey, ListenerKey>,
     /// The listeners of a ListenerSet.
     members: Index<ListenerSetKey, ListenerKey>,
-    /// The rules of a route.
-    rules: Index<Object, RouteKey>,
+    /// The rules of routes, in pairs: a route has mostly one, and a set for each would have room for eleven.
+    rules: BTreeSet<(Object, RouteKey)>,
     touched_listeners: HashSet<ListenerKey>,
     touched_routes: HashSet<Object>,
 }
@@ -143,9 +143,14 @@ impl Configuration {
 
     pub(super) fn guard_route(&mut self, key: &RouteKey, owner: &RouteOwner, put: bool) {
         let object = Object::of(owner);
-        set(&mut self.guarding.rules, &object, key, put);
         if self.guarding.of_route.contains_key(&object) {
-            self.guarding.touched_routes.insert(object);
+            self.guarding.touched_routes.insert(object.clone());
+        }
+        let rule = (object, key.clone());
+        if put {
+            self.guarding.rules.insert(rule);
+        } else {
+            self.guarding.rules.remove(&rule);
         }
     }
 
@@ -184,9 +189,11 @@ impl Configuration {
     }
 
     fn settle_route(&mut self, object: &Object) {
-        let keys = self.guarding.rules.get(object).into_iter().flatten();
-        let rules: Vec<(u64, RouteOwner)> = keys
-            .filter_map(|key| match self.next.routes.get(key) {
+        let first = (object.clone(), RouteKey::from(""));
+        let of_route = self.guarding.rules.range(first..);
+        let rules: Vec<(u64, RouteOwner)> = of_route
+            .take_while(|(of, _)| of == object)
+            .filter_map(|(_, key)| match self.next.routes.get(key) {
                 Some(rule) => Some((rule.id, rule.route.owner.clone())),
                 None => {
                     let rule = self.next.l4_routes.get(key)?;
