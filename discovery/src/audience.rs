@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -252,10 +253,15 @@ fn named(resource: &Resource) -> BTreeSet<Key> {
                 .chain(trusted.iter().cloned().map(Key::TrustBundle))
                 .collect()
         }
-        Resource::Peer(peer) => BTreeSet::from([
-            Key::Workload(peer.key.clone()),
-            Key::MeshNamespace(peer.namespace.clone()),
-        ]),
+        Resource::Peer(peer) => {
+            let six = peer.addresses.iter().any(IpAddr::is_ipv6);
+            let six = six.then(|| Key::Workload(peer.key.by_ipv6()));
+            let both = [
+                Key::Workload(peer.key.clone()),
+                Key::MeshNamespace(peer.namespace.clone()),
+            ];
+            both.into_iter().chain(six).collect()
+        }
         Resource::Certificate(_)
         | Resource::Challenge(_)
         | Resource::TrustBundle(_)

@@ -2,10 +2,12 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{net::Ipv6Addr, sync::Arc};
 
 use serde_json::json;
-use support::{Operator, Proxy, frontend, listener, mesh_namespace, mesh_service, peer, route, service, workload};
+use support::{
+    Operator, Proxy, frontend, listener, mesh_namespace, mesh_service, peer, peer_at, route, service, workload,
+};
 use weft_model::{Key, Rejected, Resource};
 
 const ALL: &str = "Service/shop/a:80";
@@ -258,6 +260,22 @@ async fn a_gateway_is_told_which_of_its_workloads_are_in_the_mesh_and_a_sidecar_
         .await;
     let epoch = operator.remove([Key::Peer("shop/c-2".into()), Key::MeshNamespace("shop".into())]);
     operator.taken("shop/gw", "gw-1", epoch).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_is_told_of_pods_that_it_comes_to_by_ipv6() {
+    let operator = Operator::start().await;
+    operator.set_mesh(&["shop"]);
+    operator.publish([mesh_namespace("shop")]);
+    operator.publish([peer("shop/c-1"), peer_at("shop/c-2", Ipv6Addr::LOCALHOST)]);
+    operator.publish(shop());
+    let gateway = Proxy::connect(&operator, "shop/gw", "gw-1").await;
+    gateway.synced().await;
+    gateway.clear();
+    operator.publish([workload("shop/c-2/IPv6", "shop/c:80")]);
+    gateway
+        .told(&["+namespace shop", "+peer shop/c-2", "+workload shop/c-2/IPv6"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,7 +70,8 @@ key! {
     ServiceKey
 }
 key! {
-    /// `namespace/pod`, or `namespace/slice/address` for an endpoint that names no pod.
+    /// `namespace/pod`, with `/IPv6` after it for the pod as endpoint of Services that have no other address of it, or
+    /// `namespace/slice/address` for an endpoint that names no pod.
     WorkloadKey
 }
 key! {
@@ -93,6 +94,14 @@ key! {
 key! {
     /// `kind/namespace/name` of a policy, or of what stands for one.
     PolicyKey
+}
+
+impl WorkloadKey {
+    /// The key of a pod as endpoint of Services that have its IPv6 address alone.
+    #[must_use]
+    pub fn by_ipv6(&self) -> Self {
+        Self(format!("{}/IPv6", self.0).into())
+    }
 }
 
 impl PolicyKey {

@@ -150,5 +150,10 @@ fn collect(
             }
         }
     }
-    found
+    let of_family = |(key, answering): (WorkloadKey, Answering)| match answering.address {
+        IpAddr::V4(_) => (key, answering),
+        // Another Service may have the pod's IPv4 address, at which nobody need listen for this one, nor at this one for that.
+        IpAddr::V6(_) => (key.by_ipv6(), answering),
+    };
+    found.into_iter().map(of_family).collect()
 }

@@ -497,7 +497,7 @@ pub fn peer(key: &str) -> Resource {
 }
 
 /// The same at an address.
-pub fn peer_at(key: &str, address: [u8; 4]) -> Resource {
+pub fn peer_at(key: &str, address: impl Into<IpAddr>) -> Resource {
     let mut made = peer(key);
     if let Resource::Peer(peer) = &mut made {
         Arc::make_mut(peer).addresses = vec![address.into()];
