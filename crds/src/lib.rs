@@ -55,8 +55,9 @@ pub use crate::{
     name::{name_hash, shortened},
     object::{Kind, Object, ObjectName, ObjectRef, ParseError},
     parameters::{
-        AccessLogParameters, Autoscaling, GatewayParameters, GatewayParametersSpec, LogLevel, PodParameters, Resources,
-        ServiceParameters, ServiceType, SpansParameters, Toleration, TopologySpreadConstraint, TrafficPolicy,
+        AccessLogParameters, Autoscaling, GatewayParameters, GatewayParametersSpec, IpFamilyPolicy, LogLevel,
+        PodParameters, Resources, ServiceParameters, ServiceType, SpansParameters, Toleration,
+        TopologySpreadConstraint, TrafficPolicy,
     },
     policy::{
         BackendTlsPolicy, BackendTlsPolicySpec, BackendTlsValidation, BudgetDetails, PolicyTarget, RequestRate,

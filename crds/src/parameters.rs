@@ -162,6 +162,10 @@ pub struct ServiceParameters {
     /// Whether traffic from outside stays on the node it came to, and so keeps the client's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<TrafficPolicy>,
+    /// Of which families it has addresses. When absent `PreferDualStack`: of all that the cluster has, or `SingleStack` where the
+    /// Gateway asks for an address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
     /// Who makes the load balancer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_balancer_class: Option<String>,
@@ -176,6 +180,17 @@ pub enum ServiceType {
     NodePort,
     /// By a load balancer as well.
     LoadBalancer,
+}
+
+/// Of which families of addresses a Service has some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum IpFamilyPolicy {
+    /// Of the cluster's first.
+    SingleStack,
+    /// Of both, if the cluster has both.
+    PreferDualStack,
+    /// Of both: in a cluster that has one there is no Service.
+    RequireDualStack,
 }
 
 /// Where traffic from outside may go.

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -132,10 +132,11 @@ impl Cluster {
     }
 }
 
-/// Where the data planes of a pod listen: on every address of the family that the pod's own is of.
-pub fn listen_on(pod: Option<IpAddr>) -> IpAddr {
-    match pod {
-        Some(IpAddr::V6(_)) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        _ => std::net::Ipv4Addr::UNSPECIFIED.into(),
+/// Where the data planes of a pod listen: on every address of both families, or of IPv4 where the kernel has no other. A pod of a
+/// Service of both is come to by both.
+pub fn listen_on() -> IpAddr {
+    match std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
+        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
     }
 }

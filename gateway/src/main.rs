@@ -89,7 +89,7 @@ struct Args {
 impl Args {
     fn options(self) -> ClusterOptions {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let address = listen_on(self.pod_ip);
+        let address = listen_on();
         let (namespace, name) = self.gateway.split_once('/').unwrap_or(("", &self.gateway));
         let service = SpanService {
             name: name.to_owned(),

@@ -24,13 +24,13 @@ pub(crate) struct Args {
     #[arg(long, env = "POD_NAME")]
     pub(crate) identity: Option<String>,
     /// Where data planes connect
-    #[arg(long, env = "WEFT_DISCOVERY", default_value = "0.0.0.0:15010")]
+    #[arg(long, env = "WEFT_DISCOVERY", default_value = "[::]:15010")]
     pub(crate) discovery: SocketAddr,
     /// The same, as gateways are told to reach it (HOST:PORT) [default: weft-operator.NAMESPACE.svc:15010]
     #[arg(long, env = "WEFT_ADVERTISE")]
     pub(crate) advertise: Option<String>,
     /// Where /metrics, /ready and /live are
-    #[arg(long, env = "WEFT_ADMIN", default_value = "0.0.0.0:15020")]
+    #[arg(long, env = "WEFT_ADMIN", default_value = "[::]:15020")]
     pub(crate) admin: SocketAddr,
     /// The image of gateway pods; its entrypoint is weft-gateway
     #[arg(long, env = "WEFT_GATEWAY_IMAGE", default_value = concat!("weft.dev/gateway:", env!("CARGO_PKG_VERSION")))]
@@ -39,13 +39,13 @@ pub(crate) struct Args {
     #[arg(long, env = "WEFT_GATEWAY_PULL_POLICY", default_value = "IfNotPresent")]
     pub(crate) gateway_pull_policy: String,
     /// Where the API server asks what to do with pods of the mesh
-    #[arg(long, env = "WEFT_WEBHOOK", default_value = "0.0.0.0:9443")]
+    #[arg(long, env = "WEFT_WEBHOOK", default_value = "[::]:9443")]
     pub(crate) webhook: SocketAddr,
     /// The MutatingWebhookConfiguration by which it does; without one no pod gets a sidecar
     #[arg(long, env = "WEFT_WEBHOOK_CONFIGURATION", value_name = "NAME")]
     pub(crate) webhook_configuration: Option<String>,
     /// Where the API server asks what is seen of the traffic
-    #[arg(long, env = "WEFT_VIEW", default_value = "0.0.0.0:9444")]
+    #[arg(long, env = "WEFT_VIEW", default_value = "[::]:9444")]
     pub(crate) view: SocketAddr,
     /// Whether the definitions of SMI's kinds are those of the chart weft-crds, by which the API server asks there for other
     /// versions of their objects

@@ -12,11 +12,11 @@ use kube::{
     runtime::events::{Recorder, Reporter},
 };
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
 use weft_discovery::{Publisher, Server};
+use weft_process::listen;
 
 use crate::{
     admin,
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let admin = admin::start(args.admin, shown).await;
     let admin = admin.with_context(|| format!("the admin address {} cannot be bound", args.admin))?;
-    let discovery = TcpListener::bind(args.discovery).await;
+    let discovery = listen::bind(args.discovery).await;
     let discovery = discovery.with_context(|| format!("the discovery address {} cannot be bound", args.discovery))?;
     tracing::info!(%admin, discovery = %args.discovery, namespace, identity, version = env!("CARGO_PKG_VERSION"), "the operator starts");
 
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     // Where there is no configuration nobody asks.
     let webhook = if args.webhook_configuration.is_some() || args.convert_smi {
-        let listener = TcpListener::bind(args.webhook).await;
+        let listener = listen::bind(args.webhook).await;
         Some(listener.with_context(|| format!("the address {} of the webhook cannot be bound", args.webhook))?)
     } else {
         None
@@ -96,7 +96,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         roots: roots.clone(),
     };
     tokio::spawn(bundles.run());
-    let view_listener = TcpListener::bind(args.view).await;
+    let view_listener = listen::bind(args.view).await;
     let view_listener =
         view_listener.with_context(|| format!("the address {} of the API cannot be bound", args.view))?;
     let tokens = Arc::new(Tokens::new(client.clone(), metrics.clone()));

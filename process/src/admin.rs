@@ -7,7 +7,9 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+
+use crate::listen;
 
 /// How long a head may take to come.
 const HEAD: Duration = Duration::from_secs(10);
@@ -85,7 +87,7 @@ where
     A: Fn(Uri) -> F + Clone + Send + 'static,
     F: Future<Output = Page> + Send + 'static,
 {
-    let listener = TcpListener::bind(address).await?;
+    let listener = listen::bind(address).await?;
     let bound = listener.local_addr()?;
     tokio::spawn(async move {
         loop {

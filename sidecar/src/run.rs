@@ -142,11 +142,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Binds the page that the kubelet and Prometheus read, for both families of addresses if there are both.
 async fn probes(port: u16, state: &Arc<State>) -> anyhow::Result<()> {
-    let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    if admin::start(both, Pages::Probes, state.clone()).await.is_ok() {
-        return Ok(());
-    }
-    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     let bound = admin::start(address, Pages::Probes, state.clone()).await;
     bound.with_context(|| format!("the address {address} for health and metrics cannot be bound"))?;
     Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use weft_crds::ServiceType;
+use weft_crds::{IpFamilyPolicy, ServiceType};
 
 use super::{
     input::{Input, Transport},
@@ -91,6 +91,12 @@ fn service(input: &Input<'_>) -> Value {
         .collect();
     let kind = parameters.service_type.unwrap_or(ServiceType::ClusterIP);
     let mut spec = json!({"type": kind, "selector": selector(input), "ports": ports});
+    let families = match input.address {
+        // It is to have that one, and no other.
+        Some(_) => IpFamilyPolicy::SingleStack,
+        None => IpFamilyPolicy::PreferDualStack,
+    };
+    spec["ipFamilyPolicy"] = json!(parameters.ip_family_policy.unwrap_or(families));
     if let Some(address) = input.address {
         spec["clusterIP"] = address.to_string().into();
     }
@@ -217,6 +223,7 @@ pub(super) mod tests {
                 "type": "LoadBalancer",
                 "annotations": {"lb.example.com/scheme": "internal"},
                 "externalTrafficPolicy": "Local",
+                "ipFamilyPolicy": "RequireDualStack",
                 "loadBalancerClass": "example.com/lb",
             },
         });

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::{Rc, Weak},
     sync::Arc,
     task::{Poll, ready},
@@ -98,7 +98,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: UdpSocket, port: u16) {
                 let mut buffer = ReadBuf::new(&mut scratch);
                 let client = ready!(socket.poll_recv_from(cx, &mut buffer));
                 match client {
-                    Ok(client) => flows.take(&socket, client, buffer.filled()),
+                    Ok(client) => flows.take(&socket, canonical(client), buffer.filled()),
                     Err(error) => return Poll::Ready(error),
                 }
             }
@@ -271,6 +271,22 @@ fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
 }
 
+/// A client's address as it is: where a socket is for both families, one of IPv4 is told as one of IPv6.
+fn canonical(client: SocketAddr) -> SocketAddr {
+    match client.ip().to_canonical() {
+        IpAddr::V4(address) => (address, client.port()).into(),
+        IpAddr::V6(_) => client,
+    }
+}
+
+/// The same as a socket takes it that may be for both families.
+fn as_of(socket: &UdpSocket, client: SocketAddr) -> SocketAddr {
+    match (client.ip(), socket.local_addr()) {
+        (IpAddr::V4(address), Ok(SocketAddr::V6(_))) => (address.to_ipv6_mapped(), client.port()).into(),
+        _ => client,
+    }
+}
+
 /// The endpoint's host has said so.
 fn gone() -> Ended {
     Ended::new(Flag::ConnectFailed, "nobody is at the endpoint")
@@ -279,7 +295,8 @@ fn gone() -> Ended {
 /// Passes on what the endpoint answers, until the flow has ended.
 async fn answers(flows: Rc<Flows>, socket: Weak<UdpSocket>, flow: Rc<UdpFlow>) {
     let worker = &flows.worker;
-    let client = flow.story.client.into();
+    let client = flow.story.client;
+    let client = socket.upgrade().map_or(client, |socket| as_of(&socket, client)).into();
     let ended = poll_fn(|cx| {
         loop {
             if flow.watchdog.poll_expired(cx).is_ready() {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     time::Duration,
 };
 
@@ -15,8 +15,12 @@ use crate::{
 };
 
 fn client(port: u16) -> UdpSocket {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
-    socket.connect((Ipv4Addr::LOCALHOST, port)).expect("an address");
+    client_at(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+fn client_at(address: IpAddr, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((address, 0)).expect("loopback has a free port");
+    socket.connect((address, port)).expect("an address");
     socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     socket
 }
@@ -45,6 +49,23 @@ fn flows_are_shared_by_weight_and_each_stays_where_it_is() {
     }
     assert_eq!(taken, [('A', 20), ('B', 10)].into());
     assert_eq!(scene.fixture.stats().connections.flows_open, 30);
+}
+
+#[test]
+fn clients_of_both_families_come_to_one_port() {
+    if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        return println!("skipped: the machine has no IPv6");
+    }
+    let scene = Scene::with(|options| options.address = Ipv6Addr::UNSPECIFIED.into());
+    let port = listen(&scene, "udp");
+    scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
+    scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 1)]))]);
+    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let client = client_at(address, port);
+        assert_eq!(ask(&client, b"one"), b"Aone", "{address}");
+        assert_eq!(ask(&client, b"two"), b"Atwo", "{address}");
+    }
+    assert_eq!(scene.fixture.stats().connections.flows_open, 2);
 }
 
 #[test]
