@@ -1,10 +1,10 @@
 //! What Weft must bear in the cluster beside the official suite: the program of `e2e/`, run inside the cluster's network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 
-use crate::{cluster, packages, pebble, tools};
+use crate::{cluster, packages, pebble, tools, workspace::SKIPPED};
 
 const PROGRAM: &str = "weft-e2e";
 
@@ -14,10 +14,11 @@ pub(crate) fn failures(filter: Option<&str>) -> anyhow::Result<()> {
     run("failures", &Vec::from_iter(filter))
 }
 
-/// Lets pods get sidecars.
-pub(crate) fn injection(filter: Option<&str>) -> anyhow::Result<()> {
+/// Lets pods get sidecars. What cannot be run is written into a list, if there is one.
+pub(crate) fn injection(filter: Option<&str>, skipped: Option<&Path>) -> anyhow::Result<()> {
     let filter = filter.map(str::to_owned);
-    run("injection", &Vec::from_iter(filter))
+    let skipped = skipped.map(|list| (SKIPPED, list.to_owned()));
+    run_with("injection", &Vec::from_iter(filter), &Vec::from_iter(skipped))
 }
 
 /// Runs the SMI conformance tests.
@@ -72,13 +73,13 @@ fn run(command: &str, args: &[String]) -> anyhow::Result<()> {
     run_with(command, args, &[])
 }
 
-fn run_with(command: &str, args: &[String], programs: &[(&str, PathBuf)]) -> anyhow::Result<()> {
+fn run_with(command: &str, args: &[String], paths: &[(&str, PathBuf)]) -> anyhow::Result<()> {
     cluster::ensure_up()?;
     let folder = tools::build("dev")?;
     let mut program = cluster::inside(folder.join(PROGRAM));
     // What users see is looked at as they see it.
     program.env("WEFT_PROGRAM", folder.join("weft"));
-    program.envs(programs.iter().map(|(name, path)| (name, path)));
+    program.envs(paths.iter().map(|(name, path)| (name, path)));
     let status = program.arg(command).args(args).status()?;
     ensure!(status.success(), "{PROGRAM} {command} ended with {status}");
     Ok(())

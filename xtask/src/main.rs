@@ -163,7 +163,7 @@ fn run() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Injection { filter } => {
-            e2e::injection(filter.as_deref())?;
+            e2e::injection(filter.as_deref(), None)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Smi { filter } => {

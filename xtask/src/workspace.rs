@@ -7,18 +7,23 @@ use anyhow::{bail, ensure};
 use crate::steps::Steps;
 
 /// Where tests that cannot be run write down their names and why: `name: why`, a line each.
-const SKIPPED: &str = "WEFT_SKIPPED";
+pub(crate) const SKIPPED: &str = "WEFT_SKIPPED";
 
 /// Runs them. Where all that they need should be there, none may be left out.
 pub(crate) fn test(steps: &mut Steps, complete: bool) {
-    let list = env::temp_dir().join(format!("weft-skipped-{}", std::process::id()));
-    steps.step("tests", || {
+    step(steps, "tests", complete, |list| {
         let args = ["test", "--workspace", "--locked"];
         println!("$ cargo {}", args.join(" "));
-        let status = Command::new("cargo").args(args).env(SKIPPED, &list).status()?;
+        let status = Command::new("cargo").args(args).env(SKIPPED, list).status()?;
         ensure!(status.success(), "cargo ended with {status}");
         Ok(())
     });
+}
+
+/// Runs a step of many tests, with the list into which they are to write what cannot be run; names those.
+pub(crate) fn step(steps: &mut Steps, name: &str, complete: bool, run: impl FnOnce(&Path) -> anyhow::Result<()>) {
+    let list = env::temp_dir().join(format!("weft-skipped-{}", std::process::id()));
+    steps.step(name, || run(&list));
     let skipped = Skipped::take(&list);
     for (why, tests) in &skipped.0 {
         let name = format!("{} of the tests ({})", tests.len(), tests.join(", "));

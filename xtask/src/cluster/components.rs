@@ -3,13 +3,15 @@
 use std::{fs, path::Path};
 
 use super::{
-    NODE, PODS, RUN, SERVICES, inside, kubectl, output,
+    NODE, NODE6, PODS, PODS6, RUN, SERVICES, SERVICES6, inside, kubectl,
+    network::Families,
+    output,
     processes::{must_live, start},
     template, until,
 };
 
 /// Starts etcd and what manages the cluster; waits for the API.
-pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
+pub(super) fn control_plane(kube: &Path, families: Families) -> anyhow::Result<()> {
     let etcd = [
         "etcd".to_owned(),
         format!("--data-dir={RUN}/etcd"),
@@ -30,7 +32,7 @@ pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
             &format!("--advertise-address={NODE}"),
             &format!("--bind-address={NODE}"),
             "--secure-port=6443",
-            &format!("--service-cluster-ip-range={SERVICES}"),
+            &format!("--service-cluster-ip-range={}", families.list(SERVICES, SERVICES6)),
             &format!("--cert-dir={pki}"),
             &format!("--tls-cert-file={pki}/apiserver.crt"),
             &format!("--tls-private-key-file={pki}/apiserver.key"),
@@ -75,8 +77,8 @@ pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
             &format!("--cluster-signing-cert-file={pki}/ca.crt"),
             &format!("--cluster-signing-key-file={pki}/ca.key"),
             "--allocate-node-cidrs",
-            &format!("--cluster-cidr={PODS}"),
-            "--node-cidr-mask-size=20",
+            &format!("--cluster-cidr={}", families.list(PODS, PODS6)),
+            "--node-cidr-mask-size-ipv4=20",
             &format!("--flex-volume-plugin-dir={RUN}/kubelet/volume-plugins"),
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
@@ -97,11 +99,16 @@ pub(super) fn control_plane(kube: &Path) -> anyhow::Result<()> {
 }
 
 /// Starts what runs containers.
-pub(super) fn containerd() -> anyhow::Result<()> {
+pub(super) fn containerd(families: Families) -> anyhow::Result<()> {
     fs::create_dir_all(format!("{RUN}/cni/config"))?;
     fs::create_dir_all(format!("{RUN}/containerd"))?;
+    let range = |pods: &str| format!(r#"[{{"subnet": "{pods}"}}]"#);
+    let route = |all: &str| format!(r#"{{"dst": "{all}"}}"#);
+    let ranges = families.list(&range(PODS), &range(PODS6));
+    let routes = families.list(&route("0.0.0.0/0"), &route("::/0"));
+    let network = template("cni.json", &[("RANGES", &ranges), ("ROUTES", &routes)])?;
     // The name's number says that it comes first.
-    fs::write(format!("{RUN}/cni/config/10-weft.conflist"), template("cni.json", &[])?)?;
+    fs::write(format!("{RUN}/cni/config/10-weft.conflist"), network)?;
     let (path, config) = (
         format!("{RUN}/containerd/config.toml"),
         template("containerd.toml", &[])?,
@@ -119,7 +126,7 @@ pub(super) fn containerd() -> anyhow::Result<()> {
 }
 
 /// Starts the node; waits until it takes pods.
-pub(super) fn node(kube: &Path) -> anyhow::Result<()> {
+pub(super) fn node(kube: &Path, families: Families) -> anyhow::Result<()> {
     let (path, config) = (format!("{RUN}/kubelet.yaml"), template("kubelet.yaml", &[])?);
     fs::write(&path, &config)?;
     fs::write(format!("{RUN}/resolv.conf"), template("resolv.conf", &[])?)?;
@@ -133,7 +140,7 @@ pub(super) fn node(kube: &Path) -> anyhow::Result<()> {
             &format!("--config={path}"),
             &format!("--kubeconfig={RUN}/kubelet.conf"),
             "--hostname-override=node1",
-            &format!("--node-ip={NODE}"),
+            &format!("--node-ip={}", families.list(NODE, NODE6)),
             &format!("--root-dir={RUN}/kubelet"),
             &format!("--cert-dir={RUN}/pki"),
         ],
@@ -145,7 +152,7 @@ pub(super) fn node(kube: &Path) -> anyhow::Result<()> {
         &[
             &format!("--kubeconfig={RUN}/proxy.conf"),
             "--proxy-mode=nftables",
-            &format!("--cluster-cidr={PODS}"),
+            &format!("--cluster-cidr={}", families.list(PODS, PODS6)),
             "--hostname-override=node1",
             // Limits of the whole machine, which are not this cluster's to set.
             "--conntrack-max-per-core=0",
