@@ -78,7 +78,7 @@ async fn address_of(cluster: &Cluster, labels: &str) -> anyhow::Result<IpAddr> {
 }
 
 /// How many connections of a data plane were proven.
-async fn proven(pod: IpAddr, direction: &str) -> anyhow::Result<f64> {
+pub(crate) async fn proven(pod: IpAddr, direction: &str) -> anyhow::Result<f64> {
     let metrics = metrics(pod).await?;
     let name = format!("weft_mutual_connections_total{{direction=\"{direction}\"}}");
     let count = metrics

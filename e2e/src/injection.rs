@@ -10,7 +10,7 @@ use crate::{
     cluster::{Cluster, address, eventually, name},
     edge,
     failures::control::scale_operator,
-    load, path,
+    families, load, path,
     scene::{OPERATOR, SYSTEM, asking, fresh},
     seeing, workloads,
 };
@@ -27,7 +27,7 @@ const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 /// Plays all, or those parts whose names contain something.
 pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
     let cluster = Cluster::connect().await?;
-    let mut parts = ["injection", "edge", "workloads"]
+    let mut parts = ["injection", "edge", "workloads", "families"]
         .into_iter()
         .filter(|part| part.contains(filter.unwrap_or_default()))
         .peekable();
@@ -37,7 +37,9 @@ pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
         match part {
             "injection" => injection(&cluster).await?,
             "edge" => edge::run(&cluster).await?,
-            _ => workloads::run(&cluster).await?,
+            "workloads" => workloads::run(&cluster).await?,
+            _ if families::run(&cluster).await? => {}
+            _ => continue,
         }
         println!("ok      {part} ({:.0} s)", start.elapsed().as_secs_f64());
     }

@@ -8,6 +8,7 @@ mod cert_manager;
 mod cluster;
 mod edge;
 mod failures;
+mod families;
 mod injection;
 mod load;
 mod monitors;

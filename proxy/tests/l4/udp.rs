@@ -57,7 +57,7 @@ fn clients_of_both_families_come_to_one_port() {
         return println!("skipped: the machine has no IPv6");
     }
     let scene = Scene::with(|options| options.address = Ipv6Addr::UNSPECIFIED.into());
-    let port = listen(&scene, "udp");
+    let port = scene.udp("udp");
     scene.apply(service("a", Transport::Udp, &[udp_echo("A")]));
     scene.apply([put(route(RouteKind::Udp, "r", 0, "udp", &[("a", 1)]))]);
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
