@@ -24,7 +24,7 @@ pub(crate) struct Args {
     #[arg(long, env = "POD_NAME")]
     pub(crate) identity: Option<String>,
     /// Where data planes connect
-    #[arg(long, env = "WEFT_DISCOVERY", default_value = "[::]:15010")]
+    #[arg(long, env = "WEFT_DISCOVERY", default_value = "[::]:15010", value_parser = socket)]
     pub(crate) discovery: SocketAddr,
     /// The same, as gateways are told to reach it (HOST:PORT) [default: weft-operator.NAMESPACE.svc:15010]
     #[arg(long, env = "WEFT_ADVERTISE")]
@@ -147,6 +147,16 @@ pub(crate) struct Sidecar {
     sidecar_memory_limit: Option<Quantity>,
 }
 
+/// Reads an address and a port, where one of IPv6 may be without brackets: so Kubernetes tells a pod its own.
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    let plain = || {
+        let (address, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
+    };
+    let read = text.parse().ok().or_else(plain);
+    read.ok_or_else(|| "it is not ADDRESS:PORT, as in 10.0.0.7:15010".to_owned())
+}
+
 impl Args {
     /// What is put into pods.
     ///
@@ -254,6 +264,20 @@ mod tests {
         assert_eq!(lifetime("2m"), Ok(SHORTEST));
         for text in ["1m", "169h", "-24h", "a day", "24"] {
             assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_ipv6_needs_no_brackets() {
+        for (text, is) in [
+            ("10.0.0.7:15010", "10.0.0.7:15010"),
+            ("fd00::7:15010", "[fd00::7]:15010"),
+            ("[fd00::7]:15010", "[fd00::7]:15010"),
+        ] {
+            assert_eq!(socket(text), Ok(is.parse().expect("an address")));
+        }
+        for text in ["15010", "fd00::7", ":15010", "10.0.0.7:", "operator:15010"] {
+            assert!(socket(text).is_err(), "{text}");
         }
     }
 

@@ -59,8 +59,8 @@ impl TimeProvider for Clock {
 /// What callers have met.
 #[derive(Default)]
 struct Met {
-    /// Connections, each of which was answered.
-    connections: u64,
+    /// Connections of each caller, each of which was answered.
+    connections: [u64; CALLERS],
     leaves: BTreeSet<Vec<u8>>,
 }
 
@@ -97,12 +97,12 @@ impl Caller {
     }
 
     /// Connects and asks, again and again.
-    async fn call(self, stop: watch::Receiver<bool>) {
+    async fn call(self, number: usize, stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let (mut sender, shown) = self.connect().await;
             ask(&mut sender).await;
             let mut met = self.met.lock().expect("nobody panics with it");
-            met.connections += 1;
+            met.connections[number] += 1;
             met.leaves.insert(shown);
         }
     }
@@ -164,7 +164,7 @@ async fn no_connection_fails_while_the_certificate_and_its_root_are_replaced() {
     let (mut long, _) = caller.connect().await;
     let (calls_end, end) = watch::channel(false);
     let callers: Vec<_> = (0..CALLERS)
-        .map(|_| tokio::spawn(caller.clone().call(end.clone())))
+        .map(|number| tokio::spawn(caller.clone().call(number, end.clone())))
         .collect();
     let count = || caller.met.lock().expect("nobody panics with it").connections;
     for _ in 0..DAYS {
@@ -173,10 +173,15 @@ async fn no_connection_fails_while_the_certificate_and_its_root_are_replaced() {
         clock.0.fetch_add(DAY, Ordering::SeqCst);
         let looked = certificates.look(clock.now()).await;
         looked.expect("the API server answers");
-        // More than are under way: so each certificate is met.
-        let enough = count() + CALLERS as u64 + 1;
+        // More than are under way, so that each certificate is met; and some of each, so that no call takes days.
+        let before = count();
+        let enough = || {
+            let counts = count();
+            let each = counts.iter().zip(before).all(|(count, before)| *count > before);
+            each && counts.iter().sum::<u64>() > before.iter().sum::<u64>() + CALLERS as u64
+        };
         let met = async {
-            while count() < enough {
+            while !enough() {
                 assert!(callers.iter().all(|caller| !caller.is_finished()), "a call has failed");
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
