@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 
 use super::Bearer;
+use crate::workloads::pods::{addresses, is_apart};
 
 /// Where a token was shown.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,9 +31,9 @@ pub(super) async fn of(client: &Client, bearer: &Bearer, from: IpAddr) -> Result
     let Some(own) = own.filter(|own| bearer.uid.is_none() || own.uid() == bearer.uid) else {
         return Ok(Place::Gone);
     };
-    let addresses = addresses_of(&own);
+    let own_addresses = addresses(&own);
     // Its first call may come before its address is told.
-    if addresses.is_empty() || addresses.contains(&from) || addresses_of_node(&own).contains(&from) {
+    if own_addresses.is_empty() || own_addresses.contains(&from) || addresses_of_node(&own).contains(&from) {
         return Ok(Place::Own);
     }
     // Who has it is looked for among all pods: in what the API server has in memory, which is cheap and may be a little old.
@@ -44,7 +45,7 @@ pub(super) async fn of(client: &Client, bearer: &Bearer, from: IpAddr) -> Result
         let (namespace, name) = (found.namespace().unwrap_or_default(), found.name_any());
         // Nobody is refused by what may be old: the address may be its own since a moment ago.
         let now = pod(client, &namespace, &name).await?;
-        if now.is_some_and(|now| now.uid() != own.uid() && lives(&now) && addresses_of(&now).contains(&from)) {
+        if now.is_some_and(|now| now.uid() != own.uid() && is_apart(&now) && addresses(&now).contains(&from)) {
             return Ok(Place::Other(format!("{namespace}/{name}")));
         }
     }
@@ -58,28 +59,8 @@ async fn pod(client: &Client, namespace: &str, name: &str) -> Result<Option<Pod>
     Ok(pods.list(&named).await?.items.pop())
 }
 
-/// Whether a pod has addresses of its own, and still.
-fn lives(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    let on_node = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-    !matches!(phase, Some("Succeeded" | "Failed")) && !on_node
-}
-
-fn addresses_of(pod: &Pod) -> Vec<IpAddr> {
-    let status = pod.status.as_ref();
-    let all = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
-    let all = all.iter().map(|address| address.ip.as_str());
-    all.chain(status.and_then(|status| status.pod_ip.as_deref()))
-        .filter_map(|address| address.parse().ok())
-        .collect()
-}
-
-/// Those of the node that a pod is on.
+/// The addresses of the node that a pod is on.
 fn addresses_of_node(pod: &Pod) -> Vec<IpAddr> {
-    let status = pod.status.as_ref();
-    let all = status.and_then(|status| status.host_ips.as_deref()).unwrap_or_default();
-    let all = all.iter().map(|address| address.ip.as_str());
-    all.chain(status.and_then(|status| status.host_ip.as_deref()))
-        .filter_map(|address| address.parse().ok())
-        .collect()
+    let all = pod.status.iter().flat_map(|status| status.host_ips.iter().flatten());
+    all.filter_map(|address| address.ip.parse().ok()).collect()
 }

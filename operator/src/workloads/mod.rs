@@ -3,7 +3,7 @@
 //! is; nothing is translated.
 
 mod members;
-mod pods;
+pub(crate) mod pods;
 mod services;
 
 use std::{

@@ -44,19 +44,27 @@ fn default_action(namespace: &Namespace, default: DefaultAction) -> DefaultActio
     })
 }
 
+/// Whether a pod has addresses of its own, and still: not its node's, and it has not ended.
+pub(crate) fn is_apart(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let on_node = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
+    !matches!(phase, Some("Succeeded" | "Failed")) && !on_node
+}
+
+/// The addresses of a pod, as far as they are known.
+pub(crate) fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let all = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    all.filter_map(|address| address.ip.parse().ok()).collect()
+}
+
 /// A pod as its peers see it, as long as it has an address.
 pub(super) fn peer(pod: &Pod) -> Option<Peer> {
-    let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
-    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) || spec.host_network == Some(true) {
+    let spec = pod.spec.as_ref()?;
+    if !is_apart(pod) {
         return None;
     }
     let (namespace, name) = (pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?);
-    let addresses: Vec<IpAddr> = status
-        .pod_ips
-        .iter()
-        .flatten()
-        .filter_map(|address| address.ip.parse().ok())
-        .collect();
+    let addresses = addresses(pod);
     if addresses.is_empty() {
         return None;
     }
