@@ -210,6 +210,14 @@ impl Cluster {
         .await
     }
 
+    /// The address of a Service, of the cluster's first family.
+    pub(crate) async fn cluster_ip(&self, namespace: &str, name: &str) -> anyhow::Result<IpAddr> {
+        let service = self.get("Service", namespace, name).await?;
+        let address = service.data["spec"]["clusterIP"].as_str();
+        let address = address.and_then(|address| address.parse().ok());
+        address.with_context(|| format!("the Service {name} has no address"))
+    }
+
     /// Where a Gateway is, according to its status.
     pub(crate) async fn gateway_address(&self, namespace: &str, gateway: &str) -> anyhow::Result<IpAddr> {
         let gateway = self.get("Gateway", namespace, gateway).await?;

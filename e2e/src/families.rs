@@ -14,7 +14,7 @@ use crate::{
     cluster::{Cluster, eventually},
     edge::proven,
     load::{Target, metrics, status},
-    scene::{GATEWAY, HTTP, asking, fresh, gateway, route},
+    scene::{GATEWAY, HTTP, asking, fresh, gateway, meshed, route},
     weft::weft,
 };
 
@@ -31,7 +31,7 @@ pub(crate) async fn run(cluster: &Cluster) -> anyhow::Result<bool> {
         skip("families", "the cluster has no IPv6, for the kernel has none")?;
         return Ok(false);
     }
-    fresh(cluster, NAMESPACE, "observe").await?;
+    meshed(cluster, NAMESPACE, "observe", &json!({})).await?;
     fresh(cluster, OUTSIDE, "").await?;
     let outcome = all(cluster).await;
     for namespace in [NAMESPACE, OUTSIDE] {
@@ -61,11 +61,6 @@ fn skip(test: &str, why: &str) -> anyhow::Result<()> {
 }
 
 async fn all(cluster: &Cluster) -> anyhow::Result<()> {
-    eventually("the roots are there", async || {
-        let roots = cluster.api("ConfigMap", NAMESPACE)?.get_opt("weft-roots").await?;
-        Ok(roots.is_some())
-    })
-    .await?;
     cluster.apply(&servers()).await?;
     cluster.rolled_out(NAMESPACE, "web").await?;
     let pods = cluster.list("Pod", NAMESPACE, "app=web,weft.dev/injected").await?;

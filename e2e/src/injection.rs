@@ -11,6 +11,7 @@ use crate::{
     edge,
     failures::control::scale_operator,
     families, load, path,
+    report::passed,
     scene::{OPERATOR, SYSTEM, asking, fresh},
     seeing, workloads,
 };
@@ -41,7 +42,7 @@ pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
             _ if families::run(&cluster).await? => {}
             _ => continue,
         }
-        println!("ok      {part} ({:.0} s)", start.elapsed().as_secs_f64());
+        passed(part, start);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,6 +14,7 @@ mod load;
 mod monitors;
 mod path;
 mod removal;
+mod report;
 mod sample;
 mod scale;
 mod scene;

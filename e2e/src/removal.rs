@@ -8,6 +8,7 @@ use crate::{
     cluster::{Cluster, address, eventually},
     failures::mesh::Meshed,
     load::status,
+    report::passed,
     scene::{OPERATOR, SYSTEM},
     weft::{refused, weft},
 };
@@ -23,7 +24,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let outcome = removed(&mut meshed).await;
     cluster.without(&meshed.namespace).await?;
     outcome?;
-    println!("ok      removal under load ({:.0} s)", start.elapsed().as_secs_f64());
+    passed("removal under load", start);
     Ok(ExitCode::SUCCESS)
 }
 

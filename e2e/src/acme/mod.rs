@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use self::pebble::Pebble;
 use crate::{
     cluster::{Cluster, eventually, name},
+    report::passed,
     scene::{self, GATEWAY, HTTP, OF_GATEWAY, PREFIX, gateway},
 };
 
@@ -46,7 +47,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
         let outcome = ordered(&cluster, &pebble, &namespace, challenge).await;
         cluster.delete("Namespace", "", &namespace).await?;
         outcome.with_context(|| format!("by {challenge}"))?;
-        println!("ok      {challenge} ({:.0} s)", start.elapsed().as_secs_f64());
+        passed(challenge, start);
     }
     Ok(ExitCode::SUCCESS)
 }

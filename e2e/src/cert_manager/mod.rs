@@ -18,6 +18,7 @@ use crate::{
     cluster::{Cluster, address, eventually, name},
     failures::mesh::{Meshed, ROOT},
     load::{Load, metrics},
+    report::passed,
     scene::{OPERATOR, OPERATORS, PREFIX, SYSTEM},
 };
 
@@ -42,7 +43,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let cluster = Cluster::connect().await?;
     let start = Instant::now();
     let manager = CertManager::start(&cluster).await?;
-    said("cert-manager runs", start);
+    passed("cert-manager runs", start);
     let outcome = all(&cluster, &manager).await;
     let back = match &outcome {
         Ok(()) => Ok(()),
@@ -57,10 +58,6 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let left: Vec<_> = left.iter().map(name).collect();
     ensure!(left.is_empty(), "requests are left: {left:?}");
     Ok(ExitCode::SUCCESS)
-}
-
-fn said(what: &str, start: Instant) {
-    println!("ok      {what} ({:.0} s)", start.elapsed().as_secs_f64());
 }
 
 async fn all(cluster: &Cluster, manager: &CertManager<'_>) -> anyhow::Result<()> {
@@ -80,7 +77,7 @@ async fn all(cluster: &Cluster, manager: &CertManager<'_>) -> anyhow::Result<()>
         .await
         .nothing_failed()
         .context("on the way to cert-manager")?;
-    said("from the built-in issuer to cert-manager", start);
+    passed("from the built-in issuer to cert-manager", start);
     // From now on both ends are of cert-manager's.
     cluster.restart(&meshed.namespace, "relay").await?;
     meshed.relay.address.set_ip(address(&meshed.pod("relay").await?)?);
@@ -95,7 +92,7 @@ async fn all(cluster: &Cluster, manager: &CertManager<'_>) -> anyhow::Result<()>
     load.more(200).await?;
     web_is_signed_by(&meshed, &built_in, &manager.root).await?;
     load.stop().await.nothing_failed()?;
-    said("back to the built-in issuer", start);
+    passed("back to the built-in issuer", start);
     Ok(())
 }
 
@@ -111,7 +108,7 @@ async fn by_cert_manager(meshed: &Meshed<'_>, manager: &CertManager<'_>, load: &
     manager.start_without_approver().await?;
     cluster.rolled_out(&meshed.namespace, "web").await?;
     load.more(200).await?;
-    said("cert-manager was away", start);
+    passed("cert-manager was away", start);
 
     let start = Instant::now();
     let before = counted(cluster, "forbidden").await?;
@@ -122,7 +119,7 @@ async fn by_cert_manager(meshed: &Meshed<'_>, manager: &CertManager<'_>, load: &
     let pod = cluster.get("Pod", &meshed.namespace, "denied").await?;
     ensure!(!is_ready(&pod), "a pod without a certificate is ready");
     cluster.kill(&meshed.namespace, "denied").await?;
-    said("a request was denied", start);
+    passed("a request was denied", start);
 
     let start = Instant::now();
     manager.signs_by(CertManager::self_signed()).await?;
@@ -134,7 +131,7 @@ async fn by_cert_manager(meshed: &Meshed<'_>, manager: &CertManager<'_>, load: &
         Ok(is_ready(&cluster.get("Pod", &meshed.namespace, "failing").await?))
     })
     .await?;
-    said("a request failed", start);
+    passed("a request failed", start);
 
     let start = Instant::now();
     eventually(
@@ -149,7 +146,7 @@ async fn by_cert_manager(meshed: &Meshed<'_>, manager: &CertManager<'_>, load: &
     for pod in web(meshed).await? {
         shown::leads_to(pod, &manager.root).await?;
     }
-    said("certificates were renewed", start);
+    passed("certificates were renewed", start);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use std::{future::Future, pin::Pin, process::ExitCode, time::Instant};
 
 use crate::{
     cluster::{Cluster, eventually, name},
+    report,
     scene::PREFIX,
 };
 
@@ -61,7 +62,7 @@ pub(crate) async fn run(filter: Option<&str>) -> anyhow::Result<ExitCode> {
         match test(cluster.clone()).await {
             Ok(()) => {
                 passed += 1;
-                println!("ok      {title} ({:.0} s)", start.elapsed().as_secs_f64());
+                report::passed(title, start);
             }
             Err(error) => {
                 failed += 1;

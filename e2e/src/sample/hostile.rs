@@ -345,11 +345,8 @@ async fn token(sample: &Sample<'_>, pod: &DynamicObject, audience: &str) -> anyh
 
 /// Where the operator is.
 async fn operator(sample: &Sample<'_>) -> anyhow::Result<SocketAddr> {
-    let service = sample.cluster.get("Service", SYSTEM, OPERATOR).await?;
-    let address = service.data["spec"]["clusterIP"]
-        .as_str()
-        .context("the operator has no address")?;
-    Ok(SocketAddr::new(address.parse()?, 15010))
+    let address = sample.cluster.cluster_ip(SYSTEM, OPERATOR).await?;
+    Ok(SocketAddr::new(address, 15010))
 }
 
 /// How the operator is reached at an address, with a token.

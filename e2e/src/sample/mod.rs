@@ -28,6 +28,7 @@ use self::wire::Wire;
 use crate::{
     cluster::{Cluster, PATIENCE, address, eventually, name},
     load::{self, Target},
+    report::passed,
     scene::PREFIX,
 };
 
@@ -107,7 +108,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let cluster = Cluster::connect().await?;
     let start = Instant::now();
     let sample = Sample::new(&cluster).await?;
-    println!("ok      it runs ({:.0} s)", start.elapsed().as_secs_f64());
+    passed("it runs", start);
     let outcome = all(&sample).await;
     cluster.delete("Namespace", "", &sample.namespace).await?;
     outcome?;
@@ -121,15 +122,12 @@ async fn all(sample: &Sample<'_>) -> anyhow::Result<()> {
         let start = Instant::now();
         sample.label(stage).await?;
         holds(sample, stage).await.with_context(|| format!("in {stage}"))?;
-        println!("ok      {stage} ({:.0} s)", start.elapsed().as_secs_f64());
+        passed(stage, start);
     }
     sample.nothing_failed_since(&before).await?;
     let start = Instant::now();
     hostile::all(sample).await?;
-    println!(
-        "ok      who wants what is not theirs ({:.0} s)",
-        start.elapsed().as_secs_f64()
-    );
+    passed("who wants what is not theirs", start);
     Ok(())
 }
 

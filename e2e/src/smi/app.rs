@@ -36,12 +36,8 @@ pub(super) struct Seen {
 impl App {
     /// Finds it.
     pub(super) async fn find(cluster: &Cluster, namespace: &str, name: &str) -> anyhow::Result<Self> {
-        let service = cluster.get("Service", namespace, name).await?;
-        let address = service.data["spec"]["clusterIP"].as_str().unwrap_or_default();
         Ok(Self {
-            address: address
-                .parse()
-                .with_context(|| format!("the Service {name} has no address"))?,
+            address: cluster.cluster_ip(namespace, name).await?,
         })
     }
 

@@ -22,6 +22,7 @@ use tokio::process::Command;
 use crate::{
     cluster::{Cluster, address, eventually, name},
     load::{self, Target},
+    report::passed,
     scene::{GATEWAY, meshed},
 };
 
@@ -44,16 +45,16 @@ pub(crate) async fn run(cluster: &Cluster) -> anyhow::Result<()> {
 async fn all(workloads: &Workloads<'_>) -> anyhow::Result<()> {
     let start = Instant::now();
     workloads.begin().await?;
-    println!("ok      they run ({:.0} s)", start.elapsed().as_secs_f64());
+    passed("they run", start);
     let start = Instant::now();
     spans::all(workloads).await.context("spans")?;
-    println!("ok      spans ({:.0} s)", start.elapsed().as_secs_f64());
+    passed("spans", start);
     let start = Instant::now();
     streams::all(workloads).await.context("routes of connections")?;
-    println!("ok      routes of connections ({:.0} s)", start.elapsed().as_secs_f64());
+    passed("routes of connections", start);
     let start = Instant::now();
     exclusions::all(workloads).await.context("exclusions")?;
-    println!("ok      exclusions ({:.0} s)", start.elapsed().as_secs_f64());
+    passed("exclusions", start);
     Ok(())
 }
 
@@ -98,11 +99,7 @@ impl Workloads<'_> {
 
     /// Where a Service is.
     async fn service(&self, name: &str) -> anyhow::Result<IpAddr> {
-        let service = self.cluster.get("Service", NAMESPACE, name).await?;
-        let address = service.data["spec"]["clusterIP"].as_str();
-        Ok(address
-            .with_context(|| format!("the Service {name} has no address"))?
-            .parse()?)
+        self.cluster.cluster_ip(NAMESPACE, name).await
     }
 
     /// Has an application ask; it fails where no answer comes.
