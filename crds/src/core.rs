@@ -21,6 +21,56 @@ pub struct Namespace {
     pub status: Unread,
 }
 
+/// `v1 Node`: of one, only whether its kubelet is heard of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Node {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// Not read.
+    #[serde(skip_serializing)]
+    pub spec: Unread,
+    /// How it stands.
+    pub status: NodeStatus,
+}
+
+/// How a node stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeStatus {
+    /// What is said of it, by type.
+    pub conditions: Vec<NodeCondition>,
+    /// Everything else, not read.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+/// Something said of a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeCondition {
+    /// What.
+    #[serde(rename = "type")]
+    pub condition_type: String,
+    /// `True`, `False`, or `Unknown` when its kubelet has not been heard of for too long.
+    pub status: String,
+    /// Everything else, not read.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
+}
+
+impl Node {
+    /// Whether it is said not to be ready. Kubernetes then takes all of its pods for unready too, whatever they are.
+    pub fn is_unready(&self) -> bool {
+        let ready = self
+            .status
+            .conditions
+            .iter()
+            .find(|said| said.condition_type == "Ready");
+        ready.is_some_and(|said| said.status != "True")
+    }
+}
+
 /// `v1 Service`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

@@ -34,8 +34,8 @@ pub use crate::{
     },
     backend::{ExternalHostname, XBackend, XBackendPort, XBackendSpec, XBackendTls},
     core::{
-        ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, ObjectReference, Secret,
-        Service, ServicePort, ServiceSpec,
+        ConfigMap, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, Namespace, Node, NodeCondition,
+        NodeStatus, ObjectReference, Secret, Service, ServicePort, ServiceSpec,
     },
     definition::{definitions, smi_definitions},
     filter::{

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     AcmeIssuer, AuthorizationPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
-    GatewayParameters, GrpcRoute, HttpRoute, HttpRouteGroup, IdentityBinding, ListenerSet, Metadata, Namespace,
+    GatewayParameters, GrpcRoute, HttpRoute, HttpRouteGroup, IdentityBinding, ListenerSet, Metadata, Namespace, Node,
     ReferenceGrant, Secret, Service, SmiTcpRoute, SmiUdpRoute, TcpRoute, TlsRoute, TrafficSplit, TrafficTarget,
     UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
@@ -98,6 +98,7 @@ kinds! {
     ReferenceGrant(ReferenceGrant) = "gateway.networking.k8s.io" "ReferenceGrant" namespaced,
     Service(Service) = "" "Service" namespaced,
     EndpointSlice(EndpointSlice) = "discovery.k8s.io" "EndpointSlice" namespaced,
+    Node(Node) = "" "Node" cluster,
     Secret(Secret) = "" "Secret" namespaced,
     ConfigMap(ConfigMap) = "" "ConfigMap" namespaced,
     GatewayParameters(GatewayParameters) = "weft.dev" "GatewayParameters" namespaced,

@@ -18,6 +18,7 @@ mod lease;
 mod metrics;
 #[cfg(test)]
 mod mock;
+mod nodes;
 mod object;
 mod operator;
 mod peers;

@@ -52,6 +52,9 @@ pub(crate) fn read(kind: Kind, object: DynamicObject) -> Result<(Seen, Object), 
         return Object::from_value(kind, data).map(|object| (seen(kind, &metadata, Value::Null), object));
     };
     let status = data.remove("status").unwrap_or(Value::Null);
+    if kind == Kind::Node {
+        return node(&metadata, &status).map(|node| (seen(kind, &metadata, Value::Null), node));
+    }
     let seen = seen(kind, &metadata, status);
     trim(kind, &mut data);
     data.values_mut().for_each(without_nulls);
@@ -86,6 +89,20 @@ fn without_nulls(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(without_nulls),
         _ => {}
     }
+}
+
+/// Of a node, whether it is ready: everything else of it is large, and much of it changes all the time.
+fn node(metadata: &ObjectMeta, status: &Value) -> Result<Object, ParseError> {
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.filter(|condition| condition["type"] == "Ready");
+    let ready: Vec<Value> = ready
+        .map(|condition| json!({"type": "Ready", "status": condition["status"]}))
+        .collect();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    Object::from_value(
+        Kind::Node,
+        json!({"metadata": {"name": name}, "status": {"conditions": ready}}),
+    )
 }
 
 /// Takes away what is large and not read.
@@ -188,6 +205,28 @@ mod tests {
         };
         assert_eq!(map.data.keys().collect::<Vec<_>>(), ["ca.crt"]);
         assert!(map.binary_data.is_empty());
+    }
+
+    #[test]
+    fn of_a_node_it_is_kept_whether_it_is_ready() {
+        let value = |heard: &str, ready: &str| {
+            let time = json!(heard);
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "annotations": {"heard": heard}},
+                "spec": {"podCIDR": "10.0.0.0/24"},
+                "status": {"images": [{}], "conditions": [
+                    {"type": "MemoryPressure", "status": "False", "lastHeartbeatTime": time},
+                    {"type": "Ready", "status": ready, "lastHeartbeatTime": time}]},
+            })
+        };
+        let node = |heard, ready| read(Kind::Node, object(value(heard, ready))).expect("readable").1;
+        assert_eq!(node("12:00", "True"), node("12:05", "True"));
+        let is_unready = |object| {
+            let Object::Node(node) = object else { panic!("a Node") };
+            node.is_unready()
+        };
+        assert!(is_unready(node("12:00", "Unknown")) && is_unready(node("12:00", "False")));
+        assert!(!is_unready(node("12:00", "True")));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use weft_translate::MANAGED_BY;
 use crate::{
     children::{Child, ChildKind},
     metrics::Metrics,
+    nodes,
     object::{self, Seen},
 };
 
@@ -28,9 +29,11 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How often a kind that is not there is looked for, and one of SMI, which most clusters never have.
 const LOOK: Duration = Duration::from_secs(5);
 const LOOK_FOR_SMI: Duration = Duration::from_secs(30);
-/// How long everything else waits for the objects of a kind of SMI. To list those that are stored in an old version may take a
-/// conversion, which the API server asks of an operator that is ready: this one, perhaps.
-const SMI: Duration = Duration::from_secs(10);
+/// How long everything else waits for the objects of a kind without which it can do. Of SMI, to list those that are stored in an
+/// old version may take a conversion, which the API server asks of an operator that is ready: this one, perhaps.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// News of nodes that wait to be handed on.
+const NODES: usize = 64;
 
 /// What is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,13 +68,22 @@ pub(crate) fn start(client: &Client, metrics: &Metrics, news: &mpsc::Sender<(Wat
     let kinds = Kind::ALL.iter().copied().map(Watched::Kind);
     let children = ChildKind::ALL.iter().copied().map(Watched::Child);
     for watched in kinds.chain(children) {
+        let news = match watched {
+            Watched::Kind(Kind::Node) => {
+                let (nodes, told) = mpsc::channel(NODES);
+                tokio::spawn(nodes::relay(told, news.clone()));
+                nodes
+            }
+            _ => news.clone(),
+        };
+        let can_wait = matches!(watched, Watched::Kind(kind) if kind.is_smi() || kind == Kind::Node);
         let watch = Watch {
             client: client.clone(),
             metrics: metrics.clone(),
             watched,
-            news: news.clone(),
+            news,
             unreadable: HashMap::new(),
-            patience: matches!(watched, Watched::Kind(kind) if kind.is_smi()).then(|| Instant::now() + SMI),
+            patience: can_wait.then(|| Instant::now() + PATIENCE),
         };
         tokio::spawn(watch.run());
     }
@@ -233,7 +245,7 @@ impl Watch {
                         return Ok(());
                     }
                     if self.patience.is_some_and(|end| Instant::now() > end) {
-                        tracing::warn!(kind = self.watched.name(), %error, "objects of SMI cannot be listed; everything else goes on without them until they can");
+                        tracing::warn!(kind = self.watched.name(), %error, "objects of this kind cannot be listed; everything else goes on without them until they can");
                         self.none().await?;
                     }
                     // A watch that is too old is begun anew at once, and that is no fault.

@@ -88,6 +88,14 @@ fn of_service(reader: &Reader<'_>, key: &ServiceKey) -> Option<ServiceResult> {
             conditions.serving == Some(true) && conditions.terminating == Some(true)
         });
     }
+    if endpoints.is_empty() {
+        // Who is on a node of which nothing is heard is said to be unready by that alone, and mostly serves.
+        endpoints = collect(namespace, port_name, &slices, |endpoint| {
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            let node = endpoint.node_name.as_deref().and_then(|node| reader.node("", node));
+            conditions.terminating != Some(true) && node.is_some_and(|node| node.is_unready())
+        });
+    }
     let traffic = traffic_policy::effective(reader, &object(key));
     let secured = backend_tls::effective(reader, namespace, name, port.name.as_deref());
     Some(ServiceResult {

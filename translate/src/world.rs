@@ -9,8 +9,8 @@ use std::{
 use weft_crds::{
     AcmeIssuer, AuthorizationPolicy, BackendTlsPolicy, ConfigMap, EndpointSlice, Gateway, GatewayClass,
     GatewayParameters, GrpcRoute, HttpRoute, HttpRouteGroup, IdentityBinding, Kind, ListenerSet, ListenerSpec,
-    Namespace, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, SmiTcpRoute, SmiUdpRoute, TcpRoute,
-    TlsRoute, TrafficSplit, TrafficTarget, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
+    Namespace, Node, Object, ObjectRef, ParentReference, ReferenceGrant, Secret, Service, SmiTcpRoute, SmiUdpRoute,
+    TcpRoute, TlsRoute, TrafficSplit, TrafficTarget, UdpRoute, XBackend, XBackendTrafficPolicy, XMesh,
 };
 use weft_model::ListenerProtocol;
 
@@ -314,6 +314,7 @@ impl<'w> Reader<'w> {
         tcp_route: TcpRoute -> TcpRoute;
         udp_route: UdpRoute -> UdpRoute;
         namespace: Namespace -> Namespace;
+        node: Node -> Node;
         service: Service -> Service;
         secret: Secret -> Secret;
         xbackend: XBackend -> XBackend;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::process::Stopped;
+use super::{node, process::Stopped};
 use crate::{
     cluster::{Cluster, eventually},
     load::{Load, status},
@@ -42,6 +42,8 @@ async fn away(cluster: &Cluster, process: &str, how_long: Duration) -> anyhow::R
         })
         .await?;
     }
+    // Of the node, too, nothing was heard meanwhile.
+    node::is_heard_of(cluster).await?;
     load.stop().await.nothing_failed()?;
     scene.end().await
 }

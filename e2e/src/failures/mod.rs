@@ -5,6 +5,7 @@ pub(crate) mod churn;
 pub(crate) mod control;
 mod gateway;
 pub(crate) mod mesh;
+mod node;
 mod pods;
 mod process;
 mod refused;
@@ -46,6 +47,7 @@ const TESTS: &[(&str, Test)] = tests![
     mesh::the_kubelet_is_restarted,
     renewal::certificates_of_workloads_are_renewed,
     refused::a_resource_is_refused_beside_good_ones,
+    node::a_node_is_not_heard_of,
     api::the_api_server_is_away_for_a_minute,
     api::etcd_is_restarted,
 ];

@@ -66,8 +66,12 @@ fn of_what_is_gone_nothing_is_kept() {
         json!({
             "metadata": {"name": "o", "labels": {"kubernetes.io/service-name": "o"}},
             "ports": [{"port": 8080}],
-            "endpoints": [{"addresses": ["10.0.0.1"]}],
+            "endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "o", "conditions": {"ready": false}}],
         }),
+    ));
+    objects.push(object(
+        Kind::Node,
+        json!({"metadata": {"name": "o"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}),
     ));
     objects.push(object(
         Kind::Namespace,

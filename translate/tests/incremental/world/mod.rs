@@ -17,7 +17,7 @@ use self::{
     gateways::{classes, gateways, listener_sets, xmeshes},
     policies::{authorization_policies, backend_tls_policies, traffic_policies},
     routes::{grants, grpc_rules, http_rules, l4_rules, routes},
-    services::{services, slices, xbackends},
+    services::{nodes, services, slices, xbackends},
     smi::{traffic_specs, traffic_splits, traffic_targets},
 };
 
@@ -31,6 +31,7 @@ const ISSUERS: [&str; 2] = ["i1", "i2"];
 const SERVICES: [&str; 2] = ["s1", "s2"];
 const XBACKENDS: [&str; 2] = ["x1", "x2"];
 const PODS: [&str; 3] = ["p1", "p2", "p3"];
+const NODES: [&str; 2] = ["n1", "n2"];
 const CREATED: [&str; 2] = ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"];
 
 pub(crate) fn object(kind: Kind, value: Value) -> Object {
@@ -71,6 +72,7 @@ fn objects() -> impl Strategy<Value = Object> {
         3 => services(),
         3 => xbackends(),
         3 => slices(),
+        2 => nodes(),
         3 => traffic_policies(),
         3 => authorization_policies(),
         1 => secrets(),

@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::json;
 use weft_crds::{Kind, Object};
 
-use super::{NAMESPACES, PODS, SERVICES, XBACKENDS, object};
+use super::{NAMESPACES, NODES, PODS, SERVICES, XBACKENDS, object};
 
 pub(super) fn services() -> impl Strategy<Value = Object> {
     let specs = vec![
@@ -34,11 +34,12 @@ pub(super) fn slices() -> impl Strategy<Value = Object> {
     let conditions = select(vec![
         json!({}),
         json!({"ready": false}),
+        json!({"ready": false, "serving": false, "terminating": true}),
         json!({"ready": false, "serving": true, "terminating": true}),
     ]);
-    let endpoints = (select(&PODS), 1..4_u8, conditions).prop_map(|(pod, last, conditions)| {
+    let endpoints = (select(&PODS), 1..4_u8, conditions, select(&NODES)).prop_map(|(pod, last, conditions, node)| {
         let target = json!({"kind": "Pod", "name": pod});
-        json!({"addresses": [format!("10.0.0.{last}")], "conditions": conditions, "targetRef": target})
+        json!({"addresses": [format!("10.0.0.{last}")], "conditions": conditions, "targetRef": target, "nodeName": node})
     });
     (
         select(&NAMESPACES),
@@ -59,6 +60,14 @@ pub(super) fn slices() -> impl Strategy<Value = Object> {
                 }),
             )
         })
+}
+
+pub(super) fn nodes() -> impl Strategy<Value = Object> {
+    (select(&NODES), select(&["True", "False", "Unknown"])).prop_map(|(name, ready)| {
+        let conditions = json!([{"type": "Ready", "status": ready}]);
+        let node = json!({"metadata": {"name": name}, "status": {"conditions": conditions}});
+        object(Kind::Node, node)
+    })
 }
 
 /// XBackends that are served, that lack what they refer to, and that are refused.
