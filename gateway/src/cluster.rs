@@ -1,13 +1,7 @@
 //! A gateway in a cluster: it serves what the operator tells it, and goes on with the last it was told when the operator
 //! is away, across restarts of its container too. To workloads of the mesh it proves who it is.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 use weft_agent::{Agent, AgentOptions};
@@ -129,14 +123,5 @@ impl Cluster {
         drop(self.agent);
         self.names.abort();
         self.state.proxy().shutdown().await;
-    }
-}
-
-/// Where the data planes of a pod listen: on every address of both families, or of IPv4 where the kernel has no other. A pod of a
-/// Service of both is come to by both.
-pub fn listen_on() -> IpAddr {
-    match std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)) {
-        Ok(_) => Ipv6Addr::UNSPECIFIED.into(),
-        Err(_) => Ipv4Addr::UNSPECIFIED.into(),
     }
 }

@@ -12,10 +12,13 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use weft_discovery::Endpoint;
 use weft_gateway::{
-    cluster::{Cluster, ClusterOptions, listen_on},
+    cluster::{Cluster, ClusterOptions},
     names::NamesOptions,
 };
-use weft_process::log::{self, Lines};
+use weft_process::{
+    listen::everywhere,
+    log::{self, Lines},
+};
 use weft_proxy::{
     Limits, Options, SpanService,
     command::{Log, Spans, duration, log_format, share, spans},
@@ -89,7 +92,7 @@ struct Args {
 impl Args {
     fn options(self) -> ClusterOptions {
         let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let address = listen_on();
+        let address = everywhere();
         let (namespace, name) = self.gateway.split_once('/').unwrap_or(("", &self.gateway));
         let service = SpanService {
             name: name.to_owned(),
