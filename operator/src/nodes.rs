@@ -27,12 +27,20 @@ struct Lost {
     listed: bool,
 }
 
+impl Lost {
+    /// When it is told that it is back. One that a list does not have may be gone, which is known once the list is complete.
+    fn due(&self) -> Option<Instant> {
+        let (when, ..) = self.back.as_ref()?;
+        self.listed.then_some(*when)
+    }
+}
+
 /// Hands on what the watch of nodes has to say until one of the two ends is gone.
 pub(crate) async fn relay(mut from: mpsc::Receiver<(Watched, News)>, to: mpsc::Sender<(Watched, News)>) {
     let mut lost: HashMap<ObjectRef, Lost> = HashMap::new();
     let watched = Watched::Kind(weft_crds::Kind::Node);
     loop {
-        let due = lost.values().filter_map(|lost| Some(lost.back.as_ref()?.0)).min();
+        let due = lost.values().filter_map(Lost::due).min();
         let news = tokio::select! {
             news = from.recv() => match news {
                 Some((_, news)) => vec![hold(&mut lost, news)],
@@ -100,7 +108,7 @@ fn hold(lost: &mut HashMap<ObjectRef, Lost>, news: News) -> News {
 /// Those that have been back for long enough.
 fn settled(lost: &mut HashMap<ObjectRef, Lost>) -> Vec<News> {
     let now = Instant::now();
-    let due = lost.extract_if(|_, lost| lost.back.as_ref().is_some_and(|(when, ..)| *when <= now));
+    let due = lost.extract_if(|_, lost| lost.due().is_some_and(|due| due <= now));
     due.filter_map(|(_, lost)| lost.back)
         .map(|(_, seen, object)| News::Put(seen, object))
         .collect()
@@ -187,8 +195,8 @@ mod tests {
         // The list is begun anew: there is no c in it.
         assert_eq!(nodes.tells(News::Begin(None)).await, "Begin(None)");
         assert_eq!(nodes.tells(put("a", "False")).await, "a unready");
-        assert_eq!(nodes.tells(News::Complete).await, "Complete");
         tokio::time::advance(SETTLED * 2).await;
+        assert_eq!(nodes.tells(News::Complete).await, "Complete");
         assert_eq!(nodes.tells(put("d", "True")).await, "d ready");
         assert_eq!(nodes.tells(put("a", "True")).await, "a unready");
         assert_eq!(nodes.told().await, ("a ready".into(), SETTLED.as_secs()));
