@@ -330,8 +330,8 @@ fn root() -> anyhow::Result<(String, String)> {
 /// What starts pods is away and comes back: those that run go on.
 pub(super) async fn the_kubelet_is_restarted(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "kubelet", "strict").await?;
-    // It takes all pods for not ready until it has probed them again, and kube-proxy sends nobody to a Service without ready
-    // endpoints: what is looked at here is what the pods do.
+    // Up to 1.34 it takes all pods for not ready until it has probed them again, and kube-proxy sends nobody to a Service without
+    // ready endpoints: what is looked at here is what the pods do.
     let all = json!({"spec": {"publishNotReadyAddresses": true}});
     cluster.merge("Service", &meshed.namespace, "web", &all).await?;
     let load = meshed.load();
