@@ -14,8 +14,9 @@ use crate::{
     watch::{News, Watched},
 };
 
-/// How long that is. A kubelet compares what is said of its pods with how they are every ten seconds.
-const SETTLED: Duration = Duration::from_secs(30);
+/// How long that is. A kubelet compares what is said of its pods with how they are every ten seconds; but it, and then the
+/// controller of EndpointSlices, may each wait for half a minute before they begin a watch anew that they have lost.
+const SETTLED: Duration = Duration::from_secs(120);
 
 /// A node that is told as unready.
 struct Lost {
