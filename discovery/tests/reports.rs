@@ -6,7 +6,7 @@ mod certificate;
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -84,22 +84,39 @@ impl Observe for Counting {
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<(DataPlane, Report)>>);
+struct Heard {
+    reports: Mutex<Vec<(DataPlane, Report)>>,
+    pace: Duration,
+    /// Who looks on has come, or gone.
+    taps: watch::Sender<u64>,
+    tapped: AtomicBool,
+}
 
 impl Hear for Heard {
     fn heard(&self, of: &DataPlane, report: Report) {
-        self.0.lock().expect("nobody panics with it").push((of.clone(), report));
+        self.reports
+            .lock()
+            .expect("nobody panics with it")
+            .push((of.clone(), report));
     }
 
     fn pace(&self) -> Duration {
-        Duration::from_millis(20)
+        self.pace.max(Duration::from_millis(20))
+    }
+
+    fn taps(&self) -> watch::Receiver<u64> {
+        self.taps.subscribe()
+    }
+
+    fn is_tapped(&self, _: &DataPlane) -> bool {
+        self.tapped.load(Ordering::SeqCst)
     }
 }
 
 impl Heard {
     async fn until(&self, holds: impl Fn(&[(DataPlane, Report)]) -> bool) {
         let waiting = async {
-            while !holds(&self.0.lock().expect("nobody panics with it")) {
+            while !holds(&self.reports.lock().expect("nobody panics with it")) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -163,7 +180,7 @@ async fn all_is_told_first_and_then_what_has_come_since() {
     heard.until(|heard| heard.len() >= 4).await;
     subscriber.abort();
     scene.stop.send_replace(true);
-    let heard = heard.0.lock().expect("nobody panics with it");
+    let heard = heard.reports.lock().expect("nobody panics with it");
     let requests = |report: &Report| report.edges[0].flow.requests.requests();
     assert!(heard.iter().all(|(of, _)| *of == DataPlane::sidecar("shop", "web-1")));
     assert!(heard[0].1.total && requests(&heard[0].1) == 1);
@@ -172,6 +189,29 @@ async fn all_is_told_first_and_then_what_has_come_since() {
             .iter()
             .all(|(_, report)| !report.total && requests(report) == 1)
     );
+}
+
+#[tokio::test]
+async fn who_looks_on_now_and_then_puts_no_report_off() {
+    let heard = Arc::new(Heard {
+        pace: Duration::from_millis(100),
+        ..Heard::default()
+    });
+    let scene = operator(Some(heard.clone()), usize::MAX).await;
+    let (subscriber, _synced) = subscribe(&scene);
+    let comes_and_goes = async {
+        loop {
+            heard.tapped.fetch_xor(true, Ordering::SeqCst);
+            heard.taps.send_modify(|changes| *changes += 1);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = heard.until(|heard| heard.len() >= 4) => {}
+        () = comes_and_goes => {}
+    }
+    subscriber.abort();
+    scene.stop.send_replace(true);
 }
 
 #[tokio::test]
@@ -191,7 +231,7 @@ async fn who_does_not_prove_who_it_is_is_not_heard() {
     };
     timeout(PATIENCE, asked).await.expect("in time");
     subscriber.abort();
-    assert!(heard.0.lock().expect("nobody panics with it").is_empty());
+    assert!(heard.reports.lock().expect("nobody panics with it").is_empty());
 }
 
 #[tokio::test]

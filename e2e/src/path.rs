@@ -24,6 +24,13 @@ pub(crate) async fn all(cluster: &Cluster, namespace: &str, outside: &str) -> an
         told.contains("observe") && told.contains("secure"),
         "weft path says:\n{told}"
     );
+    // What policies would have denied while there were any is told of for as long as a report takes.
+    eventually("nothing stands against the next step", async || {
+        let told = weft(&["path", namespace]).await?;
+        ensure!(!told.contains("would deny"), "it says:\n{told}");
+        Ok(true)
+    })
+    .await?;
     weft(&["advance", namespace, "--watch=15s"]).await?;
     stage("secure").await?;
     eventually("who talks has proven who it is", async || {

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tonic::{Code, Request, Status, metadata::MetadataValue};
 use weft_channel::Channel;
 use weft_model::Report;
@@ -65,10 +68,9 @@ async fn told(
     let mut request = Request::new(futures::stream::poll_fn(move |cx| queue.poll_recv(cx)));
     request.metadata_mut().insert("authorization", bearer);
     let mut answers = client.report(request).await?.into_inner();
-    let mut pace = PACE;
+    let (mut pace, mut last) = (PACE, Instant::now());
     // What one operator wanted to see ends with its stream.
     let _shut = Shut(observe);
-    let mut due = std::pin::pin!(sleep(pace));
     // It may take its time, whatever comes in between.
     let mut tapping = observe.tapped();
     loop {
@@ -76,12 +78,12 @@ async fn told(
             answer = answers.message() => {
                 let Some(answer) = answer? else { return Ok(()) };
                 pace = Duration::from_millis(answer.pace_ms.into()).clamp(FASTEST, SLOWEST);
-                due.set(sleep(pace));
                 observe.tap(Duration::from_secs(answer.tap_s.into()));
                 continue;
             }
-            () = &mut due => {
-                due.set(sleep(pace));
+            // Whatever is answered meanwhile: that others look on, now and then, must not put it off for ever.
+            () = sleep_until(last + pace) => {
+                last = Instant::now();
                 let now = observe.observed().await;
                 let report = encode(&now.since(&told))?;
                 told = now;
