@@ -1,9 +1,10 @@
 //! Endpoints of a Service that are chosen by the sidecar, since not all of them can prove who they are. Nobody is at the
-//! address of the Service itself.
+//! address of the Service itself, unless somebody else chooses there.
 
 mod common;
 
 use std::{
+    fs,
     io::{self, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{
@@ -26,6 +27,7 @@ const CLOSED: u16 = 9;
 crate::over_both_families! {
     who_can_prove_it_does_although_another_endpoint_cannot,
     an_endpoint_that_is_gone_is_passed_over,
+    one_that_somebody_else_has_chosen_is_too,
     in_strict_it_is_waited_for_a_pod_of_which_only_the_endpoint_is_known,
     whoever_speaks_first_is_heard_by_a_service_with_routes_that_has_to_prove_it,
     requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_prove_it,
@@ -127,6 +129,41 @@ fn an_endpoint_that_is_gone_is_passed_over(family: Family) {
     }
     assert_eq!(scene.seen(), (20, 20));
     assert_eq!(scene.mesh.proven(), 20.0);
+}
+
+/// As kube-proxy and conntrack do, which lead all packets of a connection to the one that was chosen for the first of them.
+fn one_that_somebody_else_has_chosen_is_too(family: Family) {
+    if !common::possible() {
+        return;
+    }
+    let scene = Endpoints::new(family, Stage::Observe);
+    let (there, service) = (scene.known.0.ip(), family.service());
+    let (gone, ip) = match family {
+        Family::V4 => ("192.0.2.77", "ip"),
+        Family::V6 => ("2001:db8::77", "ip6"),
+    };
+    let world = &scene.mesh.network.world;
+    family.add(world, service);
+    // What is sent to who is gone gets lost, and nothing tells.
+    world.ip(&format!(
+        "neighbour add {gone} lladdr 02:00:00:00:00:77 dev eth0 nud permanent"
+    ));
+    let forwards = match family {
+        Family::V4 => "/proc/sys/net/ipv4/ip_forward",
+        Family::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+    };
+    world.inside(move || fs::write(forwards, "1").expect("root may"));
+    let chosen = format!(
+        "table {ip} chooses {{ chain first {{ type nat hook prerouting priority -110; \
+         {ip} daddr {service} tcp dport 80 dnat to numgen inc mod 2 map {{ 0 : {gone}, 1 : {there} }}; }}; }}"
+    );
+    let output = world.run_with("nft", "-f -", &chosen);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    scene.tell(&[scene.known.0]);
+    for _ in 0..2 {
+        get(&mut scene.connect(), 200);
+    }
+    assert_eq!(scene.seen(), (2, 0));
 }
 
 fn in_strict_it_is_waited_for_a_pod_of_which_only_the_endpoint_is_known(family: Family) {

@@ -112,7 +112,7 @@ pub(crate) struct Reached {
     pub(crate) service: Option<ServiceKey>,
 }
 
-/// Connects to where somebody was going. An endpoint that does not answer is passed over for another, if there is a choice.
+/// Connects to where somebody was going. An endpoint that does not answer is passed over for another, if there may be one.
 pub(crate) async fn reach(worker: &Worker, to: SocketAddr, limit: Duration) -> io::Result<Reached> {
     // Where an endpoint has come to be known by its name, nobody has asked yet.
     let (_talking, known) = worker.mesh.met(to, DECIDES).await;
@@ -139,8 +139,8 @@ pub(crate) async fn reach_by(
         service,
     };
     let (service, among) = match target {
-        Target::Among(service, among) => (service, among),
-        Target::Itself | Target::Soon(_) => return Ok(reached(connect(worker, to, limit).await?, to, None)),
+        Target::Among(service, among) => (Some(service), among),
+        Target::Itself | Target::Soon(_) => (None, Vec::new()),
         Target::Nobody(service) => {
             let reason = format!(
                 "the Service port {service} has no endpoints, and its namespace is strict: see whether its selector finds pods, and these are ready"
@@ -148,18 +148,24 @@ pub(crate) async fn reach_by(
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, reason));
         }
     };
+    // Who chooses behind the address of a Service may choose somebody who is gone, and each time anew: kube-proxy may be late,
+    // and conntrack goes by what it remembers of a connection of the same ports.
+    let tries = match among.len() {
+        0 if known.is_service(to) => TRIES,
+        0 => 1,
+        among => among,
+    };
     let soon = limit.min(worker.options.limits.connect_timeout);
-    let mut among = among.into_iter().peekable();
+    let mut passed_over = 0;
     loop {
-        let Some(address) = among.next() else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let is_last = among.peek().is_none();
+        let address = among.get(passed_over).copied().unwrap_or(to);
+        let is_last = passed_over + 1 >= tries;
         match connect(worker, address, if is_last { limit } else { soon }).await {
-            Ok(stream) => return Ok(reached(stream, address, Some(service))),
+            Ok(stream) => return Ok(reached(stream, address, service)),
             Err(error) if is_last => return Err(error),
-            Err(error) => tracing::debug!(%service, endpoint = %address, %error, "an endpoint is passed over"),
+            Err(error) => tracing::debug!(%address, %error, "an endpoint is passed over"),
         }
+        passed_over += 1;
     }
 }
 

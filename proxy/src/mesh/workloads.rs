@@ -286,6 +286,12 @@ impl Workloads {
         self.by.get(&to).map(|told| &**told)
     }
 
+    /// Whether it is the address of a Service, behind which somebody else chooses.
+    pub(super) fn is_service(&self, to: SocketAddr) -> bool {
+        self.behind_address(SocketAddr::new(to.ip().to_canonical(), to.port()))
+            .is_some()
+    }
+
     /// As they were told.
     pub(crate) fn resources(&self) -> impl Iterator<Item = Resource> {
         let namespaces = self.stages.told().cloned().map(Resource::MeshNamespace);
