@@ -148,8 +148,8 @@ pub(crate) async fn reach_by(
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, reason));
         }
     };
-    // Who chooses behind the address of a Service may choose somebody who is gone, and each time anew: kube-proxy may be late,
-    // and conntrack goes by what it remembers of a connection of the same ports.
+    // Who chooses behind the address of a Service may choose somebody who is gone, and does so each time anew: kube-proxy may
+    // hear of it later.
     let tries = match among.len() {
         0 if known.is_service(to) => TRIES,
         0 => 1,
