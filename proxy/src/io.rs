@@ -43,9 +43,14 @@ impl<S: Stream> Shared<S> {
         self.0.into_inner()
     }
 
+    /// Does something with it.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&S) -> T) -> T {
+        work(&self.0.borrow())
+    }
+
     /// Does something with the socket itself, if there is nothing in between.
     pub(crate) fn tcp<T>(&self, work: impl FnOnce(&TcpStream) -> T) -> Option<T> {
-        self.0.borrow().tcp().map(work)
+        self.with(|stream| stream.tcp().map(work))
     }
 
     /// Reads what is there into `buffer`; 0 is the end.

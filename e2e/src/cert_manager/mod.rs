@@ -73,9 +73,9 @@ async fn all(cluster: &Cluster, manager: &CertManager<'_>) -> anyhow::Result<()>
     cluster.restart(&meshed.namespace, "web").await?;
     load.more(200).await?;
     web_is_signed_by(&meshed, &manager.root, &built_in).await?;
-    load.stop()
+    meshed
+        .nothing_failed(load)
         .await
-        .nothing_failed()
         .context("on the way to cert-manager")?;
     passed("from the built-in issuer to cert-manager", start);
     // From now on both ends are of cert-manager's.
@@ -91,7 +91,7 @@ async fn all(cluster: &Cluster, manager: &CertManager<'_>) -> anyhow::Result<()>
     cluster.restart(&meshed.namespace, "web").await?;
     load.more(200).await?;
     web_is_signed_by(&meshed, &built_in, &manager.root).await?;
-    load.stop().await.nothing_failed()?;
+    meshed.nothing_failed(load).await?;
     passed("back to the built-in issuer", start);
     Ok(())
 }

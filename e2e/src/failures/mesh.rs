@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
@@ -11,11 +12,11 @@ use anyhow::{Context as _, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kube::api::DynamicObject;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::process;
 use crate::{
-    cluster::{Cluster, address, eventually},
+    cluster::{Cluster, address, eventually, name},
     load::{Load, Target, metrics, status},
     scene::{OPERATOR, PREFIX, SYSTEM},
 };
@@ -26,6 +27,10 @@ pub(crate) const ROOT: &str = "weft-identity-root";
 const RELAY: u16 = 9000;
 /// Connections on which it is asked.
 const CLIENTS: usize = 8;
+/// Pods with a sidecar.
+const INJECTED: &str = "weft.dev/injected";
+/// Lines of a sidecar that are told at most.
+const LINES: usize = 20;
 
 /// A namespace in the mesh with a Service, and an application that calls it whenever it is called from outside of the mesh.
 pub(crate) struct Meshed<'c> {
@@ -70,6 +75,26 @@ impl<'c> Meshed<'c> {
     /// Calls that nobody on the way makes a second time.
     pub(crate) fn load(&self) -> Load {
         Load::post(self.relay.clone(), CLIENTS)
+    }
+
+    /// Ends the load, and holds that nothing of it has failed. If something has, it is told what sidecars say of it, too: the pods
+    /// are gone soon.
+    pub(crate) async fn nothing_failed(&self, load: Load) -> anyhow::Result<()> {
+        let Err(error) = load.stop().await.nothing_failed() else {
+            return Ok(());
+        };
+        let mut said = String::new();
+        for pod in self.cluster.list("Pod", &self.namespace, INJECTED).await? {
+            let log = self.cluster.log(&self.namespace, name(&pod), "weft-sidecar").await;
+            let log = log.unwrap_or_else(|error| error.to_string());
+            let last: Vec<&str> = log.lines().filter(|line| is_amiss(line)).rev().take(LINES).collect();
+            for line in last.into_iter().rev() {
+                let _ = write!(said, "\n{}: {line}", name(&pod));
+            }
+        }
+        Err(error.context(format!(
+            "what sidecars say last of what was slow or went wrong:{said}\n"
+        )))
     }
 
     /// The pods that there are, and how often their containers were started anew.
@@ -127,6 +152,16 @@ fn figure(text: &str, metric: &str) -> anyhow::Result<f64> {
     let line = text.lines().find(|line| line.starts_with(metric));
     let value = line.and_then(|line| line.rsplit(' ').next());
     Ok(value.with_context(|| format!("there is no {metric}"))?.parse()?)
+}
+
+/// Whether a line of a sidecar's log tells of a request that took long, or of something that went wrong.
+fn is_amiss(line: &str) -> bool {
+    let Ok(told) = serde_json::from_str::<Value>(line) else {
+        return true;
+    };
+    let failed = told["flag"].as_str().is_some_and(|flag| !flag.is_empty());
+    let is_slow = told["status"] != 0 && told["duration_us"].as_f64() > Some(1e6);
+    failed || is_slow || ["WARN", "ERROR"].iter().any(|level| told["level"] == *level)
 }
 
 fn target(address: IpAddr, port: u16) -> Target {
@@ -236,7 +271,7 @@ pub(super) async fn a_namespace_takes_the_path_up_and_down(cluster: &Cluster) ->
         }
         load.more(200).await?;
     }
-    load.stop().await.nothing_failed()?;
+    meshed.nothing_failed(load).await?;
     let after = meshed.runs().await?;
     ensure!(
         after == before,
@@ -279,7 +314,7 @@ pub(super) async fn workloads_of_the_mesh_come_and_go(cluster: &Cluster) -> anyh
     }
     cluster.restart(SYSTEM, OPERATOR).await?;
     load.more(200).await?;
-    load.stop().await.nothing_failed()?;
+    meshed.nothing_failed(load).await?;
     meshed.end().await
 }
 
@@ -309,7 +344,7 @@ pub(super) async fn the_root_of_the_mesh_is_rotated(cluster: &Cluster) -> anyhow
     // Those who come now have certificates that lead to it.
     cluster.restart(&meshed.namespace, "web").await?;
     load.more(200).await?;
-    load.stop().await.nothing_failed()?;
+    meshed.nothing_failed(load).await?;
     meshed.end().await
 }
 
@@ -342,6 +377,6 @@ pub(super) async fn the_kubelet_is_restarted(cluster: &Cluster) -> anyhow::Resul
     meshed.scale("relay", 2).await?;
     cluster.rolled_out(&meshed.namespace, "relay").await?;
     load.more(200).await?;
-    load.stop().await.nothing_failed()?;
+    meshed.nothing_failed(load).await?;
     meshed.end().await
 }

@@ -48,7 +48,7 @@ async fn renewed(cluster: &Cluster) -> anyhow::Result<()> {
     })
     .await?;
     load.more(200).await?;
-    load.stop().await.nothing_failed()?;
+    meshed.nothing_failed(load).await?;
     meshed.end().await
 }
 

@@ -6,7 +6,10 @@ use std::{
     pin::pin,
     rc::Rc,
     task::Poll,
+    time::Duration,
 };
+
+use tokio::time::timeout;
 
 use super::{
     Direction, Outbound, Outcome,
@@ -33,6 +36,11 @@ use crate::{
     watchdog::Watchdog,
     worker::Worker,
 };
+
+/// How long a server that has said by TLS that it ends has to do so. What the kernel answers once a socket is closed is not known
+/// by network rules for a sidecar's, and may be led to an application that has got the same port: the server would wait for it,
+/// and be there for nobody who comes from that port.
+const GOING: Duration = Duration::from_secs(1);
 
 /// A connection that is carried on.
 pub(super) struct Carried {
@@ -178,11 +186,22 @@ async fn copy_both<C: Stream>(
         }
     });
     match copied.await {
-        Copied::Ended(ended) => Err(ended),
+        Copied::Ended(ended) => {
+            if ended.flag == Flag::None && server.with(|server| server.beneath().is_some()) {
+                Box::pin(gone(&server)).await;
+            }
+            Err(ended)
+        }
         Copied::Taken(request) => Ok(request),
         // Boxed, since few end like this.
         Copied::Parted(parted) => Err(Box::pin(dismiss(worker, client, &server, parted)).await),
     }
+}
+
+/// Waits until a server has gone.
+async fn gone(server: &Shared<BackendStream>) {
+    let gone = poll_fn(|cx| server.with(|server| server.poll_gone(cx)));
+    let _ = timeout(GOING, gone).await;
 }
 
 /// Ends what came in clear to where nobody comes so any more. What rests ends as if its time were over.

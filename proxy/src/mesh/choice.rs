@@ -7,10 +7,12 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures::future::{Either, select};
 use tokio::{
     net::TcpStream,
     time::{timeout, timeout_at},
@@ -148,24 +150,63 @@ pub(crate) async fn reach_by(
             return Err(io::Error::new(io::ErrorKind::ConnectionRefused, reason));
         }
     };
-    // Who chooses behind the address of a Service may choose somebody who is gone, and does so each time anew: kube-proxy may
-    // hear of it later.
+    // Who chooses behind the address of a Service does so for each connection anew.
     let tries = match among.len() {
         0 if known.is_service(to) => TRIES,
         0 => 1,
         among => among,
     };
-    let soon = limit.min(worker.options.limits.connect_timeout);
-    let mut passed_over = 0;
-    loop {
-        let address = among.get(passed_over).copied().unwrap_or(to);
-        let is_last = passed_over + 1 >= tries;
-        match connect(worker, address, if is_last { limit } else { soon }).await {
-            Ok(stream) => return Ok(reached(stream, address, service)),
-            Err(error) if is_last => return Err(error),
-            Err(error) => tracing::debug!(%address, %error, "an endpoint is passed over"),
+    let attempts = Attempts {
+        worker,
+        to,
+        among,
+        tries,
+        soon: limit.min(worker.options.limits.connect_timeout),
+        limit,
+    };
+    let (stream, address) = attempts.from(0).await?;
+    Ok(reached(stream, address, service))
+}
+
+/// Attempts to connect, of which the first that succeeds counts.
+struct Attempts<'w> {
+    worker: &'w Worker,
+    /// Where all go if there are none to go to among.
+    to: SocketAddr,
+    among: Vec<SocketAddr>,
+    tries: usize,
+    /// How long one is waited for before another is made beside it.
+    soon: Duration,
+    limit: Duration,
+}
+
+impl Attempts<'_> {
+    /// Makes one, and the next once it has failed or has not been answered soon.
+    async fn from(&self, number: usize) -> io::Result<(TcpStream, SocketAddr)> {
+        let address = self.among.get(number).copied().unwrap_or(self.to);
+        let mut attempt = pin!(connect(self.worker, address, self.limit));
+        let made = |stream| (stream, address);
+        if number + 1 >= self.tries {
+            return attempt.await.map(made);
         }
-        passed_over += 1;
+        match timeout(self.soon, attempt.as_mut()).await {
+            Ok(Ok(stream)) => Ok(made(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%address, %error, "an endpoint is passed over");
+                Box::pin(self.from(number + 1)).await
+            }
+            Err(_) => {
+                tracing::debug!(%address, "an endpoint does not answer, and another is tried too");
+                // This one goes on: if it were given up, the next would get its port, and with that the way it has been led, or
+                // whatever else has hold of it.
+                match select(attempt, Box::pin(self.from(number + 1))).await {
+                    Either::Left((Ok(stream), _)) => Ok(made(stream)),
+                    Either::Left((Err(_), others)) => others.await,
+                    Either::Right((Err(_), attempt)) => attempt.await.map(made),
+                    Either::Right((other, _)) => other,
+                }
+            }
+        }
     }
 }
 

@@ -22,6 +22,10 @@ impl<S> Mutual<S> {
         Box::new(Self { stream, connected })
     }
 
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     fn stands(&self) -> io::Result<()> {
         self.connected.is_over().map_or(Ok(()), |error| Err(broken(error)))
     }

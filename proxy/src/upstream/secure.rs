@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use rustls::{
@@ -146,6 +146,34 @@ impl BackendStream {
                 Pin::new(stream)
                     .poll_read(&mut cx, &mut ReadBuf::new(&mut byte))
                     .is_pending()
+            }
+        }
+    }
+
+    /// The socket, if there is TLS in between.
+    pub(crate) fn beneath(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(stream) => Some(stream.get_ref().0),
+            Self::Mutual(stream) => Some(stream.get_ref().get_ref().0),
+            Self::Nested(stream) => Some(stream.get_ref().0.get_ref().get_ref().0),
+        }
+    }
+
+    /// Ready once the other side has ended the connection itself. By TLS it has said so before, and something may still be on
+    /// its way. What comes until then is nothing to anybody.
+    pub(crate) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(socket) = self.beneath() else {
+            return Poll::Ready(());
+        };
+        loop {
+            if ready!(socket.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            match socket.try_read(&mut [0; 64]) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
     }
