@@ -34,6 +34,17 @@ crate::over_both_families! {
     requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_prove_it,
 }
 
+/// Tells which endpoints the Service has, and waits until `front` knows: routes and Services come by streams of their own.
+fn tell(mesh: &Mesh, endpoints: &[SocketAddr]) {
+    mesh.operator.tell(service(mesh.family.service(), endpoints));
+    eventually("the Service is known", || {
+        let config = mesh.front.config();
+        endpoints
+            .iter()
+            .all(|endpoint| config.contains(&format!("\"{endpoint}\"")))
+    });
+}
+
 /// Two endpoints, and how many connections each of them has seen.
 struct Endpoints {
     mesh: Mesh,
@@ -63,14 +74,7 @@ impl Endpoints {
 
     /// Tells which endpoints the Service has.
     fn tell(&self, endpoints: &[SocketAddr]) {
-        let ip = self.mesh.family.service();
-        self.mesh.operator.tell(service(ip, endpoints));
-        eventually("the Service is known", || {
-            let config = self.mesh.front.config();
-            endpoints
-                .iter()
-                .all(|endpoint| config.contains(&format!("\"{endpoint}\"")))
-        });
+        tell(&self.mesh, endpoints);
     }
 
     fn connect(&self) -> TcpStream {
@@ -219,7 +223,7 @@ fn whoever_speaks_first_is_heard_by_a_service_with_routes_that_has_to_prove_it(f
         echo(stream);
     });
     mesh.serve(8080, http);
-    mesh.operator.tell(service(ip, &[mesh.at_back(80)]));
+    tell(&mesh, &[mesh.at_back(80)]);
     mesh.route(ip);
     let mut stream = mesh.network.pod.connect(at(ip, 80));
     expect(&mut stream, b"220 hello\r\n");
@@ -240,7 +244,7 @@ fn requests_of_a_client_that_begins_late_go_by_routes_where_the_service_has_to_p
         let _ = io::copy(&mut &stream, &mut io::sink());
     });
     mesh.serve(8080, http);
-    mesh.operator.tell(service(ip, &[mesh.at_back(80)]));
+    tell(&mesh, &[mesh.at_back(80)]);
     mesh.route(ip);
     let stream = mesh.network.pod.connect(at(ip, 80));
     let routed = |outcome: &str| {
