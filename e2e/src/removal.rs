@@ -9,12 +9,9 @@ use crate::{
     failures::mesh::Meshed,
     load::status,
     report::passed,
-    scene::{OPERATOR, SYSTEM},
+    scene::{INJECTED, OPERATOR, SYSTEM},
     weft::{refused, weft},
 };
-
-/// What a pod with a sidecar is labelled with.
-const INJECTED: &str = "weft.dev/injected";
 
 /// Plays it, and leaves a cluster without Weft.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {

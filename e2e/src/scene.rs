@@ -22,6 +22,8 @@ pub(crate) const GATEWAY: &str = "edge";
 /// What is made of it.
 pub(crate) const OF_GATEWAY: &str = "gateway.networking.k8s.io/gateway-name=edge";
 
+/// What a pod with a sidecar is labelled with.
+pub(crate) const INJECTED: &str = "weft.dev/injected";
 /// What the namespaces of tests begin with.
 pub(crate) const PREFIX: &str = "weft-e2e-";
 

@@ -3,14 +3,12 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::{sync::mpsc, time::Instant};
 use weft_crds::{Object, ObjectRef};
 
 use crate::{
     object::Seen,
+    queue::until,
     watch::{News, Watched},
 };
 
@@ -54,13 +52,6 @@ pub(crate) async fn relay(mut from: mpsc::Receiver<(Watched, News)>, to: mpsc::S
                 return;
             }
         }
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
     }
 }
 

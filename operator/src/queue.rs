@@ -96,6 +96,14 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
     }
 }
 
+/// Waits for a time, for ever if there is none.
+pub(crate) async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

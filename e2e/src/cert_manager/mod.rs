@@ -19,7 +19,7 @@ use crate::{
     failures::mesh::{Meshed, ROOT},
     load::{Load, metrics},
     report::passed,
-    scene::{OPERATOR, OPERATORS, PREFIX, SYSTEM},
+    scene::{INJECTED, OPERATOR, OPERATORS, PREFIX, SYSTEM},
 };
 
 /// The scene's name.
@@ -279,10 +279,7 @@ fn is_ready(pod: &DynamicObject) -> bool {
 
 /// The pods that are to stay and have a sidecar.
 async fn injected(meshed: &Meshed<'_>) -> anyhow::Result<Vec<DynamicObject>> {
-    let mut pods = meshed
-        .cluster
-        .list("Pod", &meshed.namespace, "weft.dev/injected")
-        .await?;
+    let mut pods = meshed.cluster.list("Pod", &meshed.namespace, INJECTED).await?;
     pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
     Ok(pods)
 }

@@ -18,7 +18,7 @@ use super::process;
 use crate::{
     cluster::{Cluster, address, eventually, name},
     load::{Load, Target, metrics, status},
-    scene::{OPERATOR, PREFIX, SYSTEM},
+    scene::{INJECTED, OPERATOR, PREFIX, SYSTEM},
 };
 
 /// The Secret of the CA of identities.
@@ -27,8 +27,6 @@ pub(crate) const ROOT: &str = "weft-identity-root";
 const RELAY: u16 = 9000;
 /// Connections on which it is asked.
 const CLIENTS: usize = 8;
-/// Pods with a sidecar.
-const INJECTED: &str = "weft.dev/injected";
 /// Lines of a sidecar that are told at most.
 const LINES: usize = 20;
 

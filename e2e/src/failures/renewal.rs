@@ -9,7 +9,7 @@ use super::mesh::Meshed;
 use crate::{
     cluster::{Cluster, address, eventually},
     load::metrics,
-    scene::{OPERATOR, SYSTEM},
+    scene::{INJECTED, OPERATOR, SYSTEM},
 };
 
 /// The least there is. A certificate is replaced after some two thirds of that.
@@ -36,7 +36,7 @@ async fn last(cluster: &Cluster, lifetime: &str) -> anyhow::Result<()> {
 async fn renewed(cluster: &Cluster) -> anyhow::Result<()> {
     let meshed = Meshed::new(cluster, "renewal", "strict").await?;
     let mut pods = Vec::new();
-    for pod in cluster.list("Pod", &meshed.namespace, "weft.dev/injected").await? {
+    for pod in cluster.list("Pod", &meshed.namespace, INJECTED).await? {
         pods.push(address(&pod)?);
     }
     let load = meshed.load();

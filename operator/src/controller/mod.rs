@@ -32,7 +32,7 @@ use crate::{
     lease::{Claim, is_held},
     metrics::Metrics,
     peers::Report,
-    queue::Queue,
+    queue::{Queue, until},
     status::write::Written,
     watch::{News, Watched},
     world::{self, Effects, World},
@@ -162,7 +162,7 @@ impl Controller {
                         Err(error) => tracing::error!(%error, "a write has failed in a way it should not"),
                     }
                 }
-                () = until(due) => {}
+                () = until(due.map(Into::into)) => {}
             }
             self.work();
         }
@@ -447,11 +447,4 @@ impl Controller {
 
 fn key(gateway: &ObjectRef) -> GatewayKey {
     GatewayKey::from(format!("{}/{}", gateway.namespace, gateway.name))
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
 }

@@ -19,7 +19,10 @@ use tokio::{
 };
 use weft_model::{ServiceKey, Stage, WorkloadKey};
 
-use super::{DECIDES, Expected, Mesh, workloads::Workloads};
+use super::{
+    DECIDES, Expected, Mesh,
+    workloads::{Workloads, canonical},
+};
 use crate::{
     dial::{dial, tune},
     worker::Worker,
@@ -53,7 +56,7 @@ impl Workloads {
         now: Instant,
         mut random: impl FnMut() -> u64,
     ) -> Target {
-        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let to = canonical(to);
         let Some(told) = self.behind_address(to) else {
             return Target::Itself;
         };

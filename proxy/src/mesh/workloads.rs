@@ -84,6 +84,11 @@ pub(crate) enum Inbound {
     Strict,
 }
 
+/// An address as it is told: one of IPv4 comes by a socket of both families as one of IPv6.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 impl Workloads {
     /// Whether a change is one of these.
     pub(super) fn is_of(change: &Change) -> bool {
@@ -242,7 +247,7 @@ impl Workloads {
     /// A connection to or from an address begins. Returns with it the addresses on which it depends and of which nothing is
     /// known, if these are wanted.
     pub(super) fn meet(&self, to: SocketAddr, wanted: bool) -> (Talking, Vec<IpAddr>) {
-        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let to = canonical(to);
         let told = self.behind_address(to);
         let talk = match told {
             Some(told) => Some(&told.talk),
@@ -288,8 +293,7 @@ impl Workloads {
 
     /// Whether it is the address of a Service, behind which somebody else chooses.
     pub(super) fn is_service(&self, to: SocketAddr) -> bool {
-        self.behind_address(SocketAddr::new(to.ip().to_canonical(), to.port()))
-            .is_some()
+        self.behind_address(canonical(to)).is_some()
     }
 
     /// As they were told.
@@ -319,7 +323,7 @@ impl Workloads {
     /// must hold for all of its endpoints, since nobody here knows which of them it will be (see [`super::choice`]). What goes to the pod itself by its
     /// own address never comes to its sidecar, so nobody there has anything to prove; by a Service it does.
     pub(crate) fn expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> Option<Expected> {
-        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let to = canonical(to);
         let Some(told) = self.behind_address(to) else {
             return self.other(to, own).map(|peer| Expected(vec![peer.clone()]));
         };
@@ -334,7 +338,7 @@ impl Workloads {
 
     /// The same, without saying who.
     pub(crate) fn is_expected(&self, to: SocketAddr, own: Option<&WorkloadKey>) -> bool {
-        let to = SocketAddr::new(to.ip().to_canonical(), to.port());
+        let to = canonical(to);
         match self.behind_address(to) {
             Some(told) if told.service.endpoints.is_empty() => self.last(told).next().is_some(),
             Some(told) => told.service.endpoints.iter().all(|to| self.peer(*to).is_some()),
